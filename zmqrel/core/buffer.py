@@ -1,0 +1,253 @@
+"""Claim and hand-over: the one structure that workers and withdrawals share (F9).
+
+The I/O loop claims rows of the inbox and offers them here, in order. A worker takes the next one: that is the
+hand-over, one step under one lock, and whoever does that step decides. Before it a withdrawal gets the row and no
+handler ever sees the message; after it the withdrawal is too late. Deadlines are judged in the same step.
+
+The lock is given by the runtime, so that the core knows no threads; the simulator gives one that does nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+
+from zmqrel.core.entries import HEADER, HEADER_BYTES, MessageHead, decode_head
+from zmqrel.outcome import Cause
+
+if TYPE_CHECKING:
+    from zmqrel.core.lane import InLane
+    from zmqrel.core.offset import ClockOffset
+    from zmqrel.core.storage import InHandTable
+
+
+class Place(Enum):
+    """Where a row in memory is."""
+
+    AHEAD = 1
+    """Read from the store, not claimed."""
+    CLAIMED = 2
+    """In a buffer, to be taken by a worker or by a withdrawal."""
+    RUNNING = 3
+    """Handed over."""
+    DONE = 4
+    """The worker is through; the settlement is not committed."""
+    GONE = 5
+    """Withdrawn, passed over or settled: memory only."""
+
+
+class Row:
+    """One message of the inbox in memory. What is rarely set has its default in the class."""
+
+    deadline_us = 0
+    """By the sender's clock; 0 is none."""
+    clock: ClockOffset | None = None
+    """Knows the sender's clock; None for messages of this peer's own."""
+    key: str | None = None
+    attempts = 0
+    """Hand-overs, the running one included."""
+    handed_us = 0
+    first_handed_us = 0
+    redelivered = False
+    old = False
+    """It was in the inbox when the machine went down, and who was at work then is not known."""
+    suspect = False
+    """It was with a worker when the process died."""
+    waiting_at_us = 0
+    """Where it stands in the table WAITING, 0 if it does not."""
+    stated = False
+    """It has a row in the table ROW_STATE."""
+    slot = -1
+    withdrawn: Cause | None = None
+
+    def __init__(self, lane: InLane, seq: int, order_us: int, record: bytes) -> None:
+        self.lane = lane
+        self.seq = seq
+        self.order_us = order_us
+        """When it became ready the first time: its place in the queue, and part of its key in the store."""
+        self.record = record
+        self.queue = lane.queue
+        self.place = Place.AHEAD
+
+    @property
+    def doubt(self) -> bool:
+        """It may have been handed over in a life that nobody remembers."""
+        return self.seq <= self.lane.doubt_upto or self.old
+
+    @property
+    def head(self) -> MessageHead:
+        """The decoded head of the record."""
+        return decode_head(self.record)
+
+    @property
+    def body(self) -> memoryview:
+        """The encoded body."""
+        return memoryview(self.record)[HEADER_BYTES + HEADER.unpack_from(self.record)[1] :]
+
+    def local_deadline_us(self) -> int | None:
+        """The deadline by the own clock; None without one, or while it cannot be judged."""
+        if not self.deadline_us:
+            return None
+        return self.deadline_us if self.clock is None else self.clock.to_local(self.deadline_us)
+
+    def expired(self, now_us: int) -> bool:
+        """True after the deadline; a message is live at exactly its deadline."""
+        deadline_us = self.local_deadline_us()
+        return deadline_us is not None and now_us > deadline_us
+
+
+class Handled(NamedTuple):
+    """The application acknowledged the message."""
+
+
+class Rejected(NamedTuple):
+    """The application refused it."""
+
+    reason: str
+
+
+class Failed(NamedTuple):
+    """The attempt failed: retried as the handler's Retry says."""
+
+    reason: str
+
+
+class RetryAt(NamedTuple):
+    """The application asked for another attempt: after `delay_us`, or as the handler's Retry says if None."""
+
+    delay_us: int | None
+    reason: str | None
+
+
+class MoveTo(NamedTuple):
+    """The application put the message into another queue of this peer."""
+
+    queue: str
+
+
+class Expired(NamedTuple):
+    """Its deadline had passed when a worker was about to take it. It was not handed over."""
+
+
+Result = Handled | Rejected | Failed | RetryAt | MoveTo | Expired
+HANDLED = Handled()
+EXPIRED = Expired()
+
+
+class Buffer:
+    """Claimed rows of one queue, in order, for the workers of one handler or the callers of `receive`."""
+
+    __slots__ = ("_done", "_in_hand", "_lock", "_notify", "_rows", "_running", "capacity", "prefetch", "queue", "taken")
+
+    MOST_CLAIMED = 4096
+
+    def __init__(
+        self,
+        queue: str,
+        prefetch: int,
+        in_hand: InHandTable,
+        lock: AbstractContextManager[object],
+        notify: Callable[[int], None],
+    ) -> None:
+        """`notify(n)` is called with the lock held when n rows were offered."""
+        self.queue = queue
+        self.prefetch = prefetch
+        self.capacity = prefetch
+        """How many rows to claim ahead: grows with what the workers took since the last claim, so that a fast
+        handler does not wait for the loop, and falls back to `prefetch` for a slow one."""
+        self.taken = 0
+        self._rows: deque[Row] = deque()
+        self._done: deque[tuple[Row, Result]] = deque()
+        self._running: dict[int, Row] = {}
+        """By slot."""
+        self._in_hand = in_hand
+        self._lock = lock
+        self._notify = notify
+
+    # ------------------------------------------------------------------------------------------ the loop's side
+
+    def room(self) -> int:
+        """How many rows may be claimed now."""
+        if self.taken:
+            self.capacity = min(self.MOST_CLAIMED, max(self.prefetch, 2 * self.taken, self.capacity // 2))
+            self.taken = 0
+        return self.capacity - len(self._rows)
+
+    def offer(self, rows: list[Row]) -> None:
+        """Claimed rows, after the commit that stored them."""
+        with self._lock:
+            self._rows.extend(rows)
+            self._notify(len(rows))
+
+    def withdraw(self, row: Row) -> bool:
+        """Take a claimed row back. False if a worker has it, or had it."""
+        with self._lock:
+            if row.place is not Place.CLAIMED:
+                return False
+            row.place = Place.GONE
+            return True
+
+    def finished(self) -> list[tuple[Row, Result]]:
+        """What workers have finished since the last call."""
+        done = self._done
+        return [done.popleft() for _ in range(len(done))]
+
+    def put_back(self, results: list[tuple[Row, Result]]) -> None:
+        """The commit of these results failed: they are to be settled again."""
+        self._done.extendleft(reversed(results))
+
+    def clear(self) -> list[Row]:
+        """Forget claimed rows; the core is loaded anew. Returns them."""
+        with self._lock:
+            rows = [row for row in self._rows if row.place is Place.CLAIMED]
+            for row in rows:
+                row.place = Place.GONE
+            self._rows.clear()
+            return rows
+
+    def running(self) -> list[Row]:
+        """Rows that workers have."""
+        return list(self._running.values())
+
+    @property
+    def unsettled(self) -> bool:
+        """True if there are results to collect."""
+        return bool(self._done)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    # -------------------------------------------------------------------------------------- the workers' side
+
+    def take(self, now_us: int) -> Row | None:
+        """Hand over the next row, None if there is none. `now_us` is the store clock.
+
+        A row whose deadline has passed is not handed over: the loop settles it.
+        """
+        with self._lock:
+            while self._rows:
+                row = self._rows.popleft()
+                self.taken += 1
+                if row.place is not Place.CLAIMED:
+                    continue
+                if row.deadline_us and row.expired(now_us):
+                    row.place = Place.DONE
+                    self._done.append((row, EXPIRED))
+                    continue
+                row.place = Place.RUNNING
+                row.attempts += 1
+                row.handed_us = now_us
+                row.slot = self._in_hand.take(row.lane.no, row.seq, row.attempts)
+                self._running[row.slot] = row
+                return row
+        return None
+
+    def finish(self, row: Row, result: Result) -> None:
+        """A worker is through with a row that it took."""
+        row.place = Place.DONE
+        self._running.pop(row.slot, None)
+        self._in_hand.done(row.slot)
+        self._done.append((row, result))

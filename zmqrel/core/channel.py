@@ -1,0 +1,499 @@
+"""One remote peer: its lanes both ways, and what frames of its sessions mean.
+
+The path of a message through here: `activate` -> `transmit` (window, credit, sent_upto) -> DATA -> `on_data` at the
+other side (floor) -> inbox; its ACK -> `on_ack`; its settlement comes as an entry of the other's control lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+import msgpack
+
+from zmqrel.core import frames, tables
+from zmqrel.core.effects import Received, Sent
+from zmqrel.core.entries import (
+    HEADER_BYTES,
+    MAX_META_BYTES,
+    ControlEntry,
+    Notice,
+    Settle,
+    Settled,
+    Withdraw,
+    decode_control,
+    encode_control,
+)
+from zmqrel.core.frames import BadFrame, Data, Frame, Heard, Info, LaneAck, LaneInfo
+from zmqrel.core.healing import Healing
+from zmqrel.core.inbox import MOST_WITHDRAWN
+from zmqrel.core.lane import CONTROL, DATA, DELAYED, Flight, InLane, OutLane
+from zmqrel.core.offset import ClockOffset
+from zmqrel.core.session import Session, Sessions
+from zmqrel.core.shared import Shared
+from zmqrel.core.transmit import Batch, Untransportable, next_batch
+from zmqrel.outcome import Outcome
+
+if TYPE_CHECKING:
+    from zmqrel.core.inbox import Inbox
+    from zmqrel.core.outbox import Outbox
+
+_LEAST_RESEND_US = 100_000
+"""Added to the backoff's first steps: a connection delivers in order, so this timer only matters after a loss that
+the transport did not notice, and full jitter alone would now and then resend a whole window after a millisecond."""
+_LEAST_GAP_US = 5_000
+
+
+class Channel:
+    """See the module. What `encode` writes is durable, the rest belongs to this run."""
+
+    def __init__(
+        self, shared: Shared, outbox: Outbox, inbox: Inbox, name: str, no: int, wake: Callable[[Channel], None]
+    ) -> None:
+        self._shared = shared
+        self._outbox = outbox
+        self._inbox = inbox
+        self._wake = wake
+        self.name = name
+        self.no = no
+        self.endpoint: str | None = None
+        self.listed = False
+        """Named in `peers`, or connected to by the application."""
+        self.their_store = 0
+        self.their_instance = 0
+        self.their_count = 0
+        self.clock = ClockOffset()
+        self.healing = Healing(shared, self, outbox, inbox)
+        self.sessions = Sessions(shared, name, self.clock, self._info, self._begin, self._session_ended)
+        self.out: dict[tuple[int, str], OutLane] = {}
+        """Open lanes by kind and queue."""
+        self.own: dict[int, OutLane] = {}
+        """All lanes to this peer by id, closed ones too."""
+        self.theirs: dict[int, InLane] = {}
+        """Lanes from this peer's present store, by id."""
+        self._ready: dict[OutLane, None] = {}
+        """Lanes that may have something to transmit, in turn."""
+        self._acks: dict[InLane, None] = {}
+        self._next_deadline_us: int | None = None
+
+    # ------------------------------------------------------------------------------------------ durable part
+
+    def encode(self) -> bytes:
+        """The row of table PEER."""
+        row = [self.no, self.their_store, self.their_instance, self.their_count, self.clock.offset_us]
+        return cast(bytes, msgpack.packb([*row, *self.healing.fields()]))
+
+    def load(self, data: bytes) -> None:
+        """Take the row of table PEER."""
+        fields: list[Any] = msgpack.unpackb(data)
+        self.no, self.their_store, self.their_instance, self.their_count, self.clock.offset_us = fields[:5]
+        self.healing.load(fields[5:])
+
+    @property
+    def awaits_state(self) -> bool:
+        """This store is an old copy: nothing from this peer is handed over until its STATE is here."""
+        return self.healing.awaits_state
+
+    # ------------------------------------------------------------------------------------------------ lanes
+
+    def lane_for(self, queue: str, kind: int) -> OutLane:
+        """The open lane of that queue, made if need be."""
+        lane = self.out.get((kind, queue))
+        if lane is None:
+            lane = OutLane(self._shared.new_lane_no(), self.name, kind, self._shared.random_id(), queue)
+            self.adopt_out(lane)
+            self._shared.touch(lane)
+        return lane
+
+    def adopt_out(self, lane: OutLane) -> None:
+        """A lane of ours, from the store or new."""
+        self._shared.out_lanes[lane.no] = lane
+        self.own[lane.id] = lane
+        if not lane.closed:
+            self.out[(lane.kind, lane.queue)] = lane
+
+    def adopt_in(self, lane: InLane) -> None:
+        """A lane of theirs, from the store or new."""
+        self._shared.in_lanes[lane.no] = lane
+        if lane.store_id == self.their_store:
+            self.theirs[lane.id] = lane
+        self._inbox.adopt_lane(lane)
+
+    def own_lane(self, lane_id: int) -> OutLane | None:
+        """The lane of ours with that id."""
+        return self.own.get(lane_id)
+
+    def their_lane(self, lane_id: int, kind: int, queue: str) -> InLane:
+        """The lane of theirs with that id, made known if it was not. Raises BadFrame if it is told differently."""
+        lane = self.theirs.get(lane_id)
+        if lane is None:
+            if kind not in (CONTROL, DATA, DELAYED) or bool(queue) != (kind != CONTROL):
+                raise BadFrame(f"a lane of kind {kind} for queue {queue[:64]!r}")
+            lane = InLane(self._shared.new_lane_no(), self.name, self.their_store, kind, lane_id, queue)
+            self.adopt_in(lane)
+            self._shared.touch(lane)
+        if (lane.kind, lane.queue) != (kind, queue):
+            raise BadFrame(f"lane {lane_id:016x} is of another kind or queue")
+        return lane
+
+    def append_control(self, entry: ControlEntry) -> OutLane:
+        """Add an entry to the control lane. Returns the lane; the entry is its last."""
+        lane = self.lane_for("", CONTROL)
+        record = encode_control(entry)
+        first = lane.append([record])
+        self._shared.journal.put(tables.lane_seq(tables.OUTBOX, lane.no, first), record)
+        if isinstance(entry, Settle) and self._shared.options.durability == "relaxed" and lane.hold_after is None:
+            lane.hold_after = first - 1
+        self._shared.touch(lane)
+        self.activate(lane)
+        return lane
+
+    def flushed(self) -> None:
+        """Everything committed so far survives power loss: what was held back may leave."""
+        for lane in self.own.values():
+            if lane.hold_after is not None:
+                lane.hold_after = None
+                self.activate(lane)
+
+    def activate(self, lane: OutLane) -> None:
+        """The lane may have something to transmit."""
+        self._ready[lane] = None
+        self._wake(self)
+
+    # --------------------------------------------------------------------------------------------- sessions
+
+    def _info(self) -> Info:
+        heard = Heard(self.their_store, self.their_instance, self.their_count) if self.their_store else None
+        options = self._shared.options
+        lanes = [self._lane_info(lane) for lane in self.own.values()]
+        return Info(
+            heard,
+            options.max_body_bytes + HEADER_BYTES + MAX_META_BYTES,
+            self.healing.i_am_old,
+            self.healing.you_are_old,
+            [(lane.id, lane.floor) for lane in self.theirs.values() if not lane.closed or lane.count],
+            [info for info in lanes if not (info.closed and info.lowest > self.own[info.lane_id].acked)],
+        )
+
+    def _lane_info(self, lane: OutLane) -> LaneInfo:
+        lowest = min(self._outbox.lowest(lane), lane.next_seq)
+        return LaneInfo(lane.id, lane.kind, lane.queue, lane.closed, lowest, lane.next_seq, lane.doubt_upto)
+
+    def _begin(self, session: Session, info: Info, count: int) -> bool:
+        """A session begins: judge what the other says of the past, then start every lane from its floor."""
+        if not self.healing.judge(session, info, count):
+            return False
+        floors = dict(info.floors)
+        others_open = len(self.sessions.open) > 1
+        for lane in self.own.values():
+            floor = min(floors.get(lane.id, 0), lane.sent_upto)
+            if others_open:
+                floor = max(floor, lane.acked)  # what this session tells may be older than the other's ACKs
+            lane.begin_session(floor)
+            self._acknowledged(lane)
+            self.activate(lane)
+        for told in info.lanes:
+            self._take_lane_info(told)
+        self.healing.close_unnamed({told.lane_id for told in info.lanes})
+        self._inbox.rewind_passed()
+        self._wake(self)
+        return True
+
+    def _take_lane_info(self, told: LaneInfo) -> None:
+        try:
+            lane = self.their_lane(told.lane_id, told.kind, told.queue)
+        except BadFrame as error:
+            self._shared.event("malformed", self.name, str(error))
+            return
+        self._inbox.skip_to(lane, told.lowest - 1)
+        if told.doubt_upto > lane.doubt_upto:
+            lane.doubt_upto = told.doubt_upto
+            self._shared.touch(lane)
+        self._acks[lane] = None
+
+    def _session_ended(self) -> None:
+        """What was on that link may be lost: the remaining session, if any, resends it."""
+        for lane in self.own.values():
+            if lane.flight:
+                lane.rewind(lane.acked)
+                self.activate(lane)
+
+    # ----------------------------------------------------------------------------------------------- frames
+
+    def on_frame(self, session: Session, frame: Frame) -> None:
+        """A frame of an open session. Raises BadFrame or BadRecord if it makes no sense."""
+        self.sessions.heard(session)
+        if frame.commits > self.their_count:
+            self.their_count = frame.commits
+            self._shared.stale_peers[self.name] = self
+        if frame.type == frames.DATA:
+            self._on_data(frame.fields[0], frame.payload)
+        elif frame.type == frames.ACK:
+            for ack in frame.fields[0]:
+                self._on_ack(ack)
+        elif frame.type == frames.PING:
+            self.sessions.on_ping(session, frame.fields[0])
+        elif frame.type == frames.PONG:
+            self._on_pong(*frame.fields)
+
+    def _on_pong(self, echoed_us: int, received_there_us: int, sent_there_us: int) -> None:
+        known = self.clock.offset_us is not None
+        self.clock.sample(echoed_us, received_there_us, sent_there_us, self._shared.now.store_us)
+        self._shared.stale_peers[self.name] = self
+        if not known:
+            self._inbox.rewind_passed()
+        self._arm_deadline()
+
+    def _on_data(self, data: Data, payload: bytes) -> None:
+        records = frames.unpack_records(data.sizes, payload)
+        lane = self.their_lane(data.lane_id, data.kind, data.queue)
+        if data.doubt_upto > lane.doubt_upto:
+            lane.doubt_upto = data.doubt_upto
+            self._shared.touch(lane)
+        self._acks[lane] = None
+        if data.first_seq > lane.floor + 1:
+            lane.gap = True
+            self._shared.counters["gaps"] += 1
+            return
+        last = data.first_seq + sum(map(abs, data.runs)) - 1
+        if last <= lane.floor:
+            self._shared.counters["duplicate_batches"] += 1
+            return
+        if lane.kind == CONTROL:
+            self._take_control(lane, data, records)
+        elif self._shared.accepting:
+            self._inbox.accept(lane, data.first_seq, data.runs, records)
+        else:
+            lane.gap = True
+
+    def _take_control(self, lane: InLane, data: Data, records: list[bytes]) -> None:
+        # All or none: an entry that makes no sense must not leave those before it applied and unacknowledged.
+        entries = [decode_control(record) for record in records]
+        seq = data.first_seq
+        taken = iter(entries)
+        for run in data.runs:
+            if run < 0:
+                seq -= run
+                continue
+            for _ in range(run):
+                entry = next(taken)
+                if seq > lane.floor:
+                    self._take_entry(entry)
+                seq += 1
+        lane.floor = seq - 1
+        self._shared.touch(lane)
+
+    def _take_entry(self, entry: ControlEntry) -> None:
+        if isinstance(entry, Settle):
+            self._outbox.settle(self, entry)
+        elif isinstance(entry, Withdraw):
+            self._take_withdraw(entry)
+        elif isinstance(entry, Notice):
+            self._outbox.notice(self, entry)
+        else:
+            self.healing.take_state(entry)
+
+    def _take_withdraw(self, entry: Withdraw) -> None:
+        if entry.store_id != self.their_store:
+            return
+        if entry.kind not in (DATA, DELAYED) or sum(b - a + 1 for a, b in entry.ranges) > MOST_WITHDRAWN:
+            raise BadFrame(f"a WITHDRAW names at most {MOST_WITHDRAWN} messages of a data lane")
+        lane = self.their_lane(entry.lane_id, entry.kind, entry.queue)
+        self._inbox.withdraw(lane, entry.ranges, entry.cause)
+
+    # --------------------------------------------------------------------------------------- acknowledgement
+
+    def _on_ack(self, ack: LaneAck) -> None:
+        lane = self.own.get(ack.lane_id)
+        if lane is None or ack.floor > lane.sent_upto:
+            self._shared.counters["stale_acks"] += 1
+            return
+        now_us = self._shared.now.mono_us
+        if lane.take_ack(ack.floor):
+            self._shared.timers.set(("resend", lane.no), now_us + self._resend_wait_us(lane))
+            self._acknowledged(lane)
+        if ack.floor >= lane.acked:
+            lane.grant_seq, lane.grant_bytes = ack.grant_seq, ack.grant_bytes
+        if ack.gap and ack.floor == lane.acked and self._may_rewind(lane):
+            lane.rewound_at_us, lane.rewound_to = now_us, ack.floor
+            lane.rewind(ack.floor)
+            self._shared.counters["resent_gaps"] += 1
+        if lane.cursor <= lane.last_sendable:
+            self.activate(lane)
+
+    def _may_rewind(self, lane: OutLane) -> bool:
+        """A gap is answered once per round trip: batches sent before the answer report it again."""
+        if lane.rewound_to != lane.acked:
+            return True
+        round_trip_us = 2 * (self.clock.error_us or 0)
+        return self._shared.now.mono_us - lane.rewound_at_us > max(_LEAST_GAP_US, 2 * round_trip_us)
+
+    def _acknowledged(self, lane: OutLane) -> None:
+        """The receiver's floor of a lane is news."""
+        self._shared.touch_lazily(lane)
+        if lane.kind == CONTROL:
+            self.healing.control_acknowledged(lane)
+        else:
+            self._shared.effects.notices.append(Received(lane.no, lane.acked))
+        if lane.closed and lane.acked >= lane.sent_upto:
+            for other in self.own.values():
+                if other.after == lane.no:
+                    self.activate(other)
+
+    def ack(self, lane: InLane) -> None:
+        """Tell floor and grant of a lane at the end of this turn."""
+        self._acks[lane] = None
+        self._wake(self)
+
+    # ------------------------------------------------------------------------------------------ transmission
+
+    def transmit(self) -> None:
+        """Send what may leave now, within window and credit, lane by lane in turn."""
+        session = self.sessions.preferred()
+        if session is None:
+            self._acks.clear()  # the next session begins with floors
+            self._ready.clear()  # and activates every lane
+            return
+        self._send_acks(session)
+        window_bytes = self._shared.options.window_bytes
+        used_bytes = sum(lane.flight_bytes for lane in self.own.values() if lane.flight)
+        waiting = self._ready
+        while waiting:
+            self._ready = {}
+            for lane in sorted(waiting, key=lambda lane: lane.kind != CONTROL):
+                # Control entries have a window of their own, so that a recall overtakes any backlog.
+                room = window_bytes - (lane.flight_bytes if lane.kind == CONTROL else used_bytes)
+                sent = self._transmit_lane(session, lane, room)
+                if sent:
+                    used_bytes += sent if lane.kind != CONTROL else 0
+                    self._ready[lane] = None
+            waiting = self._ready
+        self._ready = {}
+
+    def _transmit_lane(self, session: Session, lane: OutLane, room: int) -> int:
+        """One batch of a lane. Returns its bytes, or 1 for a batch of voids; 0 if nothing left."""
+        if lane.after and not self._is_released(lane):
+            return 0
+        if room <= 0 and (lane.flight or lane.kind != CONTROL) and not self._may_probe(lane):
+            return 0
+        batch = self._next_batch(lane, room, session.largest_entry)
+        if batch is None:
+            self._arm_resend(lane)
+            return 0
+        if batch.last > lane.sent_upto:
+            lane.sent_upto = batch.last
+            self._shared.touch(lane)
+            if lane.kind != CONTROL:
+                self._shared.effects.notices.append(Sent(lane.no, batch.last))
+        else:
+            self._shared.counters["resent"] += len(batch.records)
+        lane.cursor = batch.last + 1
+        lane.flight.append(Flight(batch.last, batch.size))
+        lane.flight_bytes += batch.size
+        self._shared.counters["sent"] += len(batch.records) if lane.kind != CONTROL else 0
+        self._arm_resend(lane)
+        head = frames.header(
+            frames.DATA, session.id, self._shared.ledger.instance,
+            lane.id, lane.kind, lane.queue, lane.doubt_upto, batch.first, batch.runs,
+            frames.pack_sizes(batch.records),
+        )  # fmt: skip
+        self._shared.frames.append((session.link, head, batch.records))
+        return batch.size or 1
+
+    @staticmethod
+    def _may_probe(lane: OutLane) -> bool:
+        """The window always admits one entry when nothing of the lane is unacknowledged."""
+        return not lane.flight
+
+    def _is_released(self, lane: OutLane) -> bool:
+        closed = self._shared.out_lanes.get(lane.after)
+        if closed is None or closed.acked >= closed.sent_upto:
+            lane.after = 0
+            self._shared.touch(lane)
+            return True
+        return False
+
+    def _next_batch(self, lane: OutLane, room: int, largest_entry: int) -> Batch | None:
+        while True:
+            try:
+                return next_batch(lane, self._shared.journal, room, largest_entry)
+            except Untransportable as entry:
+                self._give_up(lane, entry, largest_entry)
+
+    def _give_up(self, lane: OutLane, entry: Untransportable, largest_entry: int) -> None:
+        """End a message that cannot be sent; it goes as a VOID from now on (F8, F14)."""
+        if lane.kind == CONTROL:
+            self._shared.event("damaged", self.name, f"control entry {entry.seq}")
+            self._shared.journal.delete(tables.lane_seq(tables.OUTBOX, lane.no, entry.seq))
+            lane.tail = []
+            self.healing.send_state()
+            return
+        if not entry.damaged:
+            outcome, reason = Outcome.EXHAUSTED, f"{entry.size} bytes, but the peer takes {largest_entry}"
+        else:
+            self._shared.event("damaged", self.name, f"outbox entry {entry.seq} of lane {lane.id:016x}")
+            known = entry.seq > max(lane.sent_upto, lane.doubt_upto)
+            outcome, reason = Outcome.EXHAUSTED if known else Outcome.UNCERTAIN, "damaged"
+        settled = Settled(entry.seq, entry.seq, outcome, reason, 0, 0, self._shared.now.store_us, False)
+        self._outbox.end(lane, settled)
+        lane.tail = []
+
+    def _send_acks(self, session: Session) -> None:
+        if not self._acks:
+            return
+        acks = []
+        for lane in self._acks:
+            seq, size = (0, 0) if lane.kind == CONTROL else self._inbox.grant(lane)
+            acks.append([lane.id, lane.floor, seq, size, lane.gap])
+            lane.gap = False
+        self._acks.clear()
+        head = frames.header(frames.ACK, session.id, self._shared.ledger.instance, acks)
+        self._shared.frames.append((session.link, head, None))
+
+    # ----------------------------------------------------------------------------------------------- timers
+
+    def _arm_resend(self, lane: OutLane) -> None:
+        """Make sure that what is unacknowledged, or waits for credit, is looked at again."""
+        key = ("resend", lane.no)
+        if not self._shared.timers.is_set(key) and (lane.flight or lane.cursor <= lane.last_sendable):
+            self._shared.timers.set(key, self._shared.now.mono_us + self._resend_wait_us(lane))
+
+    def _resend_wait_us(self, lane: OutLane) -> int:
+        delay_s = self._shared.options.resend.delay(lane.resend_attempt + 1, self._shared.rng)
+        return _LEAST_RESEND_US + int((delay_s or 0.0) * 1e6)
+
+    def resend_due(self, lane: OutLane) -> None:
+        """Nothing was acknowledged for one interval: send again from the floor."""
+        if not lane.flight and lane.cursor > lane.last_sendable:
+            return
+        lane.resend_attempt += 1
+        if lane.flight:
+            self._shared.counters["resend_timeouts"] += 1
+        lane.rewind(lane.acked)
+        lane.grant_seq = max(lane.grant_seq, lane.acked)
+        self.activate(lane)
+
+    def deadline_added(self, deadline_us: int) -> None:
+        """A row of this peer has this deadline, by its clock."""
+        if self._next_deadline_us is None or deadline_us < self._next_deadline_us:
+            self._next_deadline_us = deadline_us
+            self._arm_deadline()
+
+    def judge_deadlines(self) -> None:
+        """End the rows of this peer that are past their deadline."""
+        theirs_us = self._their_now_us()
+        if theirs_us is not None:
+            self._inbox.judge(self.no, theirs_us)
+        self._next_deadline_us = self._inbox.next_deadline_us(self.no)
+        self._arm_deadline()
+
+    def _their_now_us(self) -> int | None:
+        offset_us = self.clock.offset_us
+        return None if offset_us is None else self._shared.now.store_us + offset_us
+
+    def _arm_deadline(self) -> None:
+        if self._next_deadline_us is None:
+            return
+        local_us = self.clock.to_local(self._next_deadline_us)
+        if local_us is not None:
+            self._shared.clock_timers.set(("in_deadline", self.name), local_us + 1)

@@ -1,0 +1,484 @@
+"""The only door to the core: commands, frames, finished rows and time go in, Effects come out.
+
+    begin(now) -> command / frame / dialled / link_down / finished, in any number and order -> finish() -> Effects
+
+Everything of one turn is written into one open transaction, which the caller commits before it applies the effects
+(see effects.py). If the commit fails the engine is thrown away and loaded anew: its memory is never ahead of the
+store for longer than a turn. `next_wake_us` is a pure query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from random import Random  # for the type only
+from typing import Any
+
+from zmqrel.core import commands as c
+from zmqrel.core import frames, tables
+from zmqrel.core.buffer import Buffer, Result, Row
+from zmqrel.core.channel import Channel
+from zmqrel.core.dead import DeadLetters
+from zmqrel.core.effects import Effects, Ended, HandedOver, ReceiptNotice
+from zmqrel.core.entries import BadRecord
+from zmqrel.core.frames import BadFrame
+from zmqrel.core.inbox import Inbox, Policy
+from zmqrel.core.lane import CONTROL, InLane, OutLane, decode_lane
+from zmqrel.core.outbox import Outbox
+from zmqrel.core.shared import Journal, Ledger, Shared
+from zmqrel.core.storage import InHand, Storage
+from zmqrel.core.times import Now
+from zmqrel.errors import Error
+from zmqrel.options import Options
+
+_LAZY_US = 300_000
+"""How long what is not worth a commit of its own waits for one."""
+_FLUSH_US = 50_000
+"""Pause between flushes under "relaxed" durability; the promise is 100 ms."""
+_MOST_TAIL = 8192
+
+
+class Engine:
+    """The core of one peer. Not thread-safe; one loop owns it."""
+
+    def __init__(
+        self,
+        name: str,
+        options: Options,
+        rng: Random,
+        random_id: Callable[[], int],
+        store: Storage,
+        now: Now,
+    ) -> None:
+        """Open the core over a store in an open transaction; the caller commits what this writes.
+
+        `now.store_us` is to be made from `read_clock`.
+        """
+        journal = Journal(store)
+        data = journal.get(tables.META)
+        instance = random_id()
+        if data is None:
+            ledger = Ledger(random_id(), instance)
+        else:
+            ledger = Ledger.decode(data)
+            ended = tables.numbered(tables.INSTANCE, ledger.instance)
+            journal.put(ended, ledger.commit_count.to_bytes(8, "big"))
+            ledger.instance = instance
+        self.shared = Shared(name, options, rng, random_id, journal, ledger, now)
+        self._wall_us = 0
+        self.channels: dict[str, Channel] = {}
+        self._links: dict[int, Channel] = {}
+        self._busy: dict[Channel, None] = {}
+        self._byes: set[int] = set()
+        self._held_notices: list[ReceiptNotice] = []
+        self._held_replies: list[tuple[Any, Any]] = []
+        self._unflushed = False
+        self._flushed_us = now.mono_us
+        self._dead = DeadLetters(self.shared)
+        self._inbox = Inbox(self.shared, self._dead, self.channels)
+        self._outbox = Outbox(self.shared, self._dead, self.channels, self._inbox.add_local)
+        self._load()
+        journal.wrote = True
+
+    # ------------------------------------------------------------------------------------------------ opening
+
+    def _load(self) -> None:
+        journal = self.shared.journal
+        self._inbox.load()
+        for key, value in journal.scan(*tables.table_bounds(tables.PEER), 2**31):
+            channel = self._new_channel(key[1:].decode(), 0)
+            channel.load(value)
+        for key, value in journal.scan(*tables.table_bounds(tables.LANE), 2**31):
+            self._load_lane(decode_lane(int.from_bytes(key[1:], "big"), value))
+        self._inbox.begin()
+        now_us = self.shared.now.store_us
+        for name in ("out_deadline", "outcomes", "dead"):
+            self.shared.clock_timers.set(name, now_us)
+        for channel in self.channels.values():
+            self.shared.clock_timers.set(("in_deadline", channel.name), now_us)
+
+    def _load_lane(self, lane: OutLane | InLane) -> None:
+        if isinstance(lane, InLane) and lane.peer not in self.channels:
+            self.shared.in_lanes[lane.no] = lane
+            self._inbox.adopt_lane(lane)
+        elif isinstance(lane, InLane):
+            self.channels[lane.peer].adopt_in(lane)
+        else:
+            self.channels[lane.peer].adopt_out(lane)
+
+    def recover(self, left: list[InHand], trusted: bool) -> None:
+        """What the previous life had handed over and not settled, after an unclean stop (F9).
+
+        Not `trusted` if the machine went down with it: then every row may have been handed over.
+        """
+        if not trusted:
+            self.shared.ledger.doubt_before_us = self.shared.now.store_us
+            self.shared.journal.wrote = True
+            self._inbox.begin()
+            return
+        latest: dict[tuple[int, int], InHand] = {}
+        for hand in left:
+            known = latest.get((hand.lane, hand.seq))
+            if known is None or hand.attempt >= known.attempt:
+                latest[(hand.lane, hand.seq)] = hand
+        running = sum(hand.running for hand in latest.values())
+        for hand in latest.values():
+            self._inbox.blame(hand.lane, hand.seq, hand.attempt, hand.running, running == 1)
+        self._inbox.begin()
+
+    def rebind(self, rows: Iterable[Row]) -> None:
+        """After a failed commit this engine replaces another: these rows are still with workers."""
+        for row in rows:
+            self._inbox.rebind(row)
+
+    def _new_channel(self, name: str, no: int) -> Channel:
+        channel = Channel(self.shared, self._outbox, self._inbox, name, no, self._wake_channel)
+        self.channels[name] = channel
+        return channel
+
+    def _wake_channel(self, channel: Channel) -> None:
+        self._busy[channel] = None
+
+    # --------------------------------------------------------------------------------------------- one turn
+
+    def begin(self, now: Now, wall_us: int) -> None:
+        """A turn begins. `wall_us` is only kept, for the store clock of the next life."""
+        self.shared.now = now
+        self._wall_us = wall_us
+        self.shared.effects = Effects()
+        self._byes.clear()
+
+    def set_accepting(self, accepting: bool) -> None:
+        """Whether the store has room: without it nothing is taken in and nothing handed over."""
+        if accepting and not self.shared.accepting:
+            for queue in self._inbox.queues.values():
+                queue.examine = True
+        self.shared.accepting = accepting
+
+    def serve(self, queue: str, buffer: Buffer, policy: Policy) -> None:
+        """A handler, or the callers of `receive`, take this queue's rows from `buffer`."""
+        self._inbox.serve(queue, buffer, policy)
+
+    def finished(self, row: Row, result: Result) -> None:
+        """A worker is through with a row."""
+        self._inbox.finish(row, result)
+
+    def command(self, command: c.Command) -> None:
+        """Something that the application asks; answered in `Effects.replies`."""
+        try:
+            reply = self._obey(command)
+        except Error as error:
+            self.shared.effects.replies.append((command, error))
+            return
+        if not isinstance(command, c.RecallWhere):
+            self.shared.effects.replies.append((command, reply))
+
+    def _obey(self, command: c.Command) -> Any:
+        if isinstance(command, c.Send):
+            return self._outbox.send(command)
+        if isinstance(command, c.Find):
+            return self._outbox.find(command)
+        if isinstance(command, c.Recall):
+            return self._outbox.recall(command)
+        if isinstance(command, c.RecallWhere):
+            return self._outbox.start_search(command)
+        if isinstance(command, c.Connect):
+            return self._connect(command)
+        if isinstance(command, c.Disconnect):
+            return self._disconnect(command.name)
+        if isinstance(command, c.Subscribe):
+            self.shared.ledger.subscribed = True
+            self.shared.journal.wrote = True
+            return None
+        if isinstance(command, c.TakeOutcomes):
+            return self._outbox.untold(command)
+        self.shared.ledger.told_outcome = max(self.shared.ledger.told_outcome, command.upto)
+        self.shared.journal.wrote = True
+        return None
+
+    def _connect(self, command: c.Connect) -> None:
+        channel = self.channels.get(command.name) or self._introduce(command.name)
+        if channel.endpoint is not None:
+            self._hang_up(channel)
+        channel.endpoint = command.endpoint
+        channel.listed = True
+        if command.endpoint is not None:
+            self.shared.effects.dial.append(command.name)
+
+    def _introduce(self, name: str) -> Channel:
+        """A peer that this store has not heard of."""
+        channel = self._new_channel(name, self.shared.ledger.next_peer)
+        self.shared.ledger.next_peer += 1
+        self.shared.journal.put(tables.named(tables.PEER, name), channel.encode())
+        return channel
+
+    def _disconnect(self, name: str) -> None:
+        channel = self.channels.get(name)
+        if channel is None:
+            return
+        channel.sessions.end_all("disconnected")
+        self._hang_up(channel)
+        channel.endpoint = None
+        channel.listed = False
+
+    def _hang_up(self, channel: Channel) -> None:
+        link = channel.sessions.dialled_link
+        if link is not None:
+            channel.sessions.link_down(link)
+            channel.sessions.dialled_link = None
+            self._links.pop(link, None)
+            self.shared.effects.hang_up.append(link)
+
+    def dialled(self, name: str, link: int) -> None:
+        """There is a new socket to a peer."""
+        channel = self.channels[name]
+        self._links[link] = channel
+        channel.sessions.dialled(link)
+
+    def link_down(self, link: int) -> None:
+        """An inbound link is gone."""
+        channel = self._links.pop(link, None)
+        if channel is not None:
+            channel.sessions.link_down(link)
+
+    def close(self, reason: str) -> None:
+        """Say BYE to everyone, as the last thing in a turn."""
+        for channel in self.channels.values():
+            for session in list(channel.sessions.open.values()):
+                channel.sessions.end(session, reason)
+        self._write_stale()
+
+    # ----------------------------------------------------------------------------------------------- frames
+
+    def frame(self, link: int, parts: list[bytes]) -> None:
+        """A frame from a link. What no peer can have sent is counted and dropped."""
+        try:
+            self._take(link, frames.decode(parts))
+        except (BadFrame, BadRecord) as error:
+            channel = self._links.get(link)
+            self.shared.event("malformed", channel.name if channel else "?", str(error)[:200])
+
+    def _take(self, link: int, frame: frames.Frame) -> None:
+        if frame.type == frames.HELLO:
+            self._take_hello(link, frame)
+            return
+        channel = self._links.get(link)
+        if channel is None:
+            self._reject(link, frame)
+        elif frame.type == frames.WELCOME:
+            channel.sessions.on_welcome(link, frame)
+        elif frame.type == frames.OPEN:
+            channel.sessions.on_open(link, frame)
+        elif frame.type == frames.BYE:
+            channel.sessions.on_bye(link, frame)
+        else:
+            session = channel.sessions.current(link, frame.session)
+            if session is not None and session.instance == frame.instance:
+                channel.on_frame(session, frame)
+            elif not channel.sessions.is_pending(link, frame.session):
+                self._reject(link, frame)
+
+    def _take_hello(self, link: int, frame: frames.Frame) -> None:
+        if len(frame.session) != 8:
+            raise BadFrame("a HELLO names half of a session")
+        name = frame.fields[0].name
+        channel = self.channels.get(name)
+        known_link = self._links.get(link)
+        if known_link is not None and known_link.name != name:
+            raise BadFrame("one link speaks for one peer")
+        if name != self.shared.name and self.shared.options.accept == "any" and channel is None:
+            channel = self._introduce(name)
+        if channel is None or not (channel.listed or self.shared.options.accept == "any"):
+            self.shared.event("refused", name[:64], "not in `peers`")
+            self._bye(link, frame.session, "this peer does not know you")
+            return
+        self._links[link] = channel
+        channel.sessions.on_hello(link, frame)
+
+    def _reject(self, link: int, frame: frames.Frame) -> None:
+        """A frame of no session here. One BYE a turn and link tells the other to begin anew."""
+        self.shared.counters["stale_frames"] += 1
+        if frame.type != frames.BYE and link not in self._byes:
+            self._byes.add(link)
+            self._bye(link, frame.session, "no such session")
+
+    def _bye(self, link: int, session: bytes, reason: str) -> None:
+        head = frames.header(frames.BYE, session, self.shared.ledger.instance, reason)
+        self.shared.frames.append((link, head, None))
+
+    # ------------------------------------------------------------------------------------------ end of a turn
+
+    def finish(self) -> Effects:
+        """The turn ends: judge what time brought, claim, transmit, and write what the commit must hold."""
+        self._run_timers()
+        self._outbox.work()
+        self._inbox.claim()
+        self._transmit()
+        shared = self.shared
+        if shared.journal.wrote:
+            self._write_stale()
+            self._write_ledger()
+        elif (shared.stale or shared.stale_peers) and not shared.timers.is_set("lazy"):
+            shared.timers.set("lazy", shared.now.mono_us + _LAZY_US)
+        effects = shared.effects
+        effects.frames = self._encode_frames()
+        if shared.options.durability == "relaxed":
+            self._hold_back(effects)
+        return effects
+
+    def _run_timers(self) -> None:
+        shared = self.shared
+        for key in shared.timers.due(shared.now.mono_us):
+            self._timer(key)
+        for key in shared.clock_timers.due(shared.now.store_us):
+            self._clock_timer(key)
+
+    def _timer(self, key: Any) -> None:
+        if key == "lazy":
+            self._write_stale()
+            return
+        kind, name = key[:2]
+        if kind == "resend":
+            lane = self.shared.out_lanes.get(name)
+            if lane is not None:
+                self.channels[lane.peer].resend_due(lane)
+        elif kind == "hello":
+            self.channels[name].sessions.hello_due()
+        else:
+            self.channels[name].sessions.ping_due(key[2])
+
+    def _clock_timer(self, key: Any) -> None:
+        if key == "out_deadline":
+            self._outbox.judge()
+        elif key == "outcomes":
+            self._outbox.expire_outcomes()
+        elif key == "dead":
+            self._dead.expire()
+        elif key[0] == "waiting":
+            self._inbox.waiting_due(key[1])
+        else:
+            self.channels[key[1]].judge_deadlines()
+
+    def _transmit(self) -> None:
+        """Until nothing is left to say: what is transmitted can end messages, and that can settle others."""
+        while True:
+            self._outbox.write_withdrawals()
+            self._inbox.write_settlements()
+            self._inbox.regrant()
+            for granted in self._inbox.take_grants():
+                channel = self.channels.get(granted.peer)
+                if channel is not None and granted.store_id == channel.their_store:
+                    channel.ack(granted)
+            if not self._busy:
+                break
+            busy, self._busy = self._busy, {}
+            for woken in busy:
+                woken.transmit()
+        for lane in self.shared.touched.values():
+            if isinstance(lane, OutLane) and lane.tail:
+                _trim_tail(lane)
+
+    def _write_stale(self) -> None:
+        """Rows that wait for a commit that there is a reason for."""
+        shared = self.shared
+        for lane in shared.stale.values():
+            if isinstance(lane, OutLane) and lane.kind == CONTROL and lane.acked:
+                shared.journal.pop(*tables.lane_bounds(tables.OUTBOX, lane.no, 0, lane.acked))
+        shared.write_lanes({**shared.stale, **shared.touched}.values())
+        for channel in shared.stale_peers.values():
+            shared.journal.put(tables.named(tables.PEER, channel.name), channel.encode())
+        shared.stale.clear()
+        shared.touched.clear()
+        shared.stale_peers.clear()
+
+    def _write_ledger(self) -> None:
+        shared, ledger = self.shared, self.shared.ledger
+        ledger.commit_count += 1
+        ledger.clock_us = max(ledger.clock_us, shared.now.store_us)
+        ledger.wall_us = self._wall_us
+        shared.journal.put(tables.META, ledger.encode())
+        shared.journal.wrote = False
+        self._unflushed = True
+
+    def _encode_frames(self) -> list[tuple[int, list[bytes]]]:
+        count = self.shared.ledger.commit_count
+        encoded = []
+        for link, head, payload in self.shared.frames:
+            head[frames.COUNT_AT] = count
+            encoded.append((link, frames.encode(head, payload)))
+        self.shared.frames.clear()
+        return encoded
+
+    # ------------------------------------------------------------------------------------ relaxed durability
+
+    def _hold_back(self, effects: Effects) -> None:
+        """Outcomes are told only after a flush that covers them (F13)."""
+        self._held_notices += [notice for notice in effects.notices if isinstance(notice, Ended | HandedOver)]
+        effects.notices = [n for n in effects.notices if not isinstance(n, Ended | HandedOver)]
+        self._held_replies += [item for item in effects.replies if isinstance(item[0], _TELLING)]
+        effects.replies = [item for item in effects.replies if not isinstance(item[0], _TELLING)]
+
+    def flush_due_us(self) -> int | None:
+        """When the store wants to be flushed (monotonic), None if there is nothing to flush."""
+        if self.shared.options.durability != "relaxed":
+            return None
+        if not (self._unflushed or self._held_notices or self._held_replies):
+            return None
+        return self._flushed_us + _FLUSH_US
+
+    def flushed(self) -> None:
+        """In a turn: everything committed so far was flushed just before."""
+        self._unflushed = False
+        self._flushed_us = self.shared.now.mono_us
+        self.shared.effects.notices += self._held_notices
+        self.shared.effects.replies += self._held_replies
+        self._held_notices = []
+        self._held_replies = []
+        for channel in self.channels.values():
+            channel.flushed()
+
+    # ---------------------------------------------------------------------------------------------- queries
+
+    def next_wake_us(self, now: Now) -> int | None:
+        """The monotonic time at which a turn is due though nothing comes in. None: never."""
+        if self._inbox.unexamined or self._outbox.searching or self._busy:
+            return now.mono_us
+        times = [self.shared.timers.next_us(), self.flush_due_us()]
+        clock_us = self.shared.clock_timers.next_us()
+        if clock_us is not None:
+            times.append(now.mono_us + max(0, clock_us - now.store_us))
+        return min((t for t in times if t is not None), default=None)
+
+    def stats(self) -> dict[str, int]:
+        """Counters since this run began, and what lies in the store."""
+        ledger = self.shared.ledger
+        return dict(self.shared.counters) | {
+            "outbox_messages": ledger.outbox_messages,
+            "outbox_bytes": ledger.outbox_bytes,
+            "inbox_messages": ledger.inbox_messages,
+            "inbox_bytes": ledger.inbox_bytes,
+            "dead_messages": ledger.dead_messages,
+            "dead_bytes": ledger.dead_bytes,
+            "commits": ledger.commit_count,
+            "peers_connected": sum(bool(channel.sessions.open) for channel in self.channels.values()),
+        }
+
+
+_TELLING = (c.Find, c.Recall, c.RecallWhere, c.TakeOutcomes)
+
+
+def _trim_tail(lane: OutLane) -> None:
+    """Keep at hand only what may leave soon: memory holds a window, never the backlog."""
+    untransmitted = lane.next_seq - lane.cursor
+    if untransmitted <= 0 or untransmitted > _MOST_TAIL or sum(map(len, lane.tail[-untransmitted:])) > 4 << 20:
+        lane.tail = []
+    else:
+        del lane.tail[: max(0, len(lane.tail) - untransmitted)]
+
+
+def read_clock(store: Storage) -> tuple[int, int]:
+    """The persisted store clock reading and the wall clock then, both 0 for a new store (microseconds)."""
+    data = store.get(tables.META)
+    if data is None:
+        return 0, 0
+    ledger = Ledger.decode(data)
+    return ledger.clock_us, ledger.wall_us

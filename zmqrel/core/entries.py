@@ -1,0 +1,328 @@
+"""What a lane carries: MESSAGE records on data lanes, control entries on the control lane, and their bytes.
+
+A record is encoded once, in the sending caller's thread. The same bytes lie in the outbox, travel on the wire
+and lie in the inbox; a CRC-32 in front tells a damaged one wherever it is read back.
+
+    MESSAGE   crc u32 | meta length u32 | sent_at u64 | deadline u64 (0: none) | meta | body
+    control   crc u32 | msgpack list: kind, store id of the lane spoken of, ...
+
+Times are microseconds of the sender's store clock. Nothing here knows lanes, peers or the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from struct import Struct
+from typing import Any, NamedTuple, cast
+from zlib import crc32
+
+import msgpack
+
+from zmqrel.outcome import Cause, Outcome
+
+HEADER = Struct(">IIQQ")
+HEADER_BYTES = HEADER.size
+_AFTER_CRC = Struct(">IQQ")
+_CRC = Struct(">I")
+MAX_META_BYTES = 65_536
+"""Headers, key, id and the rest of a message beside its body."""
+MAX_U64 = 2**64 - 1
+_MAX_CONTROL_LIST = 4_000_000
+
+
+class BadRecord(ValueError):
+    """The bytes are no record: damaged on disk, or sent by something that is no peer."""
+
+
+class Meta(NamedTuple):
+    """What a message carries beside body, sending time and deadline. All absent in the common case."""
+
+    key: str | None = None
+    id: str | None = None
+    headers: dict[str, Any] | None = None
+    not_before_us: int = 0
+    on_expiry: str = "dead"
+    max_attempts: int | None = None
+    origin_id: str | None = None
+    cause: str | None = None
+
+
+NO_META = Meta()
+
+
+class MessageHead(NamedTuple):
+    """The decoded head of a MESSAGE record; the body starts at `body_at` in the record."""
+
+    sent_at_us: int
+    deadline_us: int
+    meta: Meta
+    body_at: int
+
+
+def encode_meta(meta: Meta) -> bytes:
+    """The bytes of `meta`, empty if there is nothing to say."""
+    return b"" if meta == NO_META else cast(bytes, msgpack.packb(tuple(meta)))
+
+
+def encode_messages(bodies: Iterable[bytes], sent_at_us: int, deadline_us: int, meta: bytes) -> list[bytes]:
+    """MESSAGE records of `bodies`, which share everything but the body."""
+    shared = _AFTER_CRC.pack(len(meta), sent_at_us, deadline_us) + meta
+    shared_crc = crc32(shared)
+    crc_bytes = _CRC.pack
+    return [crc_bytes(crc32(body, shared_crc)) + shared + body for body in bodies]
+
+
+def verify(record: bytes) -> bool:
+    """True if the record is as it was when it was made."""
+    if len(record) < 4:
+        return False
+    return bool(_CRC.unpack_from(record)[0] == crc32(memoryview(record)[4:]))
+
+
+def decode_head(record: bytes) -> MessageHead:
+    """The head of a verified MESSAGE record.
+
+    Raises BadRecord if it is shorter than it says or its meta is not what `encode_meta` makes.
+    """
+    if len(record) < HEADER_BYTES:
+        raise BadRecord(f"a MESSAGE record has at least {HEADER_BYTES} bytes, got {len(record)}")
+    _, meta_length, sent_at_us, deadline_us = HEADER.unpack_from(record)
+    if not meta_length:
+        return MessageHead(sent_at_us, deadline_us, NO_META, HEADER_BYTES)
+    body_at = HEADER_BYTES + meta_length
+    if meta_length > MAX_META_BYTES or body_at > len(record):
+        raise BadRecord(f"meta of {meta_length} bytes does not fit a record of {len(record)}")
+    return MessageHead(sent_at_us, deadline_us, _decode_meta(record[HEADER_BYTES:body_at]), body_at)
+
+
+def _decode_meta(data: bytes) -> Meta:
+    fields = unpack(data, MAX_META_BYTES)
+    if not isinstance(fields, list) or len(fields) != len(Meta._fields):
+        raise BadRecord(f"meta is a list of {len(Meta._fields)} fields")
+    meta = Meta(*fields)
+    texts = (meta.key, meta.id, meta.origin_id, meta.cause)
+    if not all(text is None or isinstance(text, str) for text in texts) or not isinstance(meta.on_expiry, str):
+        raise BadRecord("meta: key, id, origin, cause and on_expiry are text")
+    if not is_number(meta.not_before_us) or not (meta.max_attempts is None or is_number(meta.max_attempts)):
+        raise BadRecord("meta: not_before and max_attempts are numbers from 0")
+    if meta.headers is not None and not isinstance(meta.headers, dict):
+        raise BadRecord("meta: headers are a map")
+    return meta
+
+
+def is_number(value: object) -> bool:
+    """True for an int from 0 to 2^64-1; bool is none."""
+    return type(value) is int and 0 <= value <= MAX_U64
+
+
+def unpack(data: bytes, max_bytes: int) -> Any:
+    """One msgpack value from another machine or from disk, with every limit set.
+
+    Raises BadRecord for anything malformed, too large or of an extension type.
+    """
+    if len(data) > max_bytes:
+        raise BadRecord(f"{len(data)} bytes where at most {max_bytes} are allowed")
+    limit = len(data)
+    try:
+        return msgpack.unpackb(
+            data,
+            raw=False,
+            strict_map_key=True,
+            max_str_len=limit,
+            max_bin_len=limit,
+            max_array_len=min(limit, _MAX_CONTROL_LIST),
+            max_map_len=limit // 2,
+            max_ext_len=0,
+        )
+    except Exception as error:  # msgpack raises a dozen kinds, RecursionError and MemoryError among them
+        raise BadRecord(f"not msgpack as zmqrel writes it: {type(error).__name__}") from None
+
+
+# ---------------------------------------------------------------------------------------------- control entries
+
+Range = tuple[int, int]
+"""First and last sequence number, both included."""
+
+
+class Withdraw(NamedTuple):
+    """Sender to receiver: do not hand these over. Names the lane whole, for it may not have been heard of yet."""
+
+    store_id: int
+    lane_id: int
+    kind: int
+    queue: str
+    ranges: list[Range]
+    cause: Cause
+
+
+class Settled(NamedTuple):
+    """The outcome of a range of one lane. `handed_at_us` is 0 if it was never handed over."""
+
+    first: int
+    last: int
+    outcome: Outcome
+    reason: str | None
+    attempts: int
+    handed_at_us: int
+    at_us: int
+    applied: bool
+    """True if the receiver judged an expiry itself and has applied `on_expiry` in its own store."""
+
+
+class Settle(NamedTuple):
+    """Receiver to sender: these ended."""
+
+    store_id: int
+    lane_id: int
+    ranges: list[Settled]
+
+
+class Notice(NamedTuple):
+    """Receiver to sender: too late to withdraw, it was handed over at that time (0: not known)."""
+
+    store_id: int
+    lane_id: int
+    seq: int
+    handed_at_us: int
+
+
+class InLaneState(NamedTuple):
+    """What a receiver knows of one lane of the other."""
+
+    lane_id: int
+    floor: int
+    held: list[Range]
+    tombstones: list[tuple[int, int]]
+
+
+class OutLaneState(NamedTuple):
+    """What a sender knows of one lane of its own: unsettled ranges up to `mark`."""
+
+    lane_id: int
+    mark: int
+    closed: bool
+    unsettled: list[Range]
+
+
+class State(NamedTuple):
+    """Everything that two peers have to compare after one of them lost memory."""
+
+    store_id: int
+    peer_store_id: int
+    received: list[InLaneState]
+    sent: list[OutLaneState]
+
+
+ControlEntry = Withdraw | Settle | Notice | State
+
+_WITHDRAW, _SETTLE, _NOTICE, _STATE = 1, 2, 3, 4
+
+
+def encode_control(entry: ControlEntry) -> bytes:
+    """The record of a control entry."""
+    payload = msgpack.packb(_control_fields(entry))
+    return _CRC.pack(crc32(payload)) + cast(bytes, payload)
+
+
+def _control_fields(entry: ControlEntry) -> list[Any]:
+    if isinstance(entry, Withdraw):
+        return [_WITHDRAW, *entry[:5], entry.cause.value]
+    if isinstance(entry, Settle):
+        ranges = [(r.first, r.last, r.outcome.value, *r[3:]) for r in entry.ranges]
+        return [_SETTLE, entry.store_id, entry.lane_id, ranges]
+    if isinstance(entry, Notice):
+        return [_NOTICE, *entry]
+    return [_STATE, *entry]
+
+
+def decode_control(record: bytes) -> ControlEntry:
+    """The control entry of a record. Raises BadRecord if it is damaged or makes no sense."""
+    if not verify(record):
+        raise BadRecord("the checksum of a control entry does not match")
+    fields = unpack(record[4:], len(record))
+    try:
+        return _control_entry(fields)
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        raise BadRecord(f"not a control entry: {error}") from None
+
+
+def _control_entry(fields: Any) -> ControlEntry:
+    kind = fields[0]
+    if kind == _WITHDRAW:
+        _, store_id, lane_id, lane_kind, queue, ranges, cause = fields
+        _numbers(store_id, lane_id, lane_kind)
+        return Withdraw(store_id, lane_id, lane_kind, _text(queue), _ranges(ranges), Cause(cause))
+    if kind == _SETTLE:
+        _, store_id, lane_id, ranges = fields
+        _numbers(store_id, lane_id)
+        return Settle(store_id, lane_id, [_settled(item) for item in ranges])
+    if kind == _NOTICE:
+        _numbers(*fields[1:])
+        return Notice(*fields[1:])
+    if kind == _STATE:
+        _, store_id, peer_store_id, received, sent = fields
+        _numbers(store_id, peer_store_id)
+        return State(store_id, peer_store_id, [_in_state(i) for i in received], [_out_state(i) for i in sent])
+    raise BadRecord(f"control entry of unknown kind {kind!r}")
+
+
+def _settled(item: Any) -> Settled:
+    first, last, outcome, reason, attempts, handed_at_us, at_us, applied = item
+    _numbers(attempts, handed_at_us, at_us)
+    _range(first, last)
+    if not (reason is None or isinstance(reason, str)):
+        raise ValueError("a reason is text")
+    return Settled(first, last, Outcome(outcome), reason, attempts, handed_at_us, at_us, bool(applied))
+
+
+def _in_state(item: Any) -> InLaneState:
+    lane_id, floor, held, tombstones = item
+    _numbers(lane_id, floor)
+    pairs = [(seq, Cause(cause).value) for seq, cause in tombstones]
+    _numbers(*(seq for seq, _ in pairs))
+    return InLaneState(lane_id, floor, _ranges(held), pairs)
+
+
+def _out_state(item: Any) -> OutLaneState:
+    lane_id, mark, closed, unsettled = item
+    _numbers(lane_id, mark)
+    return OutLaneState(lane_id, mark, bool(closed), _ranges(unsettled))
+
+
+def _ranges(items: Any) -> list[Range]:
+    return [_range(first, last) for first, last in items]
+
+
+def _range(first: object, last: object) -> Range:
+    _numbers(first, last)
+    if not 1 <= cast(int, first) <= cast(int, last):
+        raise ValueError(f"{first} to {last} is no range")
+    return cast(int, first), cast(int, last)
+
+
+def _numbers(*values: object) -> None:
+    for value in values:
+        if not is_number(value):
+            raise ValueError(f"{value!r} is no number from 0 to 2^64-1")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text")
+    return value
+
+
+def to_ranges(seqs: Iterable[int]) -> list[Range]:
+    """Ascending sequence numbers as ranges."""
+    ranges: list[Range] = []
+    first = last = 0
+    for seq in seqs:
+        if seq == last + 1 and first:
+            last = seq
+            continue
+        if first:
+            ranges.append((first, last))
+        first = last = seq
+    if first:
+        ranges.append((first, last))
+    return ranges

@@ -1,0 +1,340 @@
+"""Lost, replaced and rolled-back stores: how two peers find out, and what they do (F3, F5).
+
+Detection, at the start of a session: every frame says its sender's life (instance) and commit count. The other tells
+what it last heard of us; a life that we do not know, or that ended earlier by our own record, means that this store
+is an old copy. So does a floor above what we sent. A floor below what was acknowledged before means that theirs is.
+Another store id means that theirs is gone.
+
+Healing: the old copy closes its lanes and both say in a STATE entry what they hold; see protocol.md for the reasons.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING, Any
+
+from zmqrel.core import tables
+from zmqrel.core.entries import (
+    BadRecord,
+    ControlEntry,
+    InLaneState,
+    OutLaneState,
+    Settle,
+    Settled,
+    State,
+    decode_control,
+    to_ranges,
+)
+from zmqrel.core.frames import Heard, Info
+from zmqrel.core.lane import CONTROL, InLane, OutLane
+from zmqrel.core.shared import Shared
+from zmqrel.outcome import Cause, Outcome
+
+if TYPE_CHECKING:
+    from zmqrel.core.channel import Channel
+    from zmqrel.core.inbox import Inbox
+    from zmqrel.core.outbox import Outbox
+    from zmqrel.core.session import Session
+
+_NEVER_KNOWN = (Outcome.RECALLED, Outcome.EXPIRED)
+
+
+class Healing:
+    """What one channel knows of lost lives. `fields` are durable."""
+
+    def __init__(self, shared: Shared, channel: Channel, outbox: Outbox, inbox: Inbox) -> None:
+        self._shared = shared
+        self._channel = channel
+        self._outbox = outbox
+        self._inbox = inbox
+        self.i_am_old = False
+        """This store is an old copy; said in every handshake until our STATE is acknowledged."""
+        self.you_are_old = False
+        """Theirs is; said likewise."""
+        self.awaits_state = False
+        self._state_lane = 0
+        self._state_seq = 0
+        """Where our STATE stands."""
+        self._healed_instance = 0
+        """The own life in which this store was last found to be an old copy by this peer."""
+        self._healed_them = 0
+        """The life of theirs for which we last did our part."""
+
+    def fields(self) -> list[Any]:
+        """The durable part."""
+        return [
+            self.i_am_old, self.you_are_old, self.awaits_state, self._state_lane, self._state_seq,
+            self._healed_instance, self._healed_them,
+        ]  # fmt: skip
+
+    def load(self, fields: list[Any]) -> None:
+        """Take the durable part."""
+        self.i_am_old, self.you_are_old, self.awaits_state, self._state_lane, self._state_seq = fields[:5]
+        self._healed_instance, self._healed_them = fields[5:]
+
+    # ---------------------------------------------------------------------------------------------- detection
+
+    def judge(self, session: Session, info: Info, count: int) -> bool:
+        """Compare what both sides know of the past. False if the session was ended to begin anew."""
+        channel = self._channel
+        if channel.their_store not in (0, session.store_id):
+            self._store_gone(session.store_id)
+        new_life = channel.their_instance != session.instance
+        they_are_old = info.i_am_old or (
+            new_life and channel.their_store == session.store_id and self._floors_fell(info)
+        )
+        channel.their_store = session.store_id
+        channel.their_instance = session.instance
+        channel.their_count = max(count, 0 if new_life else channel.their_count)
+        self._write_peer()
+        if self._am_old(info):
+            self._heal_self()
+            if not session.dialled:
+                # The connector has judged already, without knowing this. It learns it in the next handshake.
+                channel.sessions.end_all("this store is an old copy")
+                return False
+        if they_are_old and self._healed_them != session.instance:
+            self._heal_them(session.instance, told=info.i_am_old)
+        return channel.sessions.current(session.link, session.id) is session
+
+    def _am_old(self, info: Info) -> bool:
+        ledger = self._shared.ledger
+        if self.i_am_old or self._healed_instance == ledger.instance:
+            return False
+        if info.heard is None or info.heard.store_id != ledger.store_id:
+            return False  # they know nothing of this store: nothing of it can have been lost
+        return info.you_are_old or self._ended_before(info.heard) or self._floors_above(info)
+
+    def _ended_before(self, heard: Heard) -> bool:
+        """They heard of commits that this store does not know."""
+        ledger = self._shared.ledger
+        if heard.instance == ledger.instance:
+            return heard.commits > ledger.commit_count
+        ended = self._shared.journal.get(tables.numbered(tables.INSTANCE, heard.instance))
+        return ended is None or int.from_bytes(ended, "big") < heard.commits
+
+    def _floors_above(self, info: Info) -> bool:
+        """They received more than this store knows to have sent."""
+        for lane_id, floor in info.floors:
+            lane = self._channel.own_lane(lane_id)
+            if floor and (lane is None or (floor > lane.sent_upto and not lane.closed)):
+                return True
+        return False
+
+    def _floors_fell(self, info: Info) -> bool:
+        """They acknowledged more than they know of now."""
+        floors = dict(info.floors)
+        return any(floors.get(lane.id, 0) < lane.acked for lane in self._channel.own.values() if not lane.closed)
+
+    # ------------------------------------------------------------------------------------- this store is old
+
+    def _heal_self(self) -> None:
+        channel, shared = self._channel, self._shared
+        self._healed_instance = shared.ledger.instance
+        at_risk = sum(len(self._outbox.unsettled(lane, 2**63)) for lane in channel.own.values())
+        for received in channel.theirs.values():
+            at_risk += received.count
+            received.doubt_upto = max(received.doubt_upto, received.floor)
+            shared.touch(received)
+        for lane in list(channel.out.values()):
+            self._close(lane)
+        shared.event("old_copy", channel.name, f"this store is an old copy; {at_risk} messages are at risk")
+        self.i_am_old = True
+        self.awaits_state = True
+        self._inbox.recall_claims(channel.name)
+        self.send_state()
+
+    def _close(self, old: OutLane) -> None:
+        """End a lane at its boundary; what lies above goes to a new one, so that no number has two bodies."""
+        old.closed = True
+        old.doubt_upto = max(old.doubt_upto, old.sent_upto)
+        old.tail = []
+        del self._channel.out[(old.kind, old.queue)]
+        new = self._channel.lane_for(old.queue, old.kind)
+        new.after = old.no
+        if old.kind == CONTROL:
+            self._renumber_control(old)
+        else:
+            self._outbox.renumber(old, new)
+        self._shared.touch(old)
+        self._channel.activate(old)
+        self._channel.activate(new)
+
+    def _renumber_control(self, old: OutLane) -> None:
+        """Control entries not yet sent, with certainty taken out of their settlements."""
+        rows = self._shared.journal.pop(*tables.lane_bounds(tables.OUTBOX, old.no, old.sent_upto + 1))
+        old.next_seq = old.sent_upto + 1
+        for _, record in rows:
+            try:
+                entry = decode_control(record)
+            except BadRecord:
+                continue  # STATE follows and says what it said
+            if not isinstance(entry, State):
+                self._channel.append_control(_uncertain(entry))
+
+    # ------------------------------------------------------------------------------------------ theirs is old
+
+    def _heal_them(self, instance: int, told: bool) -> None:
+        channel = self._channel
+        self._healed_them = instance
+        at_risk = self._doubt_what_was_sent()
+        self._shared.event("peer_old_copy", channel.name, f"its store is an old copy; {at_risk} messages are at risk")
+        self.you_are_old = not told
+        for lane in channel.own.values():
+            if lane.kind != CONTROL:
+                self._outbox.append_again(lane)
+        self.send_state()
+        if not told:
+            channel.sessions.end_all("your store is an old copy")
+
+    def _doubt_what_was_sent(self) -> int:
+        at_risk = 0
+        for lane in self._channel.own.values():
+            if lane.kind == CONTROL:
+                continue
+            at_risk += len(self._outbox.unsettled(lane, lane.sent_upto))
+            lane.doubt_upto = max(lane.doubt_upto, lane.sent_upto)
+            self._shared.touch(lane)
+        return at_risk
+
+    # ----------------------------------------------------------------------------------------- theirs is gone
+
+    def _store_gone(self, store_id: int) -> None:
+        """Their store was replaced: what was sent is resent in doubt, or ends UNCERTAIN."""
+        channel, shared = self._channel, self._shared
+        at_risk = self._doubt_what_was_sent()
+        shared.event("peer_store_gone", channel.name, f"it has a new store; {at_risk} messages are at risk")
+        give_up = shared.options.on_store_loss == "uncertain"
+        for lane in channel.own.values():
+            if lane.kind == CONTROL:
+                continue
+            seqs = self._outbox.unsettled(lane, lane.sent_upto) if give_up else self._outbox.withdrawn_seqs(lane)
+            self._end_uncertain(lane, seqs, "store lost")
+        for theirs in channel.theirs.values():
+            self._inbox.drop_tombstones(theirs, 0)
+            theirs.closed = True
+            shared.touch(theirs)
+        channel.theirs.clear()
+        channel.clock.forget_samples()
+        self.you_are_old = self.awaits_state = False
+        channel.their_instance = channel.their_count = 0
+        for theirs in shared.in_lanes.values():
+            if theirs.peer == channel.name and theirs.store_id == store_id:
+                channel.theirs[theirs.id] = theirs
+
+    def _end_uncertain(self, lane: OutLane, seqs: list[int], reason: str) -> None:
+        now_us = self._shared.now.store_us
+        for first, last in to_ranges(seqs):
+            self._outbox.end(lane, Settled(first, last, Outcome.UNCERTAIN, reason, 0, 0, now_us, False))
+
+    # -------------------------------------------------------------------------------------------------- STATE
+
+    def send_state(self) -> None:
+        """Append a STATE with everything held; it stands behind every SETTLE appended before it."""
+        self._inbox.write_settlements()
+        channel = self._channel
+        received = [self._in_state(lane) for lane in channel.theirs.values() if lane.kind != CONTROL]
+        sent = [self._out_state(lane) for lane in channel.own.values() if lane.kind != CONTROL]
+        state = State(self._shared.ledger.store_id, channel.their_store, received, sent)
+        lane = channel.append_control(state)
+        self._state_lane, self._state_seq = lane.no, lane.next_seq - 1
+        self._write_peer()
+
+    def _in_state(self, lane: InLane) -> InLaneState:
+        return InLaneState(lane.id, lane.floor, to_ranges(self._inbox.held(lane)), self._inbox.tombstones(lane))
+
+    def _out_state(self, lane: OutLane) -> OutLaneState:
+        unsettled = to_ranges(self._outbox.unsettled(lane, lane.sent_upto))
+        return OutLaneState(lane.id, lane.sent_upto, lane.closed, unsettled)
+
+    def control_acknowledged(self, lane: OutLane) -> None:
+        """Who is old need not be said any more once our STATE was received."""
+        if lane.no == self._state_lane and lane.acked >= self._state_seq and (self.i_am_old or self.you_are_old):
+            self.i_am_old = self.you_are_old = False
+            self._write_peer()
+
+    def take_state(self, entry: State) -> None:
+        """What the other holds, after one of us lost memory."""
+        if entry.store_id != self._channel.their_store or entry.peer_store_id != self._shared.ledger.store_id:
+            return
+        for received in entry.received:
+            lane = self._channel.own_lane(received.lane_id)
+            if lane is not None:
+                self._compare_sent(lane, received)
+        named = {sent.lane_id: sent for sent in entry.sent}
+        for theirs in list(self._channel.theirs.values()):
+            if theirs.kind != CONTROL and theirs.id in named:
+                self._compare_received(theirs, named[theirs.id])
+        self._shared.counters["states"] += 1
+        if self.awaits_state:
+            self.awaits_state = False
+            self._inbox.rewind_passed()
+        self._write_peer()
+
+    def _compare_sent(self, lane: OutLane, received: InLaneState) -> None:
+        """End what they neither hold nor will settle: the store that knew is gone."""
+        held = _Ranges(received.held)
+        upto = min(received.floor, lane.sent_upto)
+        lost = [seq for seq in self._outbox.unsettled(lane, upto) if seq not in held]
+        self._end_uncertain(lane, lost, "store lost")
+        for seq, cause_value in received.tombstones:
+            if seq <= lane.sent_upto:
+                doubt = seq <= lane.doubt_upto
+                cause = Cause(cause_value)
+                outcome = Outcome.UNCERTAIN if doubt else _OUTCOME_OF[cause]
+                now_us = self._shared.now.store_us
+                self._outbox.end(lane, Settled(seq, seq, outcome, cause.reason, 0, 0, now_us, False))
+
+    def _compare_received(self, lane: InLane, sent: OutLaneState) -> None:
+        """Drop rows whose outcome they know, and tombstones that would kill a later message."""
+        unsettled = _Ranges(sent.unsettled)
+        for seq in self._inbox.held(lane):
+            if seq <= sent.mark and seq not in unsettled:
+                self._inbox.drop(lane, seq)
+        if sent.closed:
+            lane.doubt_upto = max(lane.doubt_upto, lane.floor)
+            self._inbox.drop_tombstones(lane, 0)
+        else:
+            self._inbox.drop_tombstones(lane, sent.mark)
+        self._shared.touch(lane)
+
+    def close_unnamed(self, named: set[int]) -> None:
+        """Lanes that their sender does not name any more were made in a life that it lost, or are through."""
+        for lane in self._channel.theirs.values():
+            if lane.id not in named and not lane.closed:
+                lane.closed = True
+                lane.doubt_upto = max(lane.doubt_upto, lane.floor)
+                self._inbox.drop_tombstones(lane, 0)
+                self._shared.touch(lane)
+
+    def _write_peer(self) -> None:
+        self._shared.journal.put(tables.named(tables.PEER, self._channel.name), self._channel.encode())
+
+
+class _Ranges:
+    """Membership in ascending ranges."""
+
+    def __init__(self, ranges: list[tuple[int, int]]) -> None:
+        self._ranges = sorted(ranges)
+
+    def __contains__(self, seq: int) -> bool:
+        at = bisect_right(self._ranges, (seq, 2**64))
+        return at > 0 and self._ranges[at - 1][0] <= seq <= self._ranges[at - 1][1]
+
+
+_OUTCOME_OF = {
+    Cause.RECALL: Outcome.RECALLED,
+    Cause.DEADLINE: Outcome.EXPIRED,
+    Cause.GIVE_UP: Outcome.EXHAUSTED,
+}
+
+
+def _uncertain(entry: ControlEntry) -> ControlEntry:
+    """A settlement of an old copy that claims never to have handed over: the lost life may have."""
+    if not isinstance(entry, Settle):
+        return entry
+    ranges = [
+        r._replace(outcome=Outcome.UNCERTAIN, reason="old copy") if r.outcome in _NEVER_KNOWN else r
+        for r in entry.ranges
+    ]
+    return entry._replace(ranges=ranges)

@@ -1,0 +1,210 @@
+"""The two halves of a lane: a durable, numbered log of entries from one peer to another.
+
+The sending half knows what may be transmitted next (window, credit) and from where to resend; the receiving half
+knows its floor. Both are values with a durable part, written as one row of the store; they write nothing themselves.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import msgpack
+
+if TYPE_CHECKING:
+    from zmqrel.core.buffer import Row
+
+CONTROL, DATA, DELAYED, LOCAL = range(4)
+"""Kinds of lanes. LOCAL is an inbox lane of messages that this peer made itself (moved expired ones, retried dead)."""
+FIRST_GRANT = 1024
+"""Entries that may be sent on a lane before its receiver granted anything: it takes or drops them."""
+
+
+class Flight(NamedTuple):
+    """A transmitted batch that is not acknowledged: its last entry and its bytes."""
+
+    last: int
+    size: int
+
+
+class OutLane:
+    """The sending half. `next_seq`, `sent_upto`, `acked`, `closed` and `doubt_upto` are durable."""
+
+    __slots__ = (
+        "acked",
+        "after",
+        "closed",
+        "cursor",
+        "doubt_upto",
+        "flight",
+        "flight_bytes",
+        "grant_bytes",
+        "grant_seq",
+        "hold_after",
+        "id",
+        "kind",
+        "next_seq",
+        "no",
+        "peer",
+        "queue",
+        "resend_attempt",
+        "rewound_at_us",
+        "rewound_to",
+        "sent_upto",
+        "tail",
+        "withdrawn",
+    )
+
+    def __init__(self, no: int, peer: str, kind: int, lane_id: int, queue: str) -> None:
+        self.no = no
+        self.peer = peer
+        self.kind = kind
+        self.id = lane_id
+        self.queue = queue
+        self.next_seq = 1
+        self.sent_upto = 0
+        self.acked = 0
+        self.closed = False
+        """The lane belongs to a store life that was lost: `sent_upto` is its boundary, nothing is added."""
+        self.doubt_upto = 0
+        """Entries up to here may have been handed over in a life that nobody remembers."""
+        self.after = 0
+        """Number of the closed lane that this one replaces, and waits for; 0: none."""
+        self.withdrawn = 0
+        """Messages with a withdrawal in force; a hint that keeps the common case from looking them up."""
+        self.tail: list[bytes] = []
+        """Records from `next_seq - len(tail)` on that need not be read back from the store."""
+        self.hold_after: int | None = None
+        """Entries above this one wait for a flush ("relaxed" durability)."""
+        self.begin_session(0)
+
+    def begin_session(self, acked: int) -> None:
+        """A session begins: the receiver's floor is `acked`, everything above it is sent again."""
+        self.acked = acked
+        self.cursor = acked + 1
+        self.flight: deque[Flight] = deque()
+        self.flight_bytes = 0
+        self.grant_seq = acked + FIRST_GRANT
+        self.grant_bytes = 2**62
+        self.resend_attempt = 0
+        self.rewound_at_us = 0
+        self.rewound_to = 0
+
+    def append(self, records: list[bytes]) -> int:
+        """Number new entries; returns the first number. They stay at hand if all before them was transmitted."""
+        first = self.next_seq
+        if self.cursor >= first - len(self.tail):
+            self.tail.extend(records)
+        self.next_seq = first + len(records)
+        return first
+
+    def rewind(self, floor: int) -> None:
+        """Resend from behind `floor`."""
+        self.cursor = floor + 1
+        self.flight.clear()
+        self.flight_bytes = 0
+        self.tail = []
+
+    def take_ack(self, floor: int) -> bool:
+        """The receiver's floor. True if it is news."""
+        if floor <= self.acked:
+            return False
+        self.acked = floor
+        flight = self.flight
+        while flight and flight[0].last <= floor:
+            self.flight_bytes -= flight.popleft().size
+        self.cursor = max(self.cursor, floor + 1)
+        self.resend_attempt = 0
+        return True
+
+    @property
+    def last_sendable(self) -> int:
+        """The last entry that exists and may leave, credit aside."""
+        last = self.sent_upto if self.closed else self.next_seq - 1
+        return last if self.hold_after is None else min(last, self.hold_after)
+
+    @property
+    def unacknowledged(self) -> bool:
+        """True if a batch is on the wire."""
+        return bool(self.flight)
+
+    def encode(self) -> bytes:
+        """The durable row."""
+        row = [0, self.peer, self.kind, self.id, self.queue, self.next_seq, self.sent_upto, self.acked]
+        return cast(bytes, msgpack.packb([*row, self.closed, self.doubt_upto, self.after, self.withdrawn]))
+
+    @classmethod
+    def decode(cls, no: int, row: list[Any]) -> OutLane:
+        """The lane of a durable row."""
+        _, peer, kind, lane_id, queue, next_seq, sent_upto, acked, closed, doubt_upto, after, withdrawn = row
+        lane = cls(no, peer, kind, lane_id, queue)
+        lane.next_seq, lane.sent_upto, lane.closed, lane.doubt_upto = next_seq, sent_upto, closed, doubt_upto
+        lane.after, lane.withdrawn = after, withdrawn
+        lane.begin_session(acked)
+        return lane
+
+
+class InLane:
+    """The receiving half. `floor`, `doubt_upto`, `count` and `size` are durable."""
+
+    __slots__ = (
+        "closed",
+        "count",
+        "doubt_upto",
+        "floor",
+        "gap",
+        "granted",
+        "head",
+        "id",
+        "kind",
+        "no",
+        "peer",
+        "queue",
+        "rows",
+        "scan_seq",
+        "size",
+        "store_id",
+    )
+
+    def __init__(self, no: int, peer: str, store_id: int, kind: int, lane_id: int, queue: str) -> None:
+        self.no = no
+        self.peer = peer
+        self.store_id = store_id
+        """The sender's store that the lane belongs to."""
+        self.kind = kind
+        self.id = lane_id
+        self.queue = queue
+        self.floor = 0
+        self.doubt_upto = 0
+        self.closed = False
+        """Its sender no longer knows it, or never will add to it: a life that was lost had made it."""
+        self.count = 0
+        self.size = 0
+        """Messages and bytes of this lane in the inbox."""
+        self.rows: dict[int, Row] = {}
+        """Rows in memory: looked ahead at, in a buffer, or with a worker."""
+        self.head: deque[Row] = deque()
+        """Rows looked ahead at, in order; `scan_seq` is the next one that is not."""
+        self.scan_seq = 1
+        self.gap = False
+        self.granted = 0
+
+    def encode(self) -> bytes:
+        """The durable row."""
+        row = [1, self.peer, self.store_id, self.kind, self.id, self.queue, self.floor, self.doubt_upto]
+        return cast(bytes, msgpack.packb([*row, self.count, self.size, self.closed]))
+
+    @classmethod
+    def decode(cls, no: int, row: list[Any]) -> InLane:
+        """The lane of a durable row."""
+        _, peer, store_id, kind, lane_id, queue, floor, doubt_upto, count, size, closed = row
+        lane = cls(no, peer, store_id, kind, lane_id, queue)
+        lane.floor, lane.doubt_upto, lane.count, lane.size = floor, doubt_upto, count, size
+        lane.closed = closed
+        return lane
+
+
+def decode_lane(no: int, data: bytes) -> OutLane | InLane:
+    """The lane of a row of the store."""
+    row = msgpack.unpackb(data, strict_map_key=True)
+    return OutLane.decode(no, row) if row[0] == 0 else InLane.decode(no, row)

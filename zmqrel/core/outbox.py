@@ -1,0 +1,547 @@
+"""The life of sent messages: acceptance, expiry, withdrawal, settlement, outcome.
+
+A message lies in OUTBOX until its outcome is final at this peer; from then on its absence is what makes the entry a
+VOID. Outcomes are kept by ranges in OUTCOME, in the order in which they became known.
+
+Who decides: what was never transmitted (seq > sent_upto) ends here and at once. Anything else is asked of the
+receiver with a WITHDRAW and ends when its SETTLE comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, cast
+
+import msgpack
+
+from zmqrel.core import tables
+from zmqrel.core.commands import EndedAs, Find, Found, Recall, RecallWhere, Send, Stored, TakeOutcomes
+from zmqrel.core.dead import DeadLetters
+from zmqrel.core.effects import Ended, HandedOver, Moved, Withdrawing
+from zmqrel.core.entries import (
+    HEADER,
+    BadRecord,
+    MessageHead,
+    Meta,
+    Notice,
+    Settle,
+    Settled,
+    Withdraw,
+    decode_head,
+    encode_messages,
+    encode_meta,
+    to_ranges,
+)
+from zmqrel.core.lane import DATA, DELAYED, OutLane
+from zmqrel.core.shared import Shared
+from zmqrel.errors import DuplicateId, OutboxFull, StoreFull, UnknownPeer
+from zmqrel.outcome import Cause, Outcome
+
+if TYPE_CHECKING:
+    from zmqrel.core.channel import Channel
+
+_CAUSE_BYTES = {cause: bytes((cause.value,)) for cause in Cause}
+_SCANNED_PER_TURN = 2000
+
+
+class RecallSearch:
+    """A RecallWhere that is being worked through, a part of the outbox a turn, so that no turn is long."""
+
+    def __init__(self, command: RecallWhere, lanes: list[OutLane]) -> None:
+        self.command = command
+        self.places: list[tuple[int, int]] = []
+        self._left = [(lane, 0, lane.next_seq - 1) for lane in lanes]
+
+    def next_part(self) -> tuple[OutLane, int, int] | None:
+        """Lane, first and last sequence number to look at; what was sent after the call does not count."""
+        return self._left[-1] if self._left else None
+
+    def went_to(self, seq: int | None) -> None:
+        """Everything up to `seq` of the part was looked at; None: all of it."""
+        lane, _, last = self._left.pop()
+        if seq is not None:
+            self._left.append((lane, seq + 1, last))
+
+
+class Outbox:
+    """See the module."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        dead: DeadLetters,
+        channels: Mapping[str, Channel],
+        add_local: Callable[[str, bytes], None],
+    ) -> None:
+        self._shared = shared
+        self._dead = dead
+        self._channels = channels
+        self._add_local = add_local
+        self._withdrawals: dict[tuple[OutLane, Cause], list[int]] = {}
+        self._searches: list[RecallSearch] = []
+
+    # --------------------------------------------------------------------------------------- acceptance
+
+    def send(self, command: Send) -> Stored:
+        """Accept messages. Raises UnknownPeer, DuplicateId, OutboxFull or StoreFull before anything is written."""
+        shared, ledger, options = self._shared, self._shared.ledger, self._shared.options
+        channel = self._channels.get(command.to)
+        if channel is None:
+            raise UnknownPeer(f"to: no peer {command.to!r} is known here; name it in `peers` or connect to it")
+        if command.id is not None:
+            earlier = self._earlier(command)
+            if earlier is not None:
+                return earlier
+        records = command.records
+        count, size = len(records), sum(map(len, records))
+        if not shared.accepting:
+            raise StoreFull("the store is full: nothing more is accepted until there is room")
+        if ledger.outbox_messages + count > options.outbox_max_messages:
+            raise OutboxFull(
+                f"the outbox holds {ledger.outbox_messages} messages and {count} more are over "
+                f"outbox_max_messages={options.outbox_max_messages}"
+            )
+        if ledger.outbox_bytes + size > options.outbox_max_bytes:
+            raise OutboxFull(
+                f"the outbox holds {ledger.outbox_bytes} bytes and {size} more are over "
+                f"outbox_max_bytes={options.outbox_max_bytes}"
+            )
+        lane = channel.lane_for(command.queue, DELAYED if command.delayed else DATA)
+        first = self._append(channel, lane, records, size)
+        if command.deadline_us or options.give_up_after_s is not None:
+            self._index_deadlines(lane, first, count, command.deadline_us)
+        if command.id is not None:
+            place = cast(bytes, msgpack.packb([lane.no, first, command.digest]))
+            shared.journal.put(tables.named(tables.ID, command.id), place)
+        shared.counters["accepted"] += count
+        return Stored(lane, first, count)
+
+    def _earlier(self, command: Send) -> Stored | None:
+        data = self._shared.journal.get(tables.named(tables.ID, cast(str, command.id)))
+        if data is None:
+            if self._place_of(cast(str, command.id)) is None:
+                return None
+            raise DuplicateId(f"id: {command.id!r} is the id that zmqrel gave to another message of this store")
+        lane_no, seq, digest = msgpack.unpackb(data)
+        if digest != command.digest:
+            raise DuplicateId(f"id: {command.id!r} was used for a message with other arguments")
+        return Stored(self._shared.out_lanes[lane_no], seq, 1, repeated=True)
+
+    def _append(self, channel: Channel, lane: OutLane, records: list[bytes], size: int) -> int:
+        first = lane.append(records)
+        key_of, no = tables.lane_seq, lane.no
+        self._shared.journal.put_many(
+            [(key_of(tables.OUTBOX, no, seq), record) for seq, record in enumerate(records, first)]
+        )
+        self._shared.ledger.outbox_messages += len(records)
+        self._shared.ledger.outbox_bytes += size
+        self._shared.touch(lane)
+        channel.activate(lane)
+        return first
+
+    def _index_deadlines(self, lane: OutLane, first: int, count: int, deadline_us: int) -> None:
+        at_us = deadline_us or 2**63
+        if self._shared.options.give_up_after_s is not None:
+            at_us = min(at_us, self._shared.now.store_us + int(self._shared.options.give_up_after_s * 1e6))
+        rows = [
+            (tables.out_deadline_key(tables.OUT_DEADLINE, at_us, lane.no, seq), b"")
+            for seq in range(first, first + count)
+        ]
+        self._shared.journal.put_many(rows)
+        self._shared.clock_timers.set_earlier("out_deadline", at_us + 1)
+
+    # --------------------------------------------------------------------------------------- looking up
+
+    def find(self, command: Find) -> Found | None:
+        """What is known of a message by its id."""
+        place = self._place_of(command.id)
+        return None if place is None else self.found(*place)
+
+    def _place_of(self, message_id: str) -> tuple[int, int] | None:
+        data = self._shared.journal.get(tables.named(tables.ID, message_id))
+        if data is not None:
+            lane_no, seq, _ = msgpack.unpackb(data)
+            return lane_no, seq
+        lane_id, dash, seq_text = message_id.partition("-")
+        if not dash or len(lane_id) != 16 or not seq_text.isascii() or not seq_text.isdigit():
+            return None
+        for lane in self._shared.out_lanes.values():
+            if f"{lane.id:016x}" == lane_id and 1 <= int(seq_text) < lane.next_seq and lane.queue:
+                return lane.no, int(seq_text)
+        return None
+
+    def found(self, lane_no: int, seq: int) -> Found | None:
+        """What is known of the message at this place, None if its outcome is no longer kept."""
+        lane = self._shared.out_lanes.get(lane_no)
+        if lane is None:
+            return None
+        record = self._shared.journal.get(tables.lane_seq(tables.OUTBOX, lane_no, seq))
+        if record is None:
+            return self._found_ended(lane, seq)
+        head = _head_or_none(record)
+        meta = head.meta if head else Meta()
+        cause = self._shared.journal.get(tables.lane_seq(tables.WITHDRAWN, lane_no, seq))
+        return Found(
+            lane,
+            seq,
+            meta.id or f"{lane.id:016x}-{seq}",
+            meta.key,
+            head.sent_at_us if head else 0,
+            None,
+            None if cause is None else Cause(cause[0]),
+        )
+
+    def _found_ended(self, lane: OutLane, seq: int) -> Found | None:
+        journal = self._shared.journal
+        numbers = journal.scan(*tables.lane_bounds(tables.OUTCOME_OF, lane.no, seq), 1)
+        if not numbers:
+            return None
+        data = journal.get(tables.numbered(tables.OUTCOME, int.from_bytes(numbers[0][1], "big")))
+        if data is None or msgpack.unpackb(data)[1] > seq:
+            return None
+        return next(found for found in self._found_in(data) if found.seq == seq)
+
+    def _found_in(self, data: bytes) -> Iterator[Found]:
+        """The messages of one row of OUTCOME."""
+        lane_no, first, last, outcome, reason, attempts, handed_at_us, at_us, named = msgpack.unpackb(data)
+        lane = self._shared.out_lanes[lane_no]
+        names = {seq: (message_id, key) for seq, message_id, key in named}
+        ended = EndedAs(Outcome(outcome), reason, attempts, handed_at_us, at_us)
+        for seq in range(first, last + 1):
+            message_id, key = names.get(seq, (None, None))
+            yield Found(lane, seq, message_id or f"{lane.id:016x}-{seq}", key, 0, ended, None)
+
+    # --------------------------------------------------------------------------------------- withdrawal
+
+    def recall(self, command: Recall) -> list[Found | None]:
+        """Withdraw messages; what is known of each after it."""
+        for lane_no, seq in command.places:
+            lane = self._shared.out_lanes.get(lane_no)
+            if lane is not None:
+                self.withdraw(lane, seq, Cause.RECALL)
+        return [self.found(lane_no, seq) for lane_no, seq in command.places]
+
+    def withdraw(self, lane: OutLane, seq: int, cause: Cause) -> None:
+        """End a message that has not ended: at once if it never left, else by asking its receiver.
+
+        One withdrawal per message is in force: the first cause wins.
+        """
+        journal = self._shared.journal
+        if journal.get(tables.lane_seq(tables.OUTBOX, lane.no, seq)) is None:
+            return
+        if seq > lane.sent_upto:
+            self.end_here(lane, seq, seq, cause)
+            return
+        key = tables.lane_seq(tables.WITHDRAWN, lane.no, seq)
+        if journal.get(key) is not None:
+            return
+        journal.put(key, _CAUSE_BYTES[cause])
+        lane.withdrawn += 1
+        self._shared.touch(lane)
+        self._withdrawals.setdefault((lane, cause), []).append(seq)
+        self._shared.effects.notices.append(Withdrawing(lane.no, seq, cause))
+
+    def end_here(self, lane: OutLane, first: int, last: int, cause: Cause) -> None:
+        """End messages that never left this store. In doubt (an old copy's sends) nobody knows."""
+        for start, stop, doubt in _split_at(first, last, lane.doubt_upto):
+            outcome = Outcome.UNCERTAIN if doubt else _OUTCOMES[cause]
+            self.end(lane, Settled(start, stop, outcome, cause.reason, 0, 0, self._shared.now.store_us, False))
+
+    def write_withdrawals(self) -> None:
+        """Append this turn's WITHDRAW entries."""
+        for (lane, cause), seqs in self._withdrawals.items():
+            store_id = self._shared.ledger.store_id
+            entry = Withdraw(store_id, lane.id, lane.kind, lane.queue, to_ranges(sorted(seqs)), cause)
+            self._channels[lane.peer].append_control(entry)
+        self._withdrawals.clear()
+
+    def append_again(self, lane: OutLane) -> None:
+        """The receiver forgot what it was told: say the withdrawals in force again."""
+        for key, value in self._shared.journal.scan(*tables.lane_bounds(tables.WITHDRAWN, lane.no), 2**31):
+            _, seq = tables.split_lane_seq(key)
+            self._withdrawals.setdefault((lane, Cause(value[0])), []).append(seq)
+
+    def withdrawn_seqs(self, lane: OutLane) -> list[int]:
+        """Messages of the lane with a withdrawal in force."""
+        keys = self._shared.journal.keys(*tables.lane_bounds(tables.WITHDRAWN, lane.no), 2**31)
+        return [tables.split_lane_seq(key)[1] for key in keys]
+
+    # --------------------------------------------------------------------------------------- recall_where
+
+    def start_search(self, command: RecallWhere) -> None:
+        """Recall what matches; `work` answers the command when it is through."""
+        lanes = [
+            lane
+            for lane in self._shared.out_lanes.values()
+            if lane.kind in (DATA, DELAYED)
+            and (command.to is None or lane.peer == command.to)
+            and (command.queue is None or lane.queue == command.queue)
+        ]
+        self._searches.append(RecallSearch(command, lanes))
+
+    @property
+    def searching(self) -> bool:
+        """True while a search is under way."""
+        return bool(self._searches)
+
+    def work(self) -> None:
+        """Go on with the searches, within the bounds of a turn."""
+        for search in self._searches[:1]:
+            part = search.next_part()
+            if part is None:
+                self._searches.remove(search)
+                found = [self.found(*place) for place in search.places]
+                self._shared.effects.replies.append((search.command, found))
+                continue
+            lane, first, last = part
+            rows = self._shared.journal.scan(
+                *tables.lane_bounds(tables.OUTBOX, lane.no, first, last), _SCANNED_PER_TURN
+            )
+            for key, record in rows:
+                _, seq = tables.split_lane_seq(key)
+                if self._matches(search.command, lane, seq, record):
+                    self.withdraw(lane, seq, Cause.RECALL)
+                    search.places.append((lane.no, seq))
+            through = len(rows) < _SCANNED_PER_TURN
+            search.went_to(None if through else tables.split_lane_seq(rows[-1][0])[1])
+
+    def _matches(self, command: RecallWhere, lane: OutLane, seq: int, record: bytes) -> bool:
+        if command.key is not None:
+            head = _head_or_none(record)
+            if head is None or head.meta.key != command.key:
+                return False
+        if command.matches is None:
+            return True
+        found = self.found(lane.no, seq)
+        return found is not None and command.matches(found, record)
+
+    # --------------------------------------------------------------------------------------- deadlines
+
+    def judge(self) -> None:
+        """End or withdraw what is past its deadline and not received."""
+        shared = self._shared
+        first, end = tables.table_bounds(tables.OUT_DEADLINE)
+        for key in shared.journal.keys(first, end, 1000):
+            at_us = int.from_bytes(key[1:9], "big")
+            if at_us >= shared.now.store_us:
+                shared.clock_timers.set_earlier("out_deadline", at_us + 1)
+                return
+            shared.journal.delete(key)
+            lane_no, seq = tables.split_lane_seq(key)
+            lane = shared.out_lanes.get(lane_no)
+            record = shared.journal.get(tables.lane_seq(tables.OUTBOX, lane_no, seq))
+            if lane is not None and record is not None:
+                self._judge_message(lane, seq, record)
+        if shared.journal.keys(first, end, 1):
+            shared.clock_timers.set_earlier("out_deadline", shared.now.store_us)
+
+    def _judge_message(self, lane: OutLane, seq: int, record: bytes) -> None:
+        _, _, _, deadline_us = HEADER.unpack_from(record)
+        overdue = deadline_us and deadline_us < self._shared.now.store_us
+        if deadline_us and not overdue:
+            # It was given up before its deadline, unless it was received: look again at the deadline.
+            key = tables.out_deadline_key(tables.OUT_DEADLINE, deadline_us, lane.no, seq)
+            self._shared.journal.put(key, b"")
+        if seq <= lane.acked:
+            return  # received: its receiver judges it
+        self.withdraw(lane, seq, Cause.DEADLINE if overdue else Cause.GIVE_UP)
+
+    # --------------------------------------------------------------------------------------- settlement
+
+    def settle(self, channel: Channel, entry: Settle) -> None:
+        """The receiver's outcomes. One about a lane that is not of this store is ignored (F4)."""
+        lane = channel.own_lane(entry.lane_id)
+        if entry.store_id != self._shared.ledger.store_id or lane is None:
+            return
+        for settled in entry.ranges:
+            if settled.first <= lane.sent_upto:
+                self.end(lane, settled._replace(last=min(settled.last, lane.sent_upto)))
+
+    def notice(self, channel: Channel, entry: Notice) -> None:
+        """The receiver says that a message was handed over: its recall is too late."""
+        lane = channel.own_lane(entry.lane_id)
+        if entry.store_id == self._shared.ledger.store_id and lane is not None:
+            at_us = channel.clock.to_local(entry.handed_at_us) or entry.handed_at_us
+            self._shared.effects.notices.append(HandedOver(lane.no, entry.seq, at_us))
+
+    def end(self, lane: OutLane, settled: Settled) -> None:
+        """Give messages their outcome and forget their bodies. Those that have one already keep it."""
+        first, last, outcome, reason, attempts, handed_at_us, _, applied = settled
+        rows = self._shared.journal.pop(*tables.lane_bounds(tables.OUTBOX, lane.no, first, last))
+        if not rows:
+            return
+        named = self._leave(lane, rows)
+        if outcome is Outcome.EXPIRED and not applied:
+            self._apply_expiry(lane, rows)
+        elif outcome is Outcome.EXHAUSTED and not handed_at_us and not attempts:
+            for key, record in rows:
+                self._bury(lane, tables.split_lane_seq(key)[1], record, "transport", reason or "")
+        at_us = self._shared.now.store_us
+        ended = EndedAs(outcome, reason, attempts, handed_at_us, at_us)
+        if len(rows) == last - first + 1:
+            self._put_outcome(lane, first, last, ended, named)
+        else:
+            for start, stop in to_ranges([tables.split_lane_seq(key)[1] for key, _ in rows]):
+                self._put_outcome(lane, start, stop, ended, [n for n in named if start <= n[0] <= stop])
+        if last >= lane.cursor:
+            lane.tail = []
+        if last > lane.acked:
+            self._channels[lane.peer].activate(lane)
+
+    def _leave(self, lane: OutLane, rows: list[tuple[bytes, bytes]]) -> list[tuple[int, str | None, str | None]]:
+        """Remove everything that hangs on these rows of the outbox; returns (seq, id, key) of those with either."""
+        ledger, journal = self._shared.ledger, self._shared.journal
+        ledger.outbox_messages -= len(rows)
+        ledger.outbox_bytes -= sum(len(record) for _, record in rows)
+        if lane.withdrawn:
+            first, last = tables.split_lane_seq(rows[0][0])[1], tables.split_lane_seq(rows[-1][0])[1]
+            popped = journal.pop(*tables.lane_bounds(tables.WITHDRAWN, lane.no, first, last))
+            lane.withdrawn -= len(popped)
+        named: list[tuple[int, str | None, str | None]] = []
+        unpack_from = HEADER.unpack_from
+        for key, record in rows:
+            _, meta_length, _, deadline_us = unpack_from(record) if len(record) >= HEADER.size else (0, 0, 0, 0)
+            if deadline_us:
+                journal.delete(tables.out_deadline_key(tables.OUT_DEADLINE, deadline_us, *tables.split_lane_seq(key)))
+            if meta_length:
+                head = _head_or_none(record)
+                if head is not None and (head.meta.id is not None or head.meta.key is not None):
+                    named.append((tables.split_lane_seq(key)[1], head.meta.id, head.meta.key))
+        return named
+
+    def _put_outcome(
+        self, lane: OutLane, first: int, last: int, ended: EndedAs, named: list[tuple[int, str | None, str | None]]
+    ) -> None:
+        shared, ledger = self._shared, self._shared.ledger
+        number = ledger.next_outcome
+        ledger.next_outcome += 1
+        row = [lane.no, first, last, ended.outcome.value, *ended[1:], named]
+        shared.journal.put(tables.numbered(tables.OUTCOME, number), cast(bytes, msgpack.packb(row)))
+        shared.journal.put(tables.lane_seq(tables.OUTCOME_OF, lane.no, last), number.to_bytes(8, "big"))
+        if not ledger.subscribed:
+            ledger.told_outcome = number
+        shared.counters["settled"] += last - first + 1
+        shared.counters[f"outcome_{ended.outcome.name.lower()}"] += last - first + 1
+        shared.effects.notices.append(Ended(lane.no, first, last, *ended))
+        shared.clock_timers.set_earlier("outcomes", shared.now.store_us + int(shared.options.outcome_retention_s * 1e6))
+
+    def _apply_expiry(self, lane: OutLane, rows: list[tuple[bytes, bytes]]) -> None:
+        """This peer judged the deadline: what `on_expiry` asks for happens in this store."""
+        for key, record in rows:
+            head = _head_or_none(record)
+            _, seq = tables.split_lane_seq(key)
+            if head is None:
+                continue
+            if head.meta.on_expiry == "dead":
+                self._bury(lane, seq, record, "expired", "deadline")
+            elif head.meta.on_expiry.startswith("queue:"):
+                origin_id = head.meta.id or f"{lane.id:016x}-{seq}"
+                self._add_local(head.meta.on_expiry[6:], self._dead.as_local(record, origin_id, "expired"))
+
+    def _bury(self, lane: OutLane, seq: int, record: bytes, cause: str, reason: str) -> None:
+        if _head_or_none(record) is not None:
+            self._dead.add_sent(lane, seq, record, cause, reason)
+
+    # --------------------------------------------------------------------------------------- telling outcomes
+
+    def untold(self, command: TakeOutcomes) -> tuple[int, list[Found]]:
+        """Outcomes that the application was not told, in order, and the number of the last."""
+        ledger = self._shared.ledger
+        first = tables.numbered(tables.OUTCOME, ledger.told_outcome + 1)
+        rows = self._shared.journal.scan(first, tables.table_bounds(tables.OUTCOME)[1], command.limit)
+        if not rows:
+            return ledger.told_outcome, []
+        found = [item for _, data in rows for item in self._found_in(data)]
+        return int.from_bytes(rows[-1][0][1:], "big"), found
+
+    def expire_outcomes(self) -> None:
+        """Forget outcomes that were kept for `outcome_retention_s`, and the ids that belonged to them."""
+        shared, journal = self._shared, self._shared.journal
+        retention_us = int(shared.options.outcome_retention_s * 1e6)
+        rows = journal.scan(*tables.table_bounds(tables.OUTCOME), 500)
+        for key, data in rows:
+            lane_no, _, last, _, _, _, _, at_us, named = msgpack.unpackb(data)
+            if at_us + retention_us > shared.now.store_us:
+                shared.clock_timers.set_earlier("outcomes", at_us + retention_us)
+                return
+            journal.delete(key)
+            journal.delete(tables.lane_seq(tables.OUTCOME_OF, lane_no, last))
+            for _, message_id, _ in named:
+                if message_id is not None:
+                    journal.delete(tables.named(tables.ID, message_id))
+        if rows:
+            shared.clock_timers.set_earlier("outcomes", shared.now.store_us)
+
+    # --------------------------------------------------------------------------------------- old copies
+
+    def unsettled(self, lane: OutLane, last: int) -> list[int]:
+        """Sequence numbers up to `last` whose messages have no outcome."""
+        keys = self._shared.journal.keys(*tables.lane_bounds(tables.OUTBOX, lane.no, 0, last), 2**31)
+        return [tables.split_lane_seq(key)[1] for key in keys]
+
+    def lowest(self, lane: OutLane) -> int:
+        """The lowest entry of the lane that is not final, never above `sent_upto` + 1."""
+        keys = self._shared.journal.keys(*tables.lane_bounds(tables.OUTBOX, lane.no), 1)
+        lowest = tables.split_lane_seq(keys[0])[1] if keys else lane.next_seq
+        return min(lowest, lane.sent_upto + 1)
+
+    def renumber(self, old: OutLane, new: OutLane) -> int:
+        """Move what lies above the boundary of a closed lane to a new one, in doubt (F3). Returns how many."""
+        rows = self._shared.journal.pop(*tables.lane_bounds(tables.OUTBOX, old.no, old.sent_upto + 1))
+        for key, record in rows:
+            _, seq = tables.split_lane_seq(key)
+            head = _head_or_none(record)
+            if head is None:
+                self._leave(old, [(key, record)])
+                ended = EndedAs(Outcome.EXHAUSTED, "damaged", 0, 0, self._shared.now.store_us)
+                self._put_outcome(old, seq, seq, ended, [])
+                continue
+            self._renumber_one(old, seq, new, head, record)
+        old.next_seq = old.sent_upto + 1
+        new.doubt_upto = new.next_seq - 1
+        self._shared.touch(old)
+        self._shared.touch(new)
+        return len(rows)
+
+    def _renumber_one(self, old: OutLane, seq: int, new: OutLane, head: MessageHead, record: bytes) -> None:
+        """The message keeps the id that its sender was told, so the id is written into it from now on."""
+        journal = self._shared.journal
+        message_id = head.meta.id or f"{old.id:016x}-{seq}"
+        meta = encode_meta(head.meta._replace(id=message_id))
+        body = record[head.body_at :]
+        moved = encode_messages([body], head.sent_at_us, head.deadline_us, meta)[0]
+        new_seq = new.append([moved])
+        journal.put(tables.lane_seq(tables.OUTBOX, new.no, new_seq), moved)
+        self._shared.ledger.outbox_bytes += len(moved) - len(record)
+        id_key = tables.named(tables.ID, message_id)
+        known = journal.get(id_key)
+        digest = msgpack.unpackb(known)[2] if known is not None else b""
+        journal.put(id_key, cast(bytes, msgpack.packb([new.no, new_seq, digest])))
+        if head.deadline_us:
+            key_of, table = tables.out_deadline_key, tables.OUT_DEADLINE
+            journal.delete(key_of(table, head.deadline_us, old.no, seq))
+            journal.put(key_of(table, head.deadline_us, new.no, new_seq), b"")
+        self._shared.effects.notices.append(Moved(old.no, seq, new.no, new_seq))
+
+
+def _head_or_none(record: bytes) -> MessageHead | None:
+    """The head of a record of the own outbox; None if it was damaged on disk."""
+    try:
+        return decode_head(record)
+    except BadRecord:
+        return None
+
+
+def _split_at(first: int, last: int, doubt_upto: int) -> Iterator[tuple[int, int, bool]]:
+    """The range as its part in doubt and the rest."""
+    if first <= doubt_upto:
+        yield first, min(last, doubt_upto), True
+    if last > doubt_upto:
+        yield max(first, doubt_upto + 1), last, False
+
+
+_OUTCOMES = {
+    Cause.RECALL: Outcome.RECALLED,
+    Cause.DEADLINE: Outcome.EXPIRED,
+    Cause.GIVE_UP: Outcome.EXHAUSTED,
+}

@@ -1,0 +1,324 @@
+"""Sessions of one channel: the handshake, liveness, and which link to speak on.
+
+    connector                          binder
+        HELLO  ------------------------->        who I am; repeated until there is a WELCOME
+              <-------------------------  WELCOME   the same one for the same HELLO; nothing is adopted yet
+        OPEN   ------------------------->        adopted and judged by both now; repeated until answered
+
+A session belongs to one link and is named by 16 bytes, half from each side. Frames count only in the session that
+they name; a late copy of a HELLO, OPEN or BYE of another session changes nothing (F6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from zmqrel.core import frames
+from zmqrel.core.frames import Frame, Identity, Info
+from zmqrel.core.offset import ClockOffset
+from zmqrel.core.shared import Shared
+
+_FIRST_HELLO_US = 50_000
+_MOST_HELLO_US = 1_000_000
+_LONG_AGO_US = -(2**62)
+_CHALLENGE_US = 300_000
+"""How long the holder of a name has to show that it lives when another claims the name."""
+
+
+@dataclass(slots=True)
+class Session:
+    """One open session."""
+
+    link: int
+    id: bytes
+    dialled: bool
+    store_id: int
+    instance: int
+    largest_entry: int
+    heard_us: int
+    """When a frame of it came last, monotonic."""
+    answered: bool = False
+    """The other side has adopted it too."""
+    opening: list[Any] = field(default_factory=list)
+    """OPEN, to be repeated until it is answered."""
+
+
+class Sessions:
+    """The sessions of a channel. Calls `begin(session, info, count)` for each new one and `ended()` after a loss."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        name: str,
+        clock: ClockOffset,
+        info: Callable[[], Info],
+        begin: Callable[[Session, Info, int], bool],
+        ended: Callable[[], None],
+    ) -> None:
+        self._shared = shared
+        self._name = name
+        self._clock = clock
+        self._info = info
+        self._begin = begin
+        self._ended = ended
+        self.open: dict[int, Session] = {}
+        self._pending: dict[int, bytes] = {}
+        """Inbound link -> session id that its HELLO drew."""
+        self.dialled_link: int | None = None
+        self._half = b""
+        self._hello_wait_us = _FIRST_HELLO_US
+        self._challenged_us = _LONG_AGO_US
+
+    # ------------------------------------------------------------------------------------------ connector
+
+    def dialled(self, link: int) -> None:
+        """There is a socket to the peer: say HELLO until it answers."""
+        self.dialled_link = link
+        self._hello_wait_us = _FIRST_HELLO_US
+        self._new_half()
+        self._hello()
+
+    def _new_half(self) -> None:
+        self._half = self._shared.random_id().to_bytes(8, "big")
+
+    def _hello(self) -> None:
+        link = self.dialled_link
+        if link is None or link in self.open:
+            return
+        self._send(link, frames.HELLO, self._half, self._identity(), self._shared.now.store_us)
+        self._shared.timers.set(("hello", self._name), self._shared.now.mono_us + self._hello_wait_us)
+        self._hello_wait_us = min(_MOST_HELLO_US, self._hello_wait_us * 3 // 2)
+
+    def hello_due(self) -> None:
+        """Repeat what was not answered: HELLO, or OPEN."""
+        session = self.open.get(self.dialled_link or 0)
+        if session is None:
+            self._hello()
+        elif not session.answered:
+            self._shared.frames.append((session.link, session.opening, None))
+            self._shared.timers.set(("hello", self._name), self._shared.now.mono_us + self._hello_wait_us)
+
+    def on_welcome(self, link: int, frame: Frame) -> None:
+        """The binder answered our HELLO."""
+        identity, clock, info = frame.fields
+        if link != self.dialled_link or frame.session[:8] != self._half or link in self.open:
+            self._shared.counters["stale_frames"] += 1
+            return
+        if not self._is_expected(identity):
+            return
+        now = self._shared.now
+        echoed_us, received_there_us, sent_there_us = clock
+        if not self._admit(identity.store_id, frame.instance):
+            return
+        self._take_instance(frame.instance)
+        self._clock.sample(echoed_us, received_there_us, sent_there_us, now.store_us)
+        session = self._session(link, frame, identity, info, dialled=True)
+        # Judged before OPEN is written, for OPEN says what this side found out.
+        if not self._adopt(session, info, frame.commits):
+            return
+        reading = [sent_there_us, now.store_us, now.store_us]
+        head = self._header(frames.OPEN, session.id, self._identity(), reading, self._info())
+        session.opening = head
+        self._shared.frames.append((link, head, None))
+        self._shared.timers.set(("hello", self._name), now.mono_us + _FIRST_HELLO_US * 4)
+
+    def _is_expected(self, identity: Identity) -> bool:
+        if identity.protocol != frames.PROTOCOL:
+            self._shared.event("refused", self._name, f"speaks protocol {identity.protocol}, not {frames.PROTOCOL}")
+            return False
+        if identity.name != self._name:
+            self._shared.event("refused", self._name, f"the endpoint answers as {identity.name!r}")
+            return False
+        return True
+
+    # --------------------------------------------------------------------------------------------- binder
+
+    def on_hello(self, link: int, frame: Frame) -> None:
+        """A connector introduces itself. Draws a WELCOME and changes nothing else."""
+        identity, sent_us = frame.fields
+        if not self._is_expected(identity):
+            self.bye(link, frame.session, f"this side speaks protocol {frames.PROTOCOL}")
+            return
+        if not self._admit(identity.store_id, frame.instance):
+            return
+        session_id = self._pending.get(link)
+        session = self.open.get(link)
+        if session is not None and session.id[:8] == frame.session:
+            session_id = session.id
+        if session_id is None or session_id[:8] != frame.session:
+            session_id = frame.session + self._shared.random_id().to_bytes(8, "big")
+            self._pending[link] = session_id
+        now_us = self._shared.now.store_us
+        self._send(link, frames.WELCOME, session_id, self._identity(), [sent_us, now_us, now_us], self._info())
+
+    def on_open(self, link: int, frame: Frame) -> None:
+        """The connector adopts the session: so do we, and judge what it says."""
+        identity, clock, info = frame.fields
+        session = self.open.get(link)
+        if session is not None and session.id == frame.session:
+            self._send(link, frames.PING, session.id, self._shared.now.store_us)
+            return
+        if self._pending.get(link) != frame.session or not self._is_expected(identity):
+            self._shared.counters["stale_frames"] += 1
+            self.bye(link, frame.session, "not the session that was offered")
+            return
+        if not self._admit(identity.store_id, frame.instance):
+            return
+        del self._pending[link]
+        self._take_instance(frame.instance)
+        echoed_us, received_there_us, sent_there_us = clock
+        self._clock.sample(echoed_us, received_there_us, sent_there_us, self._shared.now.store_us)
+        session = self._session(link, frame, identity, info, dialled=False)
+        session.answered = True
+        if self._adopt(session, info, frame.commits):
+            self._send(link, frames.PING, session.id, self._shared.now.store_us)
+
+    # ----------------------------------------------------------------------------------------------- both
+
+    def _admit(self, store_id: int, instance: int) -> bool:
+        """A name is held by one store and one life of it as long as that answers PINGs."""
+        others = [s for s in self.open.values() if (s.store_id, s.instance) != (store_id, instance)]
+        if not others:
+            return True
+        now_us = self._shared.now.mono_us
+        if now_us - self._challenged_us > 10 * _CHALLENGE_US:
+            self._challenged_us = now_us
+            for session in others:
+                self._send(session.link, frames.PING, session.id, self._shared.now.store_us)
+            return False
+        if any(session.heard_us > self._challenged_us for session in others):
+            self._shared.event("refused", self._name, "another process with this name is connected and answers")
+            self._challenged_us = _LONG_AGO_US
+            return False
+        if now_us - self._challenged_us < _CHALLENGE_US:
+            return False
+        for session in others:
+            self.end(session, "another life of this peer took over")
+        self._shared.counters["newcomers_waited"] += 1
+        return True
+
+    def _take_instance(self, instance: int) -> None:
+        """Sessions of an older life of the peer end; its clock may have been set anew."""
+        for session in list(self.open.values()):
+            if session.instance != instance:
+                self.end(session, "the peer began a new life")
+                self._clock.forget_samples()
+
+    def _session(self, link: int, frame: Frame, identity: Identity, info: Info, dialled: bool) -> Session:
+        return Session(
+            link, frame.session, dialled, identity.store_id, frame.instance, info.largest_entry,
+            self._shared.now.mono_us,
+        )  # fmt: skip
+
+    def _adopt(self, session: Session, info: Info, count: int) -> bool:
+        previous = self.open.pop(session.link, None)
+        self.open[session.link] = session
+        if not self._begin(session, info, count):
+            return False
+        if previous is None:
+            self._shared.counters["sessions"] += 1
+        heartbeat_us = int(self._shared.options.heartbeat_s * 1e6)
+        self._shared.timers.set(("ping", self._name, session.link), self._shared.now.mono_us + heartbeat_us)
+        return True
+
+    def current(self, link: int, session_id: bytes) -> Session | None:
+        """The open session of that link, if it is the one that is named."""
+        session = self.open.get(link)
+        return session if session is not None and session.id == session_id else None
+
+    def heard(self, session: Session) -> None:
+        """A frame of the session came."""
+        session.heard_us = self._shared.now.mono_us
+        if not session.answered:
+            session.answered = True
+            session.opening = []
+            self._hello_wait_us = _FIRST_HELLO_US
+
+    def preferred(self) -> Session | None:
+        """The session to speak on: that of the own DEALER, or any other."""
+        if self.dialled_link is not None and self.dialled_link in self.open:
+            return self.open[self.dialled_link]
+        return next(iter(self.open.values()), None)
+
+    def is_pending(self, link: int, session_id: bytes) -> bool:
+        """True if the session was offered and its OPEN has not come yet."""
+        return self._pending.get(link) == session_id
+
+    def ping_due(self, link: int) -> None:
+        """Heartbeat of one session; a silent one is down."""
+        session = self.open.get(link)
+        if session is None:
+            return
+        now = self._shared.now
+        silent_us = now.mono_us - session.heard_us
+        if silent_us >= int(self._shared.options.liveness_s * 1e6):
+            self._shared.event("silent", self._name, f"nothing heard for {silent_us / 1e6:.1f} s")
+            self.lost(session)
+            return
+        self._send(link, frames.PING, session.id, now.store_us)
+        heartbeat_us = int(self._shared.options.heartbeat_s * 1e6)
+        self._shared.timers.set(("ping", self._name, link), now.mono_us + heartbeat_us)
+
+    def on_ping(self, session: Session, sent_us: int) -> None:
+        """Answer with both readings."""
+        now_us = self._shared.now.store_us
+        self._send(session.link, frames.PONG, session.id, sent_us, now_us, now_us)
+
+    def on_bye(self, link: int, frame: Frame) -> None:
+        """The other side knows no such session; ours, if it is the current one of this link, is over."""
+        session = self.current(link, frame.session)
+        refused = link == self.dialled_link and frame.session == self._half
+        if session is None and not refused:
+            self._shared.counters["stale_frames"] += 1
+            return
+        if session is not None:
+            self.end(session, frame.fields[0])
+        if link == self.dialled_link:
+            self._new_half()
+            delay_us = _MOST_HELLO_US if refused else _FIRST_HELLO_US // 5
+            self._shared.timers.set(("hello", self._name), self._shared.now.mono_us + delay_us)
+
+    def lost(self, session: Session) -> None:
+        """The link is down: a DEALER is made anew, for one with a half-open connection can stay deaf."""
+        self.end(session, "silent")
+        self._shared.effects.hang_up.append(session.link)
+        if session.link == self.dialled_link:
+            self.dialled_link = None
+            self._shared.effects.dial.append(self._name)
+
+    def link_down(self, link: int) -> None:
+        """The transport says that an inbound link is gone."""
+        self._pending.pop(link, None)
+        session = self.open.get(link)
+        if session is not None:
+            self.end(session, "gone")
+
+    def end(self, session: Session, reason: str) -> None:
+        """Forget a session; say so to the other side, should it still listen."""
+        if self.open.get(session.link) is session:
+            del self.open[session.link]
+            self.bye(session.link, session.id, reason)
+            self._ended()
+
+    def end_all(self, reason: str) -> None:
+        """End every session; connectors begin anew."""
+        for session in list(self.open.values()):
+            self.end(session, reason)
+            if session.link == self.dialled_link:
+                self._new_half()
+                self._shared.timers.set(("hello", self._name), self._shared.now.mono_us)
+
+    def bye(self, link: int, session_id: bytes, reason: str) -> None:
+        """Say that there is no such session (any more)."""
+        self._send(link, frames.BYE, session_id, reason[:200])
+
+    def _identity(self) -> list[Any]:
+        return [frames.PROTOCOL, self._shared.name, self._shared.ledger.store_id]
+
+    def _header(self, frame_type: int, session_id: bytes, *fields: Any) -> list[Any]:
+        return frames.header(frame_type, session_id, self._shared.ledger.instance, *fields)
+
+    def _send(self, link: int, frame_type: int, session_id: bytes, *fields: Any) -> None:
+        self._shared.frames.append((link, self._header(frame_type, session_id, *fields), None))

@@ -1,0 +1,150 @@
+"""What all parts of one peer's core share: identity, the open transaction, the present turn and its effects."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from random import Random  # for the type only: the generator is given, never made here
+from typing import Any, cast
+
+import msgpack
+
+from zmqrel.core import tables
+from zmqrel.core.effects import Effects, Event
+from zmqrel.core.lane import InLane, OutLane
+from zmqrel.core.storage import Row, Storage
+from zmqrel.core.timers import Timers
+from zmqrel.core.times import Now
+from zmqrel.options import Options
+
+
+class Journal:
+    """The open transaction; remembers whether the turn has written anything that must be committed."""
+
+    __slots__ = ("_store", "get", "keys", "scan", "scan_back", "wrote")
+
+    def __init__(self, store: Storage) -> None:
+        self._store = store
+        self.wrote = False
+        self.get = store.get
+        self.scan = store.scan
+        self.scan_back = store.scan_back
+        self.keys = store.keys
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self.wrote = True
+        self._store.put(key, value)
+
+    def put_many(self, rows: list[Row]) -> None:
+        if rows:
+            self.wrote = True
+            self._store.put_many(rows)
+
+    def delete(self, key: bytes) -> bool:
+        self.wrote = True
+        return self._store.delete(key)
+
+    def pop(self, first: bytes, end: bytes, limit: int = 2**31) -> list[Row]:
+        rows = self._store.pop(first, end, limit)
+        if rows:
+            self.wrote = True
+        return rows
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The one row that says whose store this is and how much is in it; written by every commit."""
+
+    store_id: int
+    instance: int
+    commit_count: int = 0
+    clock_us: int = 0
+    wall_us: int = 0
+    next_lane: int = 1
+    next_queue: int = 1
+    next_peer: int = 1
+    next_outcome: int = 1
+    next_dead: int = 1
+    told_outcome: int = 0
+    """Outcomes up to this number were told to the application, or there was nobody to tell."""
+    subscribed: bool = False
+    """Someone once asked to be told outcomes: keep them for the next life until they are told."""
+    outbox_messages: int = 0
+    outbox_bytes: int = 0
+    inbox_messages: int = 0
+    inbox_bytes: int = 0
+    dead_messages: int = 0
+    dead_bytes: int = 0
+    doubt_before_us: int = 0
+    """Rows that arrived before this may have been handed over in a life that nobody remembers."""
+
+    def encode(self) -> bytes:
+        """The bytes of the row."""
+        return cast(bytes, msgpack.packb([getattr(self, name) for name in _LEDGER_FIELDS]))
+
+    @classmethod
+    def decode(cls, data: bytes) -> Ledger:
+        """The ledger of these bytes."""
+        return cls(**dict(zip(_LEDGER_FIELDS, msgpack.unpackb(data), strict=True)))
+
+
+_LEDGER_FIELDS = tuple(Ledger.__dataclass_fields__)
+
+
+@dataclass(slots=True)
+class Shared:
+    """See the module. `now` and `effects` are those of the present turn."""
+
+    name: str
+    options: Options
+    rng: Random
+    """For jitter."""
+    random_id: Callable[[], int]
+    """64 random bits, never 0: the names of stores, lives, lanes and sessions."""
+    journal: Journal
+    ledger: Ledger
+    now: Now
+    effects: Effects = field(default_factory=Effects)
+    timers: Timers = field(default_factory=Timers)
+    """On the monotonic clock: backoff, heartbeats, liveness."""
+    clock_timers: Timers = field(default_factory=Timers)
+    """On the store clock: deadlines, delays, retention."""
+    counters: Counter[str] = field(default_factory=Counter)
+    out_lanes: dict[int, OutLane] = field(default_factory=dict)
+    in_lanes: dict[int, InLane] = field(default_factory=dict)
+    frames: list[tuple[int, list[Any], list[bytes] | None]] = field(default_factory=list)
+    """Frames of this turn whose headers still lack the commit count."""
+    accepting: bool = True
+    """False while the store is full: nothing new is taken in, nothing handed over."""
+    touched: dict[int, OutLane | InLane] = field(default_factory=dict)
+    """Lanes whose row this turn's commit must hold."""
+    stale: dict[int, OutLane | InLane] = field(default_factory=dict)
+    """Lanes whose row is to be written with the next commit, but is not worth one."""
+
+    stale_peers: dict[str, Any] = field(default_factory=dict)
+    """Channels whose row is to be written with the next commit."""
+
+    def touch(self, lane: OutLane | InLane) -> None:
+        """The lane's row goes into this turn's commit."""
+        self.touched[lane.no] = lane
+        self.journal.wrote = True
+
+    def touch_lazily(self, lane: OutLane | InLane) -> None:
+        """The lane's row goes into the next commit that there is a reason for."""
+        self.stale[lane.no] = lane
+
+    def new_lane_no(self) -> int:
+        """A local number for a new lane."""
+        number = self.ledger.next_lane
+        self.ledger.next_lane += 1
+        return number
+
+    def event(self, kind: str, peer: str, detail: str) -> None:
+        """Report something that an operator wants to know, and count it."""
+        self.counters[kind] += 1
+        self.effects.events.append(Event(kind, peer, detail))
+
+    def write_lanes(self, lanes: Iterable[OutLane | InLane]) -> None:
+        """Put the rows of `lanes`."""
+        self.journal.put_many(sorted((tables.numbered_u32(tables.LANE, lane.no), lane.encode()) for lane in lanes))

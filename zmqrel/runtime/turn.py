@@ -1,0 +1,271 @@
+"""One turn of a peer: feed the core, commit, then let the world see it. The same for sockets and for the simulator.
+
+The order of `_apply` is the order that effects.py promises. A commit that fails is treated as what it is to the core,
+a crash whose process survived: nothing was sent, so the core is loaded anew from the store, sessions begin again, and
+the turn's work is done over with the store closed to anything new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from zmqrel.core import commands as c
+from zmqrel.core.buffer import Buffer, Result, Row
+from zmqrel.core.effects import Effects, Event, ReceiptNotice
+from zmqrel.core.engine import Engine
+from zmqrel.core.inbox import Policy
+from zmqrel.core.storage import InHandTable, Store
+from zmqrel.core.times import Now
+from zmqrel.errors import StoreFull
+
+_PROBE_US = 500_000
+"""How often a full store is asked whether there is room again."""
+
+
+class World(Protocol):
+    """Where the effects of a turn go."""
+
+    def send(self, link: int, parts: list[bytes]) -> None:
+        """Pass a frame to the transport, in order; what it cannot take is lost or sent later."""
+        ...
+
+    def reply(self, command: c.Command, value: Any) -> None:
+        """Answer a command, with a value or an exception."""
+        ...
+
+    def notice(self, notices: list[ReceiptNotice]) -> None:
+        """Tell receipts."""
+        ...
+
+    def report(self, event: Event) -> None:
+        """Tell an operator."""
+        ...
+
+    def dial(self, name: str, endpoint: str) -> int:
+        """Make a socket to a peer; returns its link."""
+        ...
+
+    def hang_up(self, link: int) -> None:
+        """Close a link."""
+        ...
+
+
+@dataclass(slots=True)
+class Work:
+    """What came in since the last turn."""
+
+    commands: Sequence[c.Command] = field(default_factory=list)
+    frames: list[tuple[int, list[bytes]]] = field(default_factory=list)
+    links_down: list[int] = field(default_factory=list)
+
+
+class Turns:
+    """Runs the turns of one peer over its store. Owned by one thread."""
+
+    def __init__(self, store: Store, in_hand: InHandTable, make_engine: Callable[[Now], Engine], world: World) -> None:
+        self.store = store
+        self._in_hand = in_hand
+        self._make_engine = make_engine
+        self._world = world
+        self._endpoints: dict[str, str | None] = {}
+        self._links: dict[str, int] = {}
+        self._served: dict[str, tuple[Buffer, Policy]] = {}
+        self._stalled = False
+        """Not even the headroom was enough: only time can help."""
+        self._full = False
+        self._probe_at_us = 0
+        self.engine: Engine
+
+    def open(self, now: Now, wall_us: int) -> None:
+        """Load the core, take over what a previous life left in hand, and commit the new life."""
+        left = self._in_hand.open()
+        clean = self.store.previous in ("new", "clean")
+        trusted = clean or (
+            self.store.previous == "crashed" and self._in_hand.boot_matches and not self._in_hand.damaged
+        )
+        self.engine = self._make_engine(now)
+        self.engine.begin(now, wall_us)
+        if left or not trusted:
+            self.engine.recover(left, trusted)
+        effects = self.engine.finish()
+        self.store.commit()
+        self._in_hand.clear()
+        self._apply(effects)
+
+    def serve(self, queue: str, buffer: Buffer, policy: Policy) -> None:
+        """Rows of this queue go to `buffer` from the next turn on."""
+        self._served[queue] = (buffer, policy)
+        self.engine.serve(queue, buffer, policy)
+
+    def run(self, now: Now, wall_us: int, work: Work) -> None:
+        """One turn. Raises only what leaves the peer unable to go on."""
+        if self._full and now.mono_us >= self._probe_at_us:
+            self._probe(now)
+        results = [(buffer, buffer.finished()) for buffer, _ in self._served.values() if buffer.unsettled]
+        if self._stalled:
+            self._retry_stalled(now, wall_us, work, results)
+            return
+        try:
+            effects = self._step(now, wall_us, work, results)
+            self.store.commit()
+        except StoreFull as error:
+            self._after_full(now, wall_us, work, results, error)
+            return
+        self._apply(effects)
+
+    def _step(
+        self, now: Now, wall_us: int, work: Work, results: list[tuple[Buffer, list[tuple[Row, Result]]]]
+    ) -> Effects:
+        engine = self.engine
+        flush_at_us = engine.flush_due_us()
+        flush = flush_at_us is not None and flush_at_us <= now.mono_us
+        if flush:
+            self.store.flush()
+        engine.begin(now, wall_us)
+        if flush:
+            engine.flushed()
+        for link in work.links_down:
+            engine.link_down(link)
+        for link, parts in work.frames:
+            engine.frame(link, parts)
+        for _, finished in results:
+            for row, result in finished:
+                engine.finished(row, result)
+        for command in work.commands:
+            if isinstance(command, c.Connect):
+                self._endpoints[command.name] = command.endpoint
+            elif isinstance(command, c.Disconnect):
+                self._endpoints.pop(command.name, None)
+            engine.command(command)
+        return engine.finish()
+
+    def _apply(self, effects: Effects) -> None:
+        world = self._world
+        for slot in effects.freed:
+            if slot >= 0:
+                self._in_hand.free(slot)
+        for buffer, rows in effects.offers:
+            buffer.offer(rows)
+        for link, parts in effects.frames:
+            world.send(link, parts)
+        if effects.notices:
+            world.notice(effects.notices)
+        for command, value in effects.replies:
+            world.reply(command, value)
+        for event in effects.events:
+            world.report(event)
+        for link in effects.hang_up:
+            world.hang_up(link)
+        for name in effects.dial:
+            self._dial(name)
+
+    def _dial(self, name: str) -> None:
+        endpoint = self._endpoints.get(name)
+        if endpoint is None:
+            return
+        link = self._links[name] = self._world.dial(name, endpoint)
+        self.engine.dialled(name, link)
+
+    # ------------------------------------------------------------------------------------------- a full store
+
+    def _after_full(
+        self,
+        now: Now,
+        wall_us: int,
+        work: Work,
+        results: list[tuple[Buffer, list[tuple[Row, Result]]]],
+        error: StoreFull,
+    ) -> None:
+        """Nothing of the turn was kept: load anew, use the headroom, and do over what frees room."""
+        self._full = True
+        self._probe_at_us = now.mono_us + _PROBE_US
+        self.store.abort()
+        self.store.set_growing(False)
+        sends = [command for command in work.commands if isinstance(command, c.Send)]
+        others = [command for command in work.commands if not isinstance(command, c.Send)]
+        for command in sends:
+            self._world.reply(command, error)
+        try:
+            self._reload(now, wall_us, results)
+            effects = self._step(now, wall_us, Work(others), results)
+            self.store.commit()
+        except StoreFull as still_full:
+            self._stall(Work(others), results, still_full)
+            return
+        self._apply(effects)
+
+    def _reload(self, now: Now, wall_us: int, results: list[tuple[Buffer, list[tuple[Row, Result]]]]) -> None:
+        with_workers: list[Row] = [row for _, finished in results for row, _ in finished]
+        for buffer, _ in self._served.values():
+            buffer.clear()
+            with_workers += buffer.running()
+        for link in self._links.values():
+            self._world.hang_up(link)
+        self._links.clear()
+        self.engine = self._make_engine(now)
+        self.engine.begin(now, wall_us)
+        self.engine.set_accepting(False)
+        self.engine.rebind(with_workers)
+        for queue, (buffer, policy) in self._served.items():
+            self.engine.serve(queue, buffer, policy)
+        for name, endpoint in self._endpoints.items():
+            self.engine.command(c.Connect(name, endpoint))
+
+    def _stall(self, work: Work, results: list[tuple[Buffer, list[tuple[Row, Result]]]], error: StoreFull) -> None:
+        self._stalled = True
+        self.store.abort()
+        for command in work.commands:
+            self._world.reply(command, error)
+        for buffer, finished in results:
+            buffer.put_back(finished)
+
+    def _retry_stalled(
+        self, now: Now, wall_us: int, work: Work, results: list[tuple[Buffer, list[tuple[Row, Result]]]]
+    ) -> None:
+        error = StoreFull("the store is full, its headroom too: nothing can be written until there is room")
+        if now.mono_us < self._probe_at_us:
+            self._stall(work, results, error)
+            return
+        self._stalled = False
+        self._after_full(now, wall_us, work, results, error)
+
+    def _probe(self, now: Now) -> None:
+        self._probe_at_us = now.mono_us + _PROBE_US
+        if not self._stalled and self.store.room():
+            self.store.set_growing(True)
+            self.engine.set_accepting(True)
+            self._full = False
+
+    def next_wake_us(self, now: Now) -> int | None:
+        """The monotonic time at which a turn is due though nothing comes in."""
+        if self._stalled:
+            return self._probe_at_us
+        wake_us = self.engine.next_wake_us(now)
+        if self._full:
+            return self._probe_at_us if wake_us is None else min(wake_us, self._probe_at_us)
+        return wake_us
+
+    # ------------------------------------------------------------------------------------------------ the end
+
+    def close(self, now: Now, wall_us: int) -> None:
+        """Commit what workers finished, say BYE, and close the store cleanly."""
+        results = [(buffer, buffer.finished()) for buffer, _ in self._served.values()]
+        for buffer, _ in self._served.values():
+            buffer.clear()
+        try:
+            self._step(now, wall_us, Work(), results)
+            self.engine.close("closing")
+            effects = self.engine.finish()
+            self.store.commit()
+        except StoreFull:
+            # What is in hand stays in the in-hand table and is redelivered: nothing is lost, so nothing to raise.
+            self.store.abort()
+            self.store.close(clean=False)
+            return
+        effects.offers.clear()
+        self.store.flush()
+        self.engine.flushed()
+        self._apply(effects)
+        self.store.close()
