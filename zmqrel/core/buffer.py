@@ -140,7 +140,19 @@ EXPIRED = Expired()
 class Buffer:
     """Claimed rows of one queue, in order, for the workers of one handler or the callers of `receive`."""
 
-    __slots__ = ("_done", "_in_hand", "_lock", "_notify", "_rows", "_running", "capacity", "prefetch", "queue", "taken")
+    __slots__ = (
+        "_closed",
+        "_done",
+        "_in_hand",
+        "_lock",
+        "_notify",
+        "_rows",
+        "_running",
+        "capacity",
+        "prefetch",
+        "queue",
+        "taken",
+    )
 
     MOST_CLAIMED = 4096
 
@@ -163,14 +175,20 @@ class Buffer:
         self._done: deque[tuple[Row, Result]] = deque()
         self._running: dict[int, Row] = {}
         """By slot."""
+        self._closed = False
         self._in_hand = in_hand
         self._lock = lock
         self._notify = notify
 
     # ------------------------------------------------------------------------------------------ the loop's side
 
+    @property
+    def has_room(self) -> bool:
+        """True if rows may be claimed now."""
+        return len(self._rows) < self.capacity
+
     def room(self) -> int:
-        """How many rows may be claimed now."""
+        """How many rows to claim now. Ask once for each claim: the capacity follows what was taken since."""
         if self.taken:
             self.capacity = min(self.MOST_CLAIMED, max(self.prefetch, 2 * self.taken, self.capacity // 2))
             self.taken = 0
@@ -179,8 +197,9 @@ class Buffer:
     def offer(self, rows: list[Row]) -> None:
         """Claimed rows, after the commit that stored them."""
         with self._lock:
-            self._rows.extend(rows)
-            self._notify(len(rows))
+            if not self._closed:
+                self._rows.extend(rows)
+                self._notify(len(rows))
 
     def withdraw(self, row: Row) -> bool:
         """Take a claimed row back. False if a worker has it, or had it."""
@@ -199,6 +218,12 @@ class Buffer:
         """The commit of these results failed: they are to be settled again."""
         self._done.extendleft(reversed(results))
 
+    def close(self) -> None:
+        """Hand over nothing more."""
+        with self._lock:
+            self._rows.clear()
+            self._closed = True
+
     def clear(self) -> list[Row]:
         """Forget claimed rows; the core is loaded anew. Returns them."""
         with self._lock:
@@ -208,9 +233,10 @@ class Buffer:
             self._rows.clear()
             return rows
 
-    def running(self) -> list[Row]:
-        """Rows that workers have."""
-        return list(self._running.values())
+    def handed_over(self) -> list[Row]:
+        """Rows that workers have, or had and whose results were not collected."""
+        with self._lock:
+            return [*self._running.values(), *(row for row, _ in self._done)]
 
     @property
     def unsettled(self) -> bool:
@@ -229,25 +255,29 @@ class Buffer:
         """
         with self._lock:
             while self._rows:
-                row = self._rows.popleft()
+                row = self._rows[0]
+                if row.place is Place.CLAIMED and not row.expired(now_us):
+                    # First the slot, for it may raise StoreFull: then the row stays where it is.
+                    row.slot = self._in_hand.take(row.lane.no, row.seq, row.attempts + 1)
+                    row.attempts += 1
+                    row.handed_us = now_us
+                    row.place = Place.RUNNING
+                    self._running[row.slot] = row
+                    self._rows.popleft()
+                    self.taken += 1
+                    return row
+                self._rows.popleft()
                 self.taken += 1
-                if row.place is not Place.CLAIMED:
-                    continue
-                if row.deadline_us and row.expired(now_us):
+                if row.place is Place.CLAIMED:
                     row.place = Place.DONE
                     self._done.append((row, EXPIRED))
-                    continue
-                row.place = Place.RUNNING
-                row.attempts += 1
-                row.handed_us = now_us
-                row.slot = self._in_hand.take(row.lane.no, row.seq, row.attempts)
-                self._running[row.slot] = row
-                return row
         return None
 
     def finish(self, row: Row, result: Result) -> None:
         """A worker is through with a row that it took."""
-        row.place = Place.DONE
-        self._running.pop(row.slot, None)
-        self._in_hand.done(row.slot)
-        self._done.append((row, result))
+        # One step: a row is running or its result is there, and its slot is not used again before.
+        with self._lock:
+            row.place = Place.DONE
+            self._running.pop(row.slot, None)
+            self._in_hand.done(row.slot)
+            self._done.append((row, result))

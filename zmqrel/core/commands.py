@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from zmqrel.core.lane import OutLane
 from zmqrel.outcome import Cause, Outcome
@@ -59,6 +59,7 @@ class Found(NamedTuple):
     seq: int
     id: str
     key: str | None
+    headers: dict[str, Any]
     sent_at_us: int
     ended: EndedAs | None
     withdrawn: Cause | None
@@ -79,8 +80,10 @@ class RecallWhere:
     to: str | None = None
     queue: str | None = None
     key: str | None = None
-    matches: Callable[[Found, bytes], bool] | None = None
-    """Asked last, with the record."""
+    matches: Callable[[Found], bool] | None = None
+    """Asked last."""
+    withdraw: bool = True
+    """False: only find them."""
 
 
 @dataclass(eq=False, slots=True)

@@ -125,6 +125,11 @@ class Engine:
             self._inbox.blame(hand.lane, hand.seq, hand.attempt, hand.running, running == 1)
         self._inbox.begin()
 
+    def leave(self, rows: Iterable[Row]) -> None:
+        """The peer closes while workers have these rows: the next life hands them over again, and says so."""
+        for row in rows:
+            self._inbox.blame(row.lane.no, row.seq, row.attempts, False, False)
+
     def rebind(self, rows: Iterable[Row]) -> None:
         """After a failed commit this engine replaces another: these rows are still with workers."""
         for row in rows:
@@ -448,11 +453,24 @@ class Engine:
             times.append(now.mono_us + max(0, clock_us - now.store_us))
         return min((t for t in times if t is not None), default=None)
 
+    def found(self, lane_no: int, seq: int) -> c.Found | None:
+        """What is known of a message of the outbox."""
+        return self._outbox.found(lane_no, seq)
+
+    def has_session(self, link: int) -> bool:
+        """True if frames of an open session travel over this link."""
+        channel = self._links.get(link)
+        return channel is not None and link in channel.sessions.open
+
+    def _data_lanes(self) -> list[OutLane]:
+        return [lane for lane in self.shared.out_lanes.values() if lane.kind != CONTROL]
+
     def stats(self) -> dict[str, int]:
         """Counters since this run began, and what lies in the store."""
         ledger = self.shared.ledger
         return dict(self.shared.counters) | {
             "outbox_messages": ledger.outbox_messages,
+            "outbox_unsent": sum(lane.next_seq - 1 - lane.sent_upto for lane in self._data_lanes()),
             "outbox_bytes": ledger.outbox_bytes,
             "inbox_messages": ledger.inbox_messages,
             "inbox_bytes": ledger.inbox_bytes,

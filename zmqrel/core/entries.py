@@ -27,6 +27,12 @@ _CRC = Struct(">I")
 MAX_META_BYTES = 65_536
 """Headers, key, id and the rest of a message beside its body."""
 MAX_U64 = 2**64 - 1
+MAX_NAME = 64
+"""Characters in the name of a peer or a queue."""
+MAX_SEQ = 2**63
+"""The highest sequence number, so that the sum of one and a grant still fits 64 bits."""
+MAX_TIME_US = 253_370_764_800_000_000
+"""The year 9999: a later time could not be told as a date, or be moved by a clock offset."""
 _MAX_CONTROL_LIST = 4_000_000
 
 
@@ -87,6 +93,8 @@ def decode_head(record: bytes) -> MessageHead:
     if len(record) < HEADER_BYTES:
         raise BadRecord(f"a MESSAGE record has at least {HEADER_BYTES} bytes, got {len(record)}")
     _, meta_length, sent_at_us, deadline_us = HEADER.unpack_from(record)
+    if sent_at_us > MAX_TIME_US or deadline_us > MAX_TIME_US:
+        raise BadRecord("times are before the year 9999")
     if not meta_length:
         return MessageHead(sent_at_us, deadline_us, NO_META, HEADER_BYTES)
     body_at = HEADER_BYTES + meta_length
@@ -101,13 +109,29 @@ def _decode_meta(data: bytes) -> Meta:
         raise BadRecord(f"meta is a list of {len(Meta._fields)} fields")
     meta = Meta(*fields)
     texts = (meta.key, meta.id, meta.origin_id, meta.cause)
-    if not all(text is None or isinstance(text, str) for text in texts) or not isinstance(meta.on_expiry, str):
-        raise BadRecord("meta: key, id, origin, cause and on_expiry are text")
+    if not all(text is None or isinstance(text, str) for text in texts):
+        raise BadRecord("meta: key, id, origin and cause are text")
+    if not _is_expiry(meta.on_expiry):
+        raise BadRecord("meta: on_expiry is drop, dead or queue:NAME")
     if not is_number(meta.not_before_us) or not (meta.max_attempts is None or is_number(meta.max_attempts)):
         raise BadRecord("meta: not_before and max_attempts are numbers from 0")
-    if meta.headers is not None and not isinstance(meta.headers, dict):
-        raise BadRecord("meta: headers are a map")
+    if meta.not_before_us > MAX_TIME_US:
+        raise BadRecord("meta: times are before the year 9999")
+    if meta.headers is not None and not _are_headers(meta.headers):
+        raise BadRecord("meta: headers are a map of text to text, numbers, truth values and bytes")
     return meta
+
+
+def _is_expiry(value: object) -> bool:
+    if not isinstance(value, str):
+        return False
+    return value in ("drop", "dead") or (value.startswith("queue:") and 7 <= len(value) <= 6 + MAX_NAME)
+
+
+def _are_headers(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        type(name) is str and type(header) in (str, int, float, bool, bytes) for name, header in value.items()
+    )
 
 
 def is_number(value: object) -> bool:
@@ -115,10 +139,10 @@ def is_number(value: object) -> bool:
     return type(value) is int and 0 <= value <= MAX_U64
 
 
-def unpack(data: bytes, max_bytes: int) -> Any:
+def unpack(data: bytes, max_bytes: int, maps: bool = True) -> Any:
     """One msgpack value from another machine or from disk, with every limit set.
 
-    Raises BadRecord for anything malformed, too large or of an extension type.
+    Raises BadRecord for anything malformed, too large or of an extension type, and without `maps` for a map.
     """
     if len(data) > max_bytes:
         raise BadRecord(f"{len(data)} bytes where at most {max_bytes} are allowed")
@@ -131,7 +155,7 @@ def unpack(data: bytes, max_bytes: int) -> Any:
             max_str_len=limit,
             max_bin_len=limit,
             max_array_len=min(limit, _MAX_CONTROL_LIST),
-            max_map_len=limit // 2,
+            max_map_len=limit // 2 if maps else 0,
             max_ext_len=0,
         )
     except Exception as error:  # msgpack raises a dozen kinds, RecursionError and MemoryError among them
@@ -247,28 +271,34 @@ def decode_control(record: bytes) -> ControlEntry:
 
 
 def _control_entry(fields: Any) -> ControlEntry:
+    if not isinstance(fields, list):
+        raise BadRecord("a control entry is a list")
     kind = fields[0]
+    _numbers(kind)
     if kind == _WITHDRAW:
         _, store_id, lane_id, lane_kind, queue, ranges, cause = fields
         _numbers(store_id, lane_id, lane_kind)
-        return Withdraw(store_id, lane_id, lane_kind, _text(queue), _ranges(ranges), Cause(cause))
+        return Withdraw(store_id, lane_id, lane_kind, _queue(queue), _ranges(ranges), _cause(cause))
     if kind == _SETTLE:
         _, store_id, lane_id, ranges = fields
         _numbers(store_id, lane_id)
         return Settle(store_id, lane_id, [_settled(item) for item in ranges])
     if kind == _NOTICE:
-        _numbers(*fields[1:])
-        return Notice(*fields[1:])
+        _, store_id, lane_id, seq, handed_at_us = fields
+        _numbers(store_id, lane_id)
+        _times(handed_at_us)
+        return Notice(store_id, lane_id, _seq(seq), handed_at_us)
     if kind == _STATE:
         _, store_id, peer_store_id, received, sent = fields
         _numbers(store_id, peer_store_id)
         return State(store_id, peer_store_id, [_in_state(i) for i in received], [_out_state(i) for i in sent])
-    raise BadRecord(f"control entry of unknown kind {kind!r}")
+    raise BadRecord(f"control entry of unknown kind {kind}")
 
 
 def _settled(item: Any) -> Settled:
     first, last, outcome, reason, attempts, handed_at_us, at_us, applied = item
-    _numbers(attempts, handed_at_us, at_us)
+    _numbers(attempts, outcome)
+    _times(handed_at_us, at_us)
     _range(first, last)
     if not (reason is None or isinstance(reason, str)):
         raise ValueError("a reason is text")
@@ -277,16 +307,15 @@ def _settled(item: Any) -> Settled:
 
 def _in_state(item: Any) -> InLaneState:
     lane_id, floor, held, tombstones = item
-    _numbers(lane_id, floor)
-    pairs = [(seq, Cause(cause).value) for seq, cause in tombstones]
-    _numbers(*(seq for seq, _ in pairs))
-    return InLaneState(lane_id, floor, _ranges(held), pairs)
+    _numbers(lane_id)
+    pairs = [(_seq(seq), _cause(cause).value) for seq, cause in tombstones]
+    return InLaneState(lane_id, _seq(floor), _ranges(held), pairs)
 
 
 def _out_state(item: Any) -> OutLaneState:
     lane_id, mark, closed, unsettled = item
-    _numbers(lane_id, mark)
-    return OutLaneState(lane_id, mark, bool(closed), _ranges(unsettled))
+    _numbers(lane_id)
+    return OutLaneState(lane_id, _seq(mark), bool(closed), _ranges(unsettled))
 
 
 def _ranges(items: Any) -> list[Range]:
@@ -294,8 +323,7 @@ def _ranges(items: Any) -> list[Range]:
 
 
 def _range(first: object, last: object) -> Range:
-    _numbers(first, last)
-    if not 1 <= cast(int, first) <= cast(int, last):
+    if not 1 <= _seq(first) <= _seq(last):
         raise ValueError(f"{first} to {last} is no range")
     return cast(int, first), cast(int, last)
 
@@ -303,12 +331,30 @@ def _range(first: object, last: object) -> Range:
 def _numbers(*values: object) -> None:
     for value in values:
         if not is_number(value):
-            raise ValueError(f"{value!r} is no number from 0 to 2^64-1")
+            raise ValueError(f"{str(value)[:40]} is no number from 0 to 2^64-1")
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} is no text")
+def _seq(value: object) -> int:
+    """A sequence number, or 0 for none."""
+    if type(value) is not int or not 0 <= value <= MAX_SEQ:
+        raise ValueError(f"{str(value)[:40]} is no sequence number")
+    return value
+
+
+def _times(*values: object) -> None:
+    for value in values:
+        if type(value) is not int or not 0 <= value <= MAX_TIME_US:
+            raise ValueError(f"{str(value)[:40]} is no time")
+
+
+def _cause(value: object) -> Cause:
+    _numbers(value)
+    return Cause(value)
+
+
+def _queue(value: object) -> str:
+    if not isinstance(value, str) or len(value) > MAX_NAME:
+        raise ValueError("a queue is named by a text of at most 64 characters")
     return value
 
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, cast
 
 import msgpack
 
-from zmqrel.core.entries import BadRecord, is_number, unpack
+from zmqrel.core.entries import MAX_NAME, MAX_SEQ, BadRecord, is_number, unpack
 
 PROTOCOL = 1
 HELLO, WELCOME, OPEN, BYE, PING, PONG, DATA, ACK = range(1, 9)
@@ -33,6 +33,13 @@ FRAME_NAMES = {HELLO: "HELLO", WELCOME: "WELCOME", OPEN: "OPEN", BYE: "BYE"} | {
 }
 
 MAX_HEADER_BYTES = 4 * 1024 * 1024
+"""Of WELCOME and OPEN, which tell of every lane. Decoded, hostile bytes take up to 75 times their length."""
+_MAX_HEADER_BYTES = {HELLO: 1024, WELCOME: MAX_HEADER_BYTES, OPEN: MAX_HEADER_BYTES, BYE: 1024} | {
+    PING: 1024,
+    PONG: 1024,
+    DATA: 1024 * 1024,
+    ACK: 1024 * 1024,
+}
 MAX_ENTRIES = 65_536
 """Records and void runs in one DATA frame."""
 COUNT_AT = 3
@@ -158,15 +165,16 @@ def decode(parts: list[bytes]) -> Frame:
     """The frame of these parts. Raises BadFrame with what was wrong; never anything else."""
     if not 1 <= len(parts) <= 2:
         raise BadFrame(f"a frame has one or two parts, got {len(parts)}")
+    # The limit depends on the type, so the type is read before anything is decoded: a list of 4 to 15 fields,
+    # the first of them a small number, begins with two bytes that say so.
+    start = parts[0][:2]
+    if len(start) < 2 or not 0x94 <= start[0] <= 0x9F or start[1] not in FRAME_NAMES:
+        raise BadFrame("a header is a list of at least type, session, instance and commit count")
     try:
-        fields = unpack(parts[0], MAX_HEADER_BYTES)
+        fields = unpack(parts[0], _MAX_HEADER_BYTES[start[1]], maps=False)
     except BadRecord as error:
         raise BadFrame(str(error)) from None
-    if not isinstance(fields, list) or len(fields) < 4:
-        raise BadFrame("a header is a list of at least type, session, instance and commit count")
     frame_type, session, instance, count = fields[:4]
-    if type(frame_type) is not int or frame_type not in FRAME_NAMES:
-        raise BadFrame(f"unknown frame type {str(frame_type)[:20]!r}")
     if not isinstance(session, bytes) or len(session) not in (8, 16):
         raise BadFrame("a session is named by 8 bytes in HELLO and 16 bytes after it")
     if not is_number(instance) or not is_number(count):
@@ -194,7 +202,7 @@ def _numbers(values: list[Any], length: int) -> list[Any]:
 def _identity(value: Any) -> Identity:
     protocol, name, store_id = value
     _need(is_number(protocol) and is_number(store_id), "protocol and store id are numbers")
-    _need(isinstance(name, str) and 1 <= len(name) <= 64, "a name has 1 to 64 characters")
+    _need(isinstance(name, str) and 1 <= len(name) <= MAX_NAME, "a name has 1 to 64 characters")
     return Identity(protocol, name, store_id)
 
 
@@ -215,8 +223,8 @@ def _info(value: Any) -> Info:
 def _lane_info(value: Any) -> LaneInfo:
     lane_id, kind, queue, closed, lowest, next_seq, doubt_upto = value
     _numbers([lane_id, kind, lowest, next_seq, doubt_upto], 5)
-    _need(isinstance(queue, str) and len(queue) <= 64 and type(closed) is bool, "a lane names its queue")
-    _need(1 <= lowest <= next_seq, "lowest is from 1 to the next sequence number")
+    _need(isinstance(queue, str) and len(queue) <= MAX_NAME and type(closed) is bool, "a lane names its queue")
+    _need(1 <= lowest <= next_seq <= MAX_SEQ, "lowest is from 1 to the next sequence number")
     return LaneInfo(lane_id, kind, queue, closed, lowest, next_seq, doubt_upto)
 
 
@@ -239,10 +247,10 @@ def _bye(fields: list[Any]) -> list[Any]:
 def _data(fields: list[Any]) -> list[Any]:
     lane_id, kind, queue, doubt_upto, first_seq, runs, sizes = fields
     _numbers([lane_id, kind, doubt_upto, first_seq], 4)
-    _need(isinstance(queue, str) and len(queue) <= 64, "a queue name has at most 64 characters")
+    _need(isinstance(queue, str) and len(queue) <= MAX_NAME, "a queue name has at most 64 characters")
     _need(isinstance(runs, list) and 1 <= len(runs) <= MAX_ENTRIES, "1 to 65,536 runs")
     _need(all(type(run) is int and run != 0 for run in runs), "a run is a number other than 0")
-    _need(first_seq >= 1 and first_seq + sum(map(abs, runs)) <= 2**64 - 2, "sequence numbers are 1 to 2^64-3")
+    _need(first_seq >= 1 and first_seq + sum(map(abs, runs)) <= MAX_SEQ, "sequence numbers are 1 to 2^63")
     _need(isinstance(sizes, bytes), "sizes are bytes")
     _need(len(sizes) == 4 * sum(run for run in runs if run > 0), "as many sizes as records")
     return [Data(lane_id, kind, queue, doubt_upto, first_seq, runs, sizes)]

@@ -72,8 +72,6 @@ class OutLane:
         """Number of the closed lane that this one replaces, and waits for; 0: none."""
         self.withdrawn = 0
         """Messages with a withdrawal in force; a hint that keeps the common case from looking them up."""
-        self.tail: list[bytes] = []
-        """Records from `next_seq - len(tail)` on that need not be read back from the store."""
         self.hold_after: int | None = None
         """Entries above this one wait for a flush ("relaxed" durability)."""
         self.begin_session(0)
@@ -82,6 +80,8 @@ class OutLane:
         """A session begins: the receiver's floor is `acked`, everything above it is sent again."""
         self.acked = acked
         self.cursor = acked + 1
+        self.tail: list[bytes] = []
+        """The last records, which need not be read back from the store; they begin at the cursor or before it."""
         self.flight: deque[Flight] = deque()
         self.flight_bytes = 0
         self.grant_seq = acked + FIRST_GRANT

@@ -186,6 +186,7 @@ class Outbox:
             seq,
             meta.id or f"{lane.id:016x}-{seq}",
             meta.key,
+            meta.headers or {},
             head.sent_at_us if head else 0,
             None,
             None if cause is None else Cause(cause[0]),
@@ -209,7 +210,7 @@ class Outbox:
         ended = EndedAs(Outcome(outcome), reason, attempts, handed_at_us, at_us)
         for seq in range(first, last + 1):
             message_id, key = names.get(seq, (None, None))
-            yield Found(lane, seq, message_id or f"{lane.id:016x}-{seq}", key, 0, ended, None)
+            yield Found(lane, seq, message_id or f"{lane.id:016x}-{seq}", key, {}, 0, ended, None)
 
     # --------------------------------------------------------------------------------------- withdrawal
 
@@ -300,7 +301,8 @@ class Outbox:
             for key, record in rows:
                 _, seq = tables.split_lane_seq(key)
                 if self._matches(search.command, lane, seq, record):
-                    self.withdraw(lane, seq, Cause.RECALL)
+                    if search.command.withdraw:
+                        self.withdraw(lane, seq, Cause.RECALL)
                     search.places.append((lane.no, seq))
             through = len(rows) < _SCANNED_PER_TURN
             search.went_to(None if through else tables.split_lane_seq(rows[-1][0])[1])
@@ -313,7 +315,7 @@ class Outbox:
         if command.matches is None:
             return True
         found = self.found(lane.no, seq)
-        return found is not None and command.matches(found, record)
+        return found is not None and command.matches(found)
 
     # --------------------------------------------------------------------------------------- deadlines
 
@@ -355,7 +357,13 @@ class Outbox:
             return
         for settled in entry.ranges:
             if settled.first <= lane.sent_upto:
-                self.end(lane, settled._replace(last=min(settled.last, lane.sent_upto)))
+                handed_at_us = channel.clock.to_local(settled.handed_at_us) if settled.handed_at_us > 1 else None
+                self.end(
+                    lane,
+                    settled._replace(
+                        last=min(settled.last, lane.sent_upto), handed_at_us=handed_at_us or settled.handed_at_us
+                    ),
+                )
 
     def notice(self, channel: Channel, entry: Notice) -> None:
         """The receiver says that a message was handed over: its recall is too late."""

@@ -14,7 +14,7 @@ from zmqrel.core.lane import CONTROL, OutLane
 from zmqrel.core.storage import Storage
 
 FRAME_BYTES = 256 * 1024
-"""A frame is filled up to here; a larger entry travels alone."""
+"""A frame is filled up to here; a larger entry travels alone, if the window has room for it."""
 FRAME_ENTRIES = 8192
 
 
@@ -39,6 +39,28 @@ class Untransportable(Exception):
         self.size = size
 
 
+class _Room:
+    """What a batch may still take: bytes of the window and of credit, and sequence numbers of credit."""
+
+    __slots__ = ("_admit_one", "grant_last", "largest_entry", "size")
+
+    def __init__(self, lane: OutLane, last: int, window_bytes: int, largest_entry: int) -> None:
+        # The grant and the window always admit one entry when nothing is unacknowledged.
+        self._admit_one = not lane.flight
+        self.largest_entry = largest_entry
+        if lane.kind == CONTROL:
+            self.size, self.grant_last = window_bytes, last
+        else:
+            self.size = min(window_bytes, lane.grant_bytes - lane.flight_bytes)
+            self.grant_last = min(last, lane.grant_seq)
+
+    def takes(self, batch: Batch, seq: int, size: int) -> bool:
+        """True if the batch may grow by this record."""
+        if not batch.records:
+            return self._admit_one or (seq <= self.grant_last and size <= self.size)
+        return seq <= self.grant_last and batch.size + size <= min(self.size, FRAME_BYTES)
+
+
 def next_batch(lane: OutLane, store: Storage, window_bytes: int, largest_entry: int) -> Batch | None:
     """The next entries of a lane, None if there are none, or no window or credit for them.
 
@@ -48,66 +70,38 @@ def next_batch(lane: OutLane, store: Storage, window_bytes: int, largest_entry: 
     last = lane.last_sendable
     if lane.cursor > last:
         return None
-    room = min(window_bytes, FRAME_BYTES)
-    grant_last = last
-    if lane.kind != CONTROL:
-        room = min(room, lane.grant_bytes - lane.flight_bytes)
-        grant_last = min(last, lane.grant_seq)
-    # The grant and the window always admit one entry when nothing is unacknowledged.
-    admit_one = not lane.flight
+    room = _Room(lane, last, window_bytes, largest_entry)
     batch = Batch(lane.cursor, lane.cursor - 1, [], [], 0)
-    tail_first = lane.next_seq - len(lane.tail)
-    if lane.tail and lane.cursor >= tail_first:
-        _fill_from_tail(batch, lane, tail_first, grant_last, room, admit_one, largest_entry)
+    if lane.tail and lane.cursor >= lane.next_seq - len(lane.tail):
+        _fill_from_tail(batch, lane, last, room)
     else:
-        _fill_from_store(batch, lane, store, last, grant_last, room, admit_one, largest_entry)
+        _fill_from_store(batch, lane, store, last, room)
     return batch if batch.last >= batch.first else None
 
 
-def _fill_from_tail(
-    batch: Batch, lane: OutLane, tail_first: int, grant_last: int, room: int, admit_one: bool, largest_entry: int
-) -> None:
+def _fill_from_tail(batch: Batch, lane: OutLane, last: int, room: _Room) -> None:
+    tail_first = lane.next_seq - len(lane.tail)
     start = batch.first - tail_first
-    stop = min(grant_last - tail_first + 1, start + FRAME_ENTRIES, len(lane.tail))
-    if stop <= start and admit_one:
-        stop = start + 1
+    stop = min(room.grant_last - tail_first + 1, start + FRAME_ENTRIES)
     records = lane.tail[start:stop]
     sizes = list(map(len, records))
-    if sum(sizes) > room or max(sizes, default=0) > largest_entry:
-        records = _fitting(records, sizes, batch.first, room, admit_one, largest_entry)
-    if records:
-        batch.records = records
-        batch.runs = [len(records)]
+    size = sum(sizes)
+    if records and size <= min(room.size, FRAME_BYTES) and max(sizes) <= room.largest_entry:
+        batch.records, batch.runs, batch.size = records, [len(records)], size
         batch.last = batch.first + len(records) - 1
-        batch.size = sum(map(len, records))
+        return
+    for seq in range(batch.first, min(last, batch.first + FRAME_ENTRIES - 1) + 1):
+        record = lane.tail[seq - tail_first]
+        if len(record) > room.largest_entry:
+            if not batch.records:
+                raise Untransportable(seq, False, len(record))
+            return
+        if not room.takes(batch, seq, len(record)):
+            return
+        _add_record(batch, seq, record)
 
 
-def _fitting(
-    records: list[bytes], sizes: list[int], first: int, room: int, admit_one: bool, largest_entry: int
-) -> list[bytes]:
-    fitting = 0
-    for index, size in enumerate(sizes):
-        if size > largest_entry:
-            if not index:
-                raise Untransportable(first, False, size)
-            break
-        room -= size
-        if room < 0 and not (admit_one and not index):
-            break
-        fitting += 1
-    return records[:fitting]
-
-
-def _fill_from_store(
-    batch: Batch,
-    lane: OutLane,
-    store: Storage,
-    last: int,
-    grant_last: int,
-    room: int,
-    admit_one: bool,
-    largest_entry: int,
-) -> None:
+def _fill_from_store(batch: Batch, lane: OutLane, store: Storage, last: int, room: _Room) -> None:
     limit = 4
     position = batch.first
     while position <= last and len(batch.records) < FRAME_ENTRIES:
@@ -116,12 +110,11 @@ def _fill_from_store(
             seq = tables.split_lane_seq(key)[1]
             _add_void(batch, seq - 1)
             damaged = not verify(record)
-            if damaged or len(record) > largest_entry:
+            if damaged or len(record) > room.largest_entry:
                 if batch.last < batch.first:
                     raise Untransportable(seq, damaged, len(record))
                 return
-            first_of_all = admit_one and not batch.records
-            if (seq > grant_last or batch.size + len(record) > room) and not first_of_all:
+            if not room.takes(batch, seq, len(record)):
                 return
             _add_record(batch, seq, record)
         if len(rows) < limit:

@@ -252,10 +252,13 @@ class Turns:
     def close(self, now: Now, wall_us: int) -> None:
         """Commit what workers finished, say BYE, and close the store cleanly."""
         results = [(buffer, buffer.finished()) for buffer, _ in self._served.values()]
+        running: list[Row] = []
         for buffer, _ in self._served.values():
             buffer.clear()
+            running += buffer.running()
         try:
             self._step(now, wall_us, Work(), results)
+            self.engine.leave(running)
             self.engine.close("closing")
             effects = self.engine.finish()
             self.store.commit()
@@ -268,4 +271,5 @@ class Turns:
         self.store.flush()
         self.engine.flushed()
         self._apply(effects)
+        self._in_hand.clear()
         self.store.close()

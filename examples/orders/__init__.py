@@ -1,0 +1,1 @@
+"""A web shop, its warehouse, its payments and its ledger; see README.md."""

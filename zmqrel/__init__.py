@@ -1,0 +1,61 @@
+"""zmqrel: brokerless, durable messaging between peers. See the README, and `Peer` first."""
+
+from zmqrel.errors import (
+    AlreadySettled,
+    ConfigError,
+    DeadlinePassed,
+    DuplicateId,
+    Error,
+    ForkedPeer,
+    MessageTooLarge,
+    NotHandled,
+    NotSerializable,
+    OutboxFull,
+    PeerClosed,
+    Reject,
+    RetryLater,
+    StoreDamaged,
+    StoreFull,
+    StoreLocked,
+    StoreTooNew,
+    UnknownMessage,
+    UnknownPeer,
+)
+from zmqrel.message import Message, Recall, Receipt
+from zmqrel.options import Options
+from zmqrel.outcome import Outcome, State, Verdict
+from zmqrel.peer import MEMORY, CloseReport, Peer
+from zmqrel.retry import Retry
+
+__all__ = [
+    "MEMORY",
+    "AlreadySettled",
+    "CloseReport",
+    "ConfigError",
+    "DeadlinePassed",
+    "DuplicateId",
+    "Error",
+    "ForkedPeer",
+    "Message",
+    "MessageTooLarge",
+    "NotHandled",
+    "NotSerializable",
+    "Options",
+    "OutboxFull",
+    "Outcome",
+    "Peer",
+    "PeerClosed",
+    "Recall",
+    "Receipt",
+    "Reject",
+    "Retry",
+    "RetryLater",
+    "State",
+    "StoreDamaged",
+    "StoreFull",
+    "StoreLocked",
+    "StoreTooNew",
+    "UnknownMessage",
+    "UnknownPeer",
+    "Verdict",
+]

@@ -1,0 +1,333 @@
+"""What users hold: a Receipt for what they sent, a Recall for what they want back, a Message for what they got."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from zmqrel.body import decode_body
+from zmqrel.checks import Duration, check_queue, duration_s
+from zmqrel.core.buffer import HANDLED, Failed, MoveTo, Rejected, Result, RetryAt, Row
+from zmqrel.errors import AlreadySettled, ConfigError, NotHandled
+from zmqrel.outcome import Outcome, State, Verdict
+
+if TYPE_CHECKING:
+    from zmqrel.core.commands import EndedAs
+    from zmqrel.peer import Peer
+    from zmqrel.runtime.receipts import Ticket
+    from zmqrel.runtime.workers import Consumer
+
+_EPOCH = datetime.fromtimestamp(0, timezone.utc)
+
+
+def seconds_or_none(timeout: Duration | None) -> float | None:
+    """A time-out in seconds; None is for ever."""
+    return None if timeout is None else duration_s("timeout", timeout)
+
+
+class Receipt:
+    """One message that was sent. Its attributes tell what is known now; they ask nobody."""
+
+    __slots__ = ("_index", "_peer", "_ticket")
+
+    def __init__(self, peer: Peer, ticket: Ticket, index: int = 0) -> None:
+        self._peer = peer
+        self._ticket = ticket
+        self._index = index
+
+    @property
+    def id(self) -> str:
+        """The message's id. One made by zmqrel is known once the message is stored: until then this waits."""
+        if self._ticket.given_id is not None:
+            return self._ticket.given_id
+        self.wait_stored()
+        lane = self._ticket.lane
+        assert lane is not None
+        return f"{lane.id:016x}-{self._ticket.first + self._index}"
+
+    @property
+    def to(self) -> str:
+        """The peer that it was sent to."""
+        return self._ticket.to
+
+    @property
+    def queue(self) -> str:
+        """The queue that it was sent to."""
+        return self._ticket.queue
+
+    @property
+    def key(self) -> str | None:
+        """Its key."""
+        return self._ticket.key
+
+    @property
+    def state(self) -> State:
+        """Where it is on its way."""
+        return self._ticket.state(self._index)
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """Its outcome, None while it has none."""
+        ended = self._ended
+        return None if ended is None else ended.outcome
+
+    @property
+    def reason(self) -> str | None:
+        """Why it ended so, if there is more to say than the outcome."""
+        ended = self._ended
+        return None if ended is None else ended.reason
+
+    @property
+    def attempts(self) -> int:
+        """How often it was handed over, as far as is known: 0 until its outcome tells."""
+        ended = self._ended
+        return 0 if ended is None else ended.attempts
+
+    @property
+    def _ended(self) -> EndedAs | None:
+        return self._ticket.ended(self._index)
+
+    def wait(self, timeout: Duration | None = None) -> Outcome:
+        """Wait for the outcome. Raises TimeoutError after `timeout` seconds, and what refused a `send_nowait`."""
+        ended = self._ended
+        if ended is None:
+            timeout_s = seconds_or_none(timeout)
+            if not self._ticket.wait(lambda: self._ended is not None, timeout_s):
+                raise TimeoutError(f"no outcome of {self!r} within {timeout_s:g} s; it stays in force")
+            ended = self._ended
+            assert ended is not None
+        return ended.outcome
+
+    def result(self, timeout: Duration | None = None) -> None:
+        """Wait for the outcome and return if it is HANDLED. Raises NotHandled otherwise, else as `wait`."""
+        outcome = self.wait(timeout)
+        if outcome is not Outcome.HANDLED:
+            raise NotHandled(outcome, self.reason)
+
+    def wait_stored(self, timeout: Duration | None = None) -> None:
+        """Wait until it is committed to the outbox. Raises TimeoutError, or what refused it."""
+        timeout_s = seconds_or_none(timeout)
+        if not self._ticket.wait(lambda: self._ticket.lane is not None, timeout_s):
+            raise TimeoutError(f"{self!r} was not stored within {timeout_s:g} s")
+
+    def wait_received(self, timeout: Duration | None = None) -> bool:
+        """Wait until the peer has committed it. False if it ended without. Raises TimeoutError."""
+        timeout_s = seconds_or_none(timeout)
+
+        def decided() -> bool:
+            return self._ended is not None or self._was_received()
+
+        if not self._ticket.wait(decided, timeout_s):
+            raise TimeoutError(f"{self!r} was not received within {timeout_s:g} s; it stays in force")
+        ended = self._ended
+        return self._was_received() if ended is None else bool(ended.attempts or self._was_received())
+
+    def _was_received(self) -> bool:
+        place = self._ticket.place(self._index)
+        return place is not None and place.seq <= place.lane.received_upto
+
+    def recall(self, timeout: Duration = 0) -> Recall:
+        """Recall it; see `Peer.recall`."""
+        return self._peer.recall(self, timeout=timeout)
+
+    def __repr__(self) -> str:
+        ended = self._ended
+        state = self.state.name if ended is None else ended.outcome.name
+        name = self._ticket.given_id
+        if name is None and self._ticket.lane is not None:
+            name = self.id
+        return f"<Receipt {name or 'not stored'} to {self.to}/{self.queue}: {state}>"
+
+
+class Recall:
+    """A recall that is in force. Its verdict is final once it is not PENDING."""
+
+    __slots__ = ("_receipt",)
+
+    def __init__(self, receipt: Receipt) -> None:
+        self._receipt = receipt
+
+    @property
+    def receipt(self) -> Receipt:
+        """The message that is recalled."""
+        return self._receipt
+
+    @property
+    def verdict(self) -> Verdict:
+        """What it came to, as far as is known now."""
+        return self._receipt._ticket.verdict(self._receipt._index)
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """The message's outcome, None while it has none."""
+        return self._receipt.outcome
+
+    @property
+    def handed_over_at(self) -> datetime | None:
+        """When it was handed over (aware, UTC, by the local clock); None if it was not, or is not known to be."""
+        at_us = self._receipt._ticket.handed_at_us(self._receipt._index)
+        return self._receipt._peer._to_datetime(at_us) if at_us > 1 else None
+
+    def wait(self, timeout: Duration | None = None) -> Verdict:
+        """Wait until the verdict is known; PENDING after `timeout` seconds."""
+        self._receipt._ticket.wait(lambda: self.verdict is not Verdict.PENDING, seconds_or_none(timeout))
+        return self.verdict
+
+    def refresh(self) -> Verdict:
+        """The verdict as it is now."""
+        return self.verdict
+
+    def __repr__(self) -> str:
+        return f"<Recall of {self._receipt.id}: {self.verdict.name}>"
+
+
+class Message:
+    """One message that was handed over. Settle it once: ack, retry, reject or move; a handler's return acks it."""
+
+    __slots__ = ("_body", "_consumer", "_decoded", "_row", "_settled")
+
+    def __init__(self, row: Row, consumer: Consumer) -> None:
+        self._row = row
+        self._consumer = consumer
+        self._settled = False
+        self._decoded = False
+        self._body: Any = None
+
+    @property
+    def id(self) -> str:
+        """Its id at the sender."""
+        return self._row.head.meta.id or f"{self._row.lane.id:016x}-{self._row.seq}"
+
+    @property
+    def sender(self) -> str:
+        """The peer that sent it; the own name for a message made here."""
+        return self._row.lane.peer
+
+    @property
+    def queue(self) -> str:
+        """The queue that it was taken from."""
+        return self._row.queue
+
+    @property
+    def key(self) -> str | None:
+        """Its key."""
+        return self._row.key
+
+    @property
+    def body(self) -> Any:
+        """What was sent; a tuple arrives as a list."""
+        if not self._decoded:
+            self._body = decode_body(self._row.body)
+            self._decoded = True
+        return self._body
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """Its headers."""
+        return dict(self._row.head.meta.headers or {})
+
+    @property
+    def sent_at(self) -> datetime:
+        """When it was sent: aware, UTC, by the local clock."""
+        return self._consumer.to_datetime(self._row, self._row.head.sent_at_us)
+
+    @property
+    def deadline(self) -> datetime | None:
+        """Its deadline: aware, UTC, by the local clock; None without one."""
+        deadline_us = self._row.deadline_us
+        return self._consumer.to_datetime(self._row, deadline_us) if deadline_us else None
+
+    def remaining(self) -> float | None:
+        """Seconds until the deadline, never negative; None without one."""
+        deadline_us = self._row.local_deadline_us()
+        if deadline_us is None:
+            return None
+        return max(0.0, (deadline_us - self._consumer.now_us()) / 1e6)
+
+    @property
+    def attempt(self) -> int:
+        """The how-manieth hand-over this is, from 1."""
+        return self._row.attempts
+
+    @property
+    def redelivered(self) -> bool:
+        """True if it was, or may have been, handed over before without the application asking for it again."""
+        return self._row.redelivered or self._row.doubt
+
+    @property
+    def withdrawn(self) -> bool:
+        """True once its sender recalled it, or its deadline passed, while it is at work here."""
+        return self._row.withdrawn is not None
+
+    @property
+    def origin_id(self) -> str | None:
+        """The id of the message that this one was made of."""
+        return self._row.head.meta.origin_id
+
+    @property
+    def cause(self) -> str | None:
+        """Why it was made of another."""
+        return self._row.head.meta.cause
+
+    def ack(self) -> None:
+        """It is handled. Raises AlreadySettled the second time, as every settlement does."""
+        self._settle(HANDLED)
+
+    def retry(self, delay: Duration | None = None, reason: str | None = None) -> None:
+        """Hand it over again, after `delay` seconds or as the handler's Retry says."""
+        delay_us = None if delay is None else int(duration_s("delay", delay) * 1e6)
+        self._settle(RetryAt(delay_us, reason))
+
+    def reject(self, reason: str) -> None:
+        """Refuse it for good."""
+        if not isinstance(reason, str):
+            raise ConfigError.of("reason", "a str", reason)
+        self._settle(Rejected(reason))
+
+    def move(self, queue: str) -> None:
+        """Put it into another queue of this peer: not a settlement, and this object is done with."""
+        self._settle(MoveTo(check_queue(queue)))
+
+    @property
+    def settled(self) -> bool:
+        """True once it was settled or moved."""
+        return self._settled
+
+    def _settle(self, result: Result) -> None:
+        if not self._claim_settlement():
+            raise AlreadySettled(f"message {self.id!r} was settled before")
+        self._consumer.finish(self._row, result)
+
+    def _claim_settlement(self) -> bool:
+        with self._consumer.settling:
+            if self._settled:
+                return False
+            self._settled = True
+            return True
+
+    def _settle_if_open(self, result: Result) -> None:
+        if not self._settled and self._claim_settlement():
+            self._consumer.finish(self._row, result)
+
+    def __enter__(self) -> Message:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Ack it, or let it be retried if there was an exception, which goes on."""
+        self._settle_if_open(HANDLED if error is None else Failed(failure_reason(error)))
+
+    def __repr__(self) -> str:
+        return f"<Message {self.id} from {self.sender} in {self.queue}, attempt {self.attempt}>"
+
+
+def failure_reason(error: BaseException) -> str:
+    """What is kept of an exception that ended an attempt."""
+    try:
+        text = str(error)
+    except Exception:  # a __str__ that raises must not end the worker
+        text = ""
+    return f"{type(error).__name__}: {text}"[:500] if text else type(error).__name__
+
+
+Handler = Callable[[Message], object]

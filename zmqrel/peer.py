@@ -1,0 +1,506 @@
+"""The blocking facade: a Peer is one named process in the network, with one store, embedded in your program."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from time import monotonic
+from types import FrameType
+from typing import Any, Final, TypeVar
+
+from zmqrel.checks import (
+    Duration,
+    Instant,
+    check_bind,
+    check_endpoint,
+    check_id,
+    check_key,
+    check_name,
+    check_queue,
+    duration_s,
+    is_loopback,
+    whole,
+)
+from zmqrel.core import commands as c
+from zmqrel.core.inbox import Policy
+from zmqrel.errors import ConfigError, ForkedPeer, OutboxFull, PeerClosed, UnknownMessage, UnknownPeer
+from zmqrel.message import Handler, Message, Recall, Receipt
+from zmqrel.options import Options
+from zmqrel.retry import Retry
+from zmqrel.runtime.loop import Loop
+from zmqrel.runtime.receipts import Ticket
+from zmqrel.runtime.workers import Consumer
+from zmqrel.sending import SendCall, message_filter, send_call
+
+MEMORY: Final = ":memory:"
+"""The store of a peer that keeps nothing beyond its process."""
+
+_DEFAULT_RETRY = Retry.exponential(0.5, max_interval=60, max_attempts=10, jitter="full")
+_H = TypeVar("_H", bound=Handler)
+_MOST_WORKERS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class CloseReport:
+    """What stays in the store of a peer that was closed, as counts of messages."""
+
+    unsent: int
+    """Accepted and never transmitted."""
+    unsettled: int
+    """Accepted and without an outcome, those unsent included."""
+    inbox: int
+    """Received and not settled."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Registration:
+    handler: Handler
+    workers: int
+    policy: Policy
+
+
+class Peer:
+    """One named participant. Nothing is opened before `start`, `run` or `with`.
+
+    `name`: 1 to 64 of a-z A-Z 0-9 . _ -; `store`: a directory, made if absent, or `zmqrel.MEMORY`; `bind`: one endpoint
+    or several (tcp:// or ipc://, port `*` takes a free one); `peers`: name to endpoint, or to None for a peer that
+    connects to this one; `options`: see `Options`. Raises ConfigError naming what was wrong.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        store: str | os.PathLike[str],
+        *,
+        bind: str | Iterable[str] = (),
+        peers: Mapping[str, str | None] | None = None,
+        **options: Any,
+    ) -> None:
+        self.name = check_name(name)
+        self.options = Options.parse(options)
+        self._directory = _check_store(store)
+        self._bind = check_bind(bind)
+        self._peers = _check_peers(self.name, {} if peers is None else peers)
+        for endpoint in (*self._bind, *filter(None, self._peers.values())):
+            self._check_reach(endpoint)
+        self._registrations: dict[str, _Registration] = {}
+        self._consumers: dict[str, Consumer] = {}
+        self._guard = threading.Lock()
+        self._loop: Loop | None = None
+        self._closed = False
+        self._report: CloseReport | None = None
+        self._last_stats: dict[str, Any] = {}
+        self._pid = os.getpid()
+        self._refused: list[Ticket] = []
+        self._unflushed: list[Ticket] = []
+
+    def _check_reach(self, endpoint: str) -> None:
+        if not self.options.insecure and not endpoint.startswith("ipc://") and not is_loopback(endpoint):
+            raise ConfigError(
+                f"endpoint {endpoint!r} can be reached from other machines, and messages would travel unprotected; "
+                "use a loopback or ipc endpoint, or pass insecure=True if the network is trusted"
+            )
+
+    # ---------------------------------------------------------------------------------------------- life
+
+    def start(self) -> Peer:
+        """Open the store and the sockets and begin. Raises StoreLocked, StoreDamaged, ConfigError and the like."""
+        self._check_fork()
+        with self._guard:
+            if self._loop is not None:
+                raise ConfigError(f"peer {self.name!r} was started before; make a new Peer to start again")
+            loop = Loop(self.name, self._directory, self._bind, self.options)
+            loop.start()
+            self._loop = loop
+        for queue, registration in self._registrations.items():
+            self._serve(queue, registration)
+        for name, endpoint in self._peers.items():
+            loop.ask(c.Connect(name, endpoint)).result()
+        return self
+
+    def __enter__(self) -> Peer:
+        return self.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def run(self) -> None:
+        """Start, serve until SIGINT or SIGTERM, let handlers finish and close. Call it in the main thread."""
+        stop = threading.Event()
+
+        def asked_to_stop(_number: int, _frame: FrameType | None) -> None:
+            stop.set()
+
+        before = {number: signal.signal(number, asked_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            if self._loop is None:
+                self.start()
+            while not stop.wait(1.0) and not self._closed:
+                self._running().check()
+        finally:
+            self.close()
+            for number, action in before.items():
+                signal.signal(number, action)
+
+    def close(self, timeout: Duration = 10, drain: bool = False) -> CloseReport:
+        """Refuse new calls, let running handlers finish for at most `timeout` seconds, commit and close.
+
+        With `drain` it first waits, within the same time, until every message sent has its outcome. Returns what
+        stays in the store. May be called again, and from several threads.
+        """
+        timeout_s = duration_s("timeout", timeout)
+        self._check_fork()
+        loop = self._loop
+        if loop is None:
+            self._closed = True
+            return CloseReport(0, 0, 0)
+        deadline = monotonic() + timeout_s
+        if drain and not self._closed:
+            self._drain(loop, deadline)
+        with self._guard:
+            if self._report is None:
+                self._closed = True
+                self._report = self._shut(loop, deadline)
+            return self._report
+
+    @staticmethod
+    def _drain(loop: Loop, deadline: float) -> None:
+        try:
+            loop.drained().result(max(0.0, deadline - monotonic()))
+        except (TimeoutError, PeerClosed):
+            return  # the report tells what is left
+
+    def _shut(self, loop: Loop, deadline: float) -> CloseReport:
+        for consumer in self._consumers.values():
+            consumer.stop()
+        for consumer in self._consumers.values():
+            consumer.join(deadline)
+        loop.stop()
+        self._last_stats = loop.final_stats
+        stats = self._last_stats
+        return CloseReport(
+            stats.get("outbox_unsent", 0), stats.get("outbox_messages", 0), stats.get("inbox_messages", 0)
+        )
+
+    @property
+    def endpoints(self) -> list[str]:
+        """The endpoints that are bound, with the ports that were taken."""
+        return list(self._running().endpoints)
+
+    def connect(self, name: str, endpoint: str | None) -> None:
+        """Know a peer from now on, and dial it if there is an endpoint; replaces what was known."""
+        loop = self._running()
+        checked = _check_peers(self.name, {name: endpoint})
+        if endpoint is not None:
+            self._check_reach(endpoint)
+        self._peers.update(checked)
+        loop.ask(c.Connect(name, endpoint)).result()
+
+    def disconnect(self, name: str) -> None:
+        """Do not know a peer any more; what waits for it stays. Raises UnknownPeer."""
+        loop = self._running()
+        self._check_known(name)
+        loop.ask(c.Disconnect(name)).result()
+        del self._peers[name]
+
+    # ------------------------------------------------------------------------------------------- sending
+
+    def send(
+        self,
+        to: str,
+        body: Any,
+        *,
+        queue: str = "default",
+        key: str | None = None,
+        headers: Mapping[str, Any] | None = None,
+        id: str | None = None,
+        ttl: Duration | None = None,
+        deadline: Instant | None = None,
+        delay: Duration | None = None,
+        not_before: Instant | None = None,
+        on_expiry: str = "dead",
+        max_attempts: int | None = None,
+        room_timeout: Duration = 0,
+    ) -> Receipt:
+        """Send a message; returns its receipt once it is committed to the outbox.
+
+        Waits up to `room_timeout` seconds for room in a full outbox. Raises UnknownPeer, NotSerializable,
+        MessageTooLarge, DuplicateId, DeadlinePassed, OutboxFull, StoreFull, PeerClosed and ConfigError, all before
+        anything is accepted.
+        """
+        call = SendCall(to, queue, key, headers, id, ttl, deadline, delay, not_before, on_expiry, max_attempts)
+        return self._accept(call, [body], duration_s("room_timeout", room_timeout))[0]
+
+    def send_nowait(self, to: str, body: Any, **arguments: Any) -> Receipt:
+        """As `send`, but returns at once, with a receipt in state QUEUED. `flush` waits until all are committed.
+
+        What `send` would raise while committing is raised by `flush` and by the receipt's `wait`.
+        """
+        call = send_call(to, arguments)
+        ticket = self._submit(call, [body])
+        self._unflushed.append(ticket)
+        if len(self._unflushed) > 1000:
+            self._unflushed = [ticket for ticket in self._unflushed if ticket.lane is None]
+        return Receipt(self, ticket)
+
+    def send_many(self, to: str, bodies: Iterable[Any], **arguments: Any) -> list[Receipt]:
+        """Send messages that share all arguments; one commit, all or none. Takes what `send` takes, but no id."""
+        room_timeout_s = duration_s("room_timeout", arguments.pop("room_timeout", 0))
+        if arguments.get("id") is not None:
+            raise ConfigError("id: send_many takes none, for an id names one message")
+        call = send_call(to, arguments)
+        all_bodies = list(bodies)
+        return self._accept(call, all_bodies, room_timeout_s) if all_bodies else []
+
+    def flush(self, timeout: Duration | None = None) -> None:
+        """Wait until everything sent so far is committed. Raises TimeoutError, and what refused a `send_nowait`."""
+        timeout_s = None if timeout is None else duration_s("timeout", timeout)
+        waiting, self._unflushed = self._unflushed, []
+        give_up_at = None if timeout_s is None else monotonic() + timeout_s
+        for position, ticket in enumerate(waiting):
+            left_s = None if give_up_at is None else max(0.0, give_up_at - monotonic())
+            if not _wait_stored(ticket, left_s):
+                self._unflushed = waiting[position:] + self._unflushed
+                raise TimeoutError(f"{len(waiting) - position} messages were not committed within {timeout_s:g} s")
+
+    def _accept(self, call: SendCall, bodies: list[Any], room_timeout_s: float) -> list[Receipt]:
+        give_up_at = monotonic() + room_timeout_s
+        while True:
+            ticket = self._submit(call, bodies)
+            try:
+                _wait_stored(ticket, None)
+                break
+            except OutboxFull:
+                if monotonic() >= give_up_at:
+                    raise
+                self._wait_for_room(give_up_at)
+        if call.id is not None and ticket.repeated:
+            return [self.receipt(call.id)]
+        return [Receipt(self, ticket, index) for index in range(len(bodies))]
+
+    def _submit(self, call: SendCall, bodies: list[Any]) -> Ticket:
+        loop = self._running()
+        self._check_known(call.to)
+        records, deadline_us, sent_at_us = call.encode(loop.clock, bodies, self.options.max_body_bytes)
+        ticket = Ticket(call.to, call.queue, call.key, call.id, len(records), sent_at_us)
+        digest = call.digest(bodies[0]) if call.id is not None else b""
+        command = c.Send(call.to, call.queue, call.delayed, records, deadline_us, call.id, digest)
+        loop.accept(command, ticket)
+        return ticket
+
+    def _wait_for_room(self, give_up_at: float) -> None:
+        try:
+            self._running().room().result(max(0.0, give_up_at - monotonic()))
+        except TimeoutError:
+            return  # the last try says what is full
+
+    def _check_known(self, name: str) -> None:
+        if name not in self._peers and not (self.options.accept == "any" and self._running().knows(name)):
+            raise UnknownPeer(f"to: {name!r} is no peer of {self.name!r}; known are {sorted(self._peers) or 'none'}")
+
+    # ------------------------------------------------------------------------------------ receipts, recall
+
+    def receipt(self, id: str) -> Receipt:
+        """The receipt of a message by its id, also after a restart. Raises UnknownMessage."""
+        check_id(id)
+        loop = self._running()
+        found: c.Found | None = loop.ask(c.Find(id)).result()
+        if found is None:
+            raise UnknownMessage(
+                f"id: no message {id!r} is known at {self.name!r}; an outcome is kept for "
+                f"outcome_retention_s={self.options.outcome_retention_s:g}"
+            )
+        return self._receipt_of(loop, found)
+
+    def _receipt_of(self, loop: Loop, found: c.Found) -> Receipt:
+        ticket = Ticket(found.lane.peer, found.lane.queue, found.key, found.id, 1, found.sent_at_us)
+        loop.post(lambda: loop.look_up(ticket, found)).result()
+        return Receipt(self, ticket)
+
+    def recall(self, receipt_or_id: Receipt | str, *, timeout: Duration = 0) -> Recall:
+        """Ask for a message back. The recall is committed and stays in force; waits up to `timeout` for a verdict.
+
+        Raises UnknownMessage for an id that is not known here.
+        """
+        timeout_s = duration_s("timeout", timeout)
+        if isinstance(receipt_or_id, Receipt):
+            receipt = receipt_or_id
+        elif isinstance(receipt_or_id, str):
+            receipt = self.receipt(receipt_or_id)
+        else:
+            raise ConfigError.of("receipt_or_id", "a Receipt or an id", receipt_or_id)
+        loop = self._running()
+        receipt.wait_stored()
+        place = receipt._ticket.place(receipt._index)
+        assert place is not None
+        if receipt.outcome is None:
+            loop.ask(c.Recall([(place.lane.no, place.seq)])).result()
+        recall = Recall(receipt)
+        recall.wait(timeout_s)
+        return recall
+
+    def recall_where(
+        self,
+        *,
+        to: str | None = None,
+        queue: str | None = None,
+        key: str | None = None,
+        headers: Mapping[str, Any] | None = None,
+        sent_after: Instant | None = None,
+        sent_before: Instant | None = None,
+        where: Callable[[Receipt], bool] | None = None,
+        all: bool = False,
+        timeout: Duration = 0,
+    ) -> list[Recall]:
+        """Recall every unsettled message that matches all given filters; without one it needs `all=True`.
+
+        `headers` match if the message has at least these; `where` is called with the receipt. Waits up to `timeout`
+        seconds for the verdicts of all.
+        """
+        timeout_s = duration_s("timeout", timeout)
+        filters = (to, queue, key, headers, sent_after, sent_before, where)
+        if not all and not any(value is not None for value in filters):
+            raise ConfigError("recall_where: give a filter, or all=True to recall every unsettled message")
+        loop = self._running()
+        command = c.RecallWhere(
+            None if to is None else check_name(to, "to"),
+            None if queue is None else check_queue(queue),
+            check_key(key),
+            message_filter(loop.clock, headers, sent_after, sent_before),
+            withdraw=where is None,
+        )
+        found: list[c.Found | None] = loop.ask(command).result()
+        receipts = [self._receipt_of(loop, item) for item in found if item is not None]
+        if where is None:
+            recalls = [Recall(receipt) for receipt in receipts]
+        else:
+            # Asked in the caller's thread: the application's code must not run in the I/O thread.
+            recalls = [self.recall(receipt) for receipt in receipts if where(receipt)]
+        give_up_at = monotonic() + timeout_s
+        for recall in recalls:
+            recall.wait(max(0.0, give_up_at - monotonic()))
+        return recalls
+
+    # -------------------------------------------------------------------------------------------- receiving
+
+    def handler(self, queue: str = "default", *, workers: int = 1, retry: Retry | None = None) -> Callable[[_H], _H]:
+        """Let the decorated function handle the messages of a queue, in `workers` threads.
+
+        It is called with a Message. Returning means HANDLED; raising `Reject` means REJECTED; raising `RetryLater` or
+        anything else means another attempt, as `retry` says (default: exponential from 0.5 s to 60 s, 10 attempts).
+        """
+        check_queue(queue)
+        whole("workers", workers, 1, _MOST_WORKERS)
+        if retry is not None and not isinstance(retry, Retry):
+            raise ConfigError.of("retry", "a Retry or None", retry)
+        policy = Policy(_DEFAULT_RETRY if retry is None else retry)
+
+        def register(function: _H) -> _H:
+            if not callable(function):
+                raise ConfigError.of("handler", "a callable that takes a Message", function)
+            self._register(queue, _Registration(function, workers, policy))
+            return function
+
+        return register
+
+    def _register(self, queue: str, registration: _Registration) -> None:
+        self._check_fork()
+        with self._guard:
+            if queue in self._registrations or queue in self._consumers:
+                raise ConfigError(f"queue: {queue!r} has a handler, or is received from, already")
+            self._registrations[queue] = registration
+            started = self._loop is not None
+        if started:
+            self._serve(queue, registration)
+
+    def _serve(self, queue: str, registration: _Registration) -> None:
+        consumer = Consumer(self._running(), queue, registration.policy, self.options.prefetch)
+        self._consumers[queue] = consumer
+        consumer.start_workers(registration.handler, registration.workers)
+        consumer.serve()
+
+    def receive(self, queue: str = "default", timeout: Duration | None = None) -> Message | None:
+        """The next message of a queue, to be settled by the caller; None after `timeout` seconds."""
+        timeout_s = None if timeout is None else duration_s("timeout", timeout)
+        consumer = self._pulled(check_queue(queue))
+        message = consumer.receive(timeout_s)
+        if message is None and self._closed:
+            raise PeerClosed(f"peer {self.name!r} is closed")
+        return message
+
+    def messages(self, queue: str = "default") -> Iterator[Message]:
+        """The messages of a queue as they come, until the peer is closed."""
+        consumer = self._pulled(check_queue(queue))
+        while (message := consumer.receive(None)) is not None:
+            yield message
+
+    def _pulled(self, queue: str) -> Consumer:
+        loop = self._running()
+        with self._guard:
+            if queue in self._registrations:
+                raise ConfigError(f"queue: {queue!r} has a handler; a queue is either handled or received from")
+            consumer = self._consumers.get(queue)
+            if consumer is None:
+                consumer = Consumer(loop, queue, Policy(_DEFAULT_RETRY, push=False), self.options.prefetch)
+                consumer.serve()
+                self._consumers[queue] = consumer
+        return consumer
+
+    # ------------------------------------------------------------------------------------------------ the rest
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since the start and what lies in the store, flat and JSON-ready. After `close`, the last ones."""
+        self._check_fork()
+        if self._loop is not None and not self._closed:
+            try:
+                self._last_stats = self._loop.stats().result()
+            except PeerClosed:
+                self._last_stats = self._loop.final_stats
+        return dict(self._last_stats)
+
+    def _to_datetime(self, store_us: int) -> datetime:
+        assert self._loop is not None
+        return self._loop.clock.to_wall_datetime(store_us)
+
+    def _running(self) -> Loop:
+        self._check_fork()
+        if self._loop is None or self._closed:
+            raise PeerClosed(f"peer {self.name!r} is {'closed' if self._closed else 'not started'}")
+        return self._loop
+
+    def _check_fork(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedPeer(f"peer {self.name!r} belongs to process {self._pid}; make a Peer after the fork")
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "new" if self._loop is None else "running"
+        return f"<Peer {self.name}: {state}>"
+
+
+def _wait_stored(ticket: Ticket, timeout_s: float | None) -> bool:
+    return ticket.wait(lambda: ticket.lane is not None, timeout_s)
+
+
+def _check_store(store: object) -> Path | None:
+    if store == MEMORY:
+        return None
+    if isinstance(store, str | os.PathLike) and str(store):
+        return Path(store)
+    raise ConfigError.of("store", "a directory or zmqrel.MEMORY", store)
+
+
+def _check_peers(own: str, peers: object) -> dict[str, str | None]:
+    if not isinstance(peers, Mapping):
+        raise ConfigError.of("peers", "a dict of names to endpoints, or to None", peers)
+    checked: dict[str, str | None] = {}
+    for name, endpoint in peers.items():
+        check_name(name, "a name in peers")
+        if name == own:
+            raise UnknownPeer(f"peers: {name!r} is this peer itself; a peer does not send to itself")
+        checked[name] = None if endpoint is None else check_endpoint(f"peers[{name!r}]", endpoint, use="connect")
+    return checked

@@ -1,0 +1,1 @@
+"""Where the core meets the world: sockets, clocks, the I/O thread, handler threads and keys."""

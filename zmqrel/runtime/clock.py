@@ -1,0 +1,93 @@
+"""The clocks: one reading of them for the core, and the way between the store clock and the wall clock.
+
+The store clock (protocol.md, "Clocks") starts where the last life of the store left it, plus what the wall
+clock says has passed since, and then advances with the boot-time clock. The wall clock is read when the store
+is opened and when a time is shown to or taken from a person; no step of it touches what is running.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from typing import Final
+
+from zmqrel.core.times import Now
+
+__all__ = ["Clock"]
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_FIRST_US: Final = (datetime.min.replace(tzinfo=timezone.utc) - _EPOCH) // _MICROSECOND
+_LAST_US: Final = (datetime.max.replace(tzinfo=timezone.utc) - _EPOCH) // _MICROSECOND
+
+
+def _boot_clock() -> Callable[[], int]:
+    """The reader, in nanoseconds, of the clock that never steps and counts suspend, or of the nearest to it."""
+    clock_id: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+    if clock_id is None:
+        # Where there is no boot-time clock, CLOCK_MONOTONIC is the nearest: on macOS it counts suspend, which
+        # time.monotonic() does not.
+        clock_id = getattr(time, "CLOCK_MONOTONIC", None)
+    if clock_id is None:
+        return time.monotonic_ns
+    return partial(time.clock_gettime_ns, clock_id)
+
+
+class Clock:
+    """The clocks of one opened store, for any thread: nothing in it changes once it is made."""
+
+    __slots__ = ("_boot_ns", "_mono_ns", "_offset_us", "_wall")
+
+    def __init__(
+        self,
+        wall: Callable[[], float],
+        persisted_us: int = 0,
+        persisted_wall_us: int = 0,
+        *,
+        mono_ns: Callable[[], int] = time.monotonic_ns,
+        boot_ns: Callable[[], int] | None = None,
+    ) -> None:
+        """Start the store clock from what the store remembers.
+
+        `wall` reads the wall clock in POSIX seconds. `persisted_us` and `persisted_wall_us` are the last
+        store clock reading that was committed and the wall clock at that instant, in microseconds; both 0 for
+        a new store, whose clock starts at the wall clock so that its readings mean something to a person. A
+        wall clock that was set back while the store was closed adds nothing. `mono_ns` and `boot_ns` read the
+        sources that never step, in nanoseconds; other ones are for tests.
+        """
+        self._wall = wall
+        self._mono_ns = mono_ns
+        self._boot_ns = _boot_clock() if boot_ns is None else boot_ns
+        start_us = self.wall_us()
+        if persisted_us or persisted_wall_us:
+            start_us = persisted_us + max(0, start_us - persisted_wall_us)
+        # Readings are a constant plus a source that never goes back: no lock, no memory of the last one.
+        self._offset_us = start_us - self._boot_ns() // 1000
+
+    def now(self) -> Now:
+        """Both clocks, in microseconds."""
+        return Now(self._mono_ns() // 1000, self._boot_ns() // 1000 + self._offset_us)
+
+    def wall_us(self) -> int:
+        """The wall clock, in microseconds since 1970; it may have been stepped since the last reading."""
+        return round(self._wall() * 1_000_000)
+
+    def to_wall_datetime(self, store_us: int) -> datetime:
+        """The instant `store_us` of the store clock as an aware UTC datetime, by what the wall clock says
+        now.
+
+        A reading beyond what datetime holds gives the first or last instant that it holds.
+        """
+        posix_us = store_us - self.store_us() + self.wall_us()
+        return _EPOCH + _MICROSECOND * min(max(posix_us, _FIRST_US), _LAST_US)
+
+    def from_posix(self, posix_s: float) -> int:
+        """The store clock reading, in microseconds, at the wall clock's `posix_s` seconds since 1970, as it
+        is now."""
+        return round(posix_s * 1_000_000) - self.wall_us() + self.store_us()
+
+    def store_us(self) -> int:
+        """The store clock alone, in microseconds."""
+        return self._boot_ns() // 1000 + self._offset_us

@@ -1,0 +1,384 @@
+"""The I/O thread of a peer: sockets, store, clock and core, turn by turn.
+
+    wait -> what callers queued, what sockets received, what workers finished -> one turn (turn.py) -> again
+
+A turn is bounded in messages and bytes, takes what is waiting already and never waits for more: batches form under
+load by themselves, and a single small send does not wait for company.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from zmqrel.core import commands as c
+from zmqrel.core.buffer import Buffer
+from zmqrel.core.effects import Event, ReceiptNotice
+from zmqrel.core.engine import Engine, read_clock
+from zmqrel.core.inbox import Policy
+from zmqrel.core.storage import InHandTable, Store
+from zmqrel.core.times import Now
+from zmqrel.errors import PeerClosed
+from zmqrel.options import Options
+from zmqrel.runtime.clock import Clock
+from zmqrel.runtime.receipts import Receipts, Ticket
+from zmqrel.runtime.turn import Turns, Work
+from zmqrel.runtime.wire import Wire
+from zmqrel.store.in_hand import InHandFile, MemoryInHand
+from zmqrel.store.lmdb import LmdbStore
+from zmqrel.store.memory import MemoryStore
+
+_log = logging.getLogger("zmqrel")
+
+_FRAMES_PER_TURN = 128
+_BYTES_PER_TURN = 4 << 20
+_MESSAGES_PER_TURN = 8192
+_LATER_MOST = 1000
+_LATER_RETRY_S = 0.005
+_LEAST_FRAME_BYTES = 4 << 20
+_HEADER_ROOM_BYTES = 1 << 20
+
+
+class Call:
+    """A question to the loop that a thread waits for."""
+
+    __slots__ = ("_done", "_value")
+
+    def __init__(self) -> None:
+        self._done = threading.Lock()
+        self._done.acquire()
+        self._value: Any = None
+
+    def answer(self, value: Any) -> None:
+        """Let the waiting thread go on."""
+        self._value = value
+        self._done.release()
+
+    def result(self, timeout_s: float | None = None) -> Any:
+        """The answer. Raises it if it is an exception, and TimeoutError after `timeout_s`."""
+        if not self._done.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s)):
+            raise TimeoutError(f"no answer within {timeout_s} s")
+        if isinstance(self._value, Exception):
+            raise self._value
+        return self._value
+
+
+class Loop:
+    """Runs one peer's core. `start` opens everything in the new thread and returns when it runs, or raises."""
+
+    def __init__(self, name: str, directory: Path | None, bind: Sequence[str], options: Options) -> None:
+        """`directory` is the store's; None keeps everything in memory."""
+        self.name = name
+        self.options = options
+        self.receipts = Receipts()
+        self.endpoints: list[str] = []
+        self.clock: Clock
+        self._directory = directory
+        self._bind = bind
+        self._queue: deque[c.Command | Callable[[], None]] = deque()
+        self._calls: dict[int, Call | Ticket] = {}
+        self._later: dict[int, deque[list[bytes]]] = {}
+        self._links_down: list[int] = []
+        self._drained: list[Call] = []
+        self._wanting_room: list[tuple[Call, tuple[int, int]]] = []
+        self.final_stats: dict[str, int] = {}
+        self._stopping = False
+        self._closed = False
+        self._failure: BaseException | None = None
+        self._rng = random.Random(options.seed)
+        self._ids = random.SystemRandom()
+        self._thread = threading.Thread(target=self._main, name=f"zmqrel-{name}", daemon=True)
+        self._started = Call()
+        self._wire: Wire
+        self._turns: Turns
+        self._finished_rows = False
+
+    # --------------------------------------------------------------------------------------- from other threads
+
+    def start(self) -> None:
+        """Open store and sockets and begin. Raises what kept them from being opened."""
+        self._thread.start()
+        self._started.result()
+
+    def ask(self, command: c.Command) -> Call:
+        """Queue a command; its Call is answered after the commit of its turn."""
+        call = Call()
+        self._calls[id(command)] = call
+        self._put(command)
+        return call
+
+    def accept(self, command: c.Send, ticket: Ticket) -> None:
+        """Queue a send; the ticket learns what becomes of it."""
+        self._calls[id(command)] = ticket
+        self._put(command)
+
+    def post(self, action: Callable[[], Any]) -> Call:
+        """Run something in the loop's thread, before its next turn."""
+        call = Call()
+
+        def act() -> None:
+            try:
+                call.answer(action())
+            except Exception as error:
+                call.answer(error)
+
+        self._put(act)
+        return call
+
+    def _put(self, item: c.Command | Callable[[], None]) -> None:
+        if self._closed:
+            raise PeerClosed(f"peer {self.name!r} is closed") from self._failure
+        self._queue.append(item)
+        self._wire.wake()
+        if not self._thread.is_alive():
+            # The loop may have gone through its queue for the last time before this was in it.
+            self._refuse_queued()
+
+    def row_finished(self) -> None:
+        """A worker has finished a row."""
+        self._finished_rows = True
+        self._wire.wake()
+
+    def new_buffer(self, queue: str, prefetch: int, condition: threading.Condition) -> Buffer:
+        """A buffer whose takers wait on `condition`."""
+        return Buffer(queue, prefetch, self._in_hand, condition, condition.notify)
+
+    def serve(self, queue: str, buffer: Buffer, policy: Policy) -> Call:
+        """Let rows of `queue` go to `buffer`."""
+        return self.post(lambda: self._turns.serve(queue, buffer, policy))
+
+    def stats(self) -> Call:
+        """The core's counters."""
+        return self.post(lambda: self._turns.engine.stats())
+
+    def drained(self) -> Call:
+        """Answered when the outbox is empty."""
+        call = Call()
+        self.post(lambda: self._drained.append(call))
+        return call
+
+    def room(self) -> Call:
+        """Answered when the outbox has become smaller, or the store has room again."""
+        call = Call()
+        self.post(lambda: self._wanting_room.append((call, self._outbox_fill())))
+        return call
+
+    def _outbox_fill(self) -> tuple[int, int]:
+        ledger = self._turns.engine.shared.ledger
+        return ledger.outbox_messages, ledger.outbox_bytes
+
+    def look_up(self, ticket: Ticket, found: c.Found) -> None:
+        """In the loop's thread: tie a ticket to a message that was found."""
+        current = self._turns.engine.found(found.lane.no, found.seq)
+        self.receipts.found(ticket, current or found)
+
+    def knows(self, peer: str) -> bool:
+        """True if the peer has connected at some time."""
+        return peer in self._turns.engine.channels
+
+    def check(self) -> None:
+        """Raise PeerClosed if the loop has failed."""
+        if self._failure is not None:
+            raise PeerClosed(f"peer {self.name!r} stopped: {self._failure!r}") from self._failure
+
+    def offset_us(self, peer: str) -> int:
+        """How far the peer's store clock is ahead of ours, 0 if unknown."""
+        channel = self._turns.engine.channels.get(peer)
+        return (channel.clock.offset_us or 0) if channel is not None else 0
+
+    def stop(self) -> None:
+        """Run a last turn, close everything and end the thread. May be repeated."""
+        self._stopping = True
+        self._wire.wake()
+        self._thread.join()
+
+    # ------------------------------------------------------------------------------------------------ the thread
+
+    def _main(self) -> None:
+        try:
+            self._open()
+        except BaseException as error:
+            self._closed = True
+            self._started.answer(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+            return
+        self._started.answer(None)
+        try:
+            while not self._stopping:
+                self._turn()
+            self._close()
+        except BaseException as error:
+            # The core is in a state that nobody foresaw: what is committed stays, callers are told.
+            _log.critical("peer %s: the I/O loop failed", self.name, exc_info=error)
+            self._failure = error
+            self._store.close(clean=False)
+        finally:
+            self._closed = True
+            self._in_hand.close()
+            self._wire.close()
+            self._refuse_queued()
+
+    def _open(self) -> None:
+        options = self.options
+        self._store: Store
+        self._in_hand: InHandTable
+        if self._directory is None:
+            self._store, self._in_hand = MemoryStore(durability=options.durability), MemoryInHand()
+        else:
+            self._store = LmdbStore(
+                self._directory, durability=options.durability, map_size_bytes=options.map_size_bytes
+            )
+            self._in_hand = InHandFile(self._directory / "in-hand")
+        try:
+            self.clock = Clock(options.wall_clock, *read_clock(self._store))
+            largest = max(options.max_body_bytes + _HEADER_ROOM_BYTES, _LEAST_FRAME_BYTES)
+            self._wire = Wire(self._bind, max_frame_bytes=largest, rng=self._rng)
+            self.endpoints = list(self._wire.endpoints)
+            self._turns = Turns(self._store, self._in_hand, self._make_engine, self)
+            self._turns.open(self.clock.now(), self.clock.wall_us())
+        except BaseException:
+            self._store.close(clean=False)
+            if hasattr(self, "_wire"):
+                self._wire.close()
+            raise
+        if self._store.set_aside:
+            _log.error("peer %s: the store was damaged; it is kept at %s", self.name, self._store.set_aside)
+
+    def _make_engine(self, now: Now) -> Engine:
+        engine = Engine(self.name, self.options, self._rng, self._random_id, self._store, now)
+        self.receipts.reload(engine.shared.out_lanes.values())
+        return engine
+
+    def _random_id(self) -> int:
+        return self._ids.getrandbits(64) or 1
+
+    def _turn(self) -> None:
+        self._wire.wait(self._timeout_s(), self._has_work)
+        self._send_later()
+        self._finished_rows = False
+        work = Work(self._take_commands(), self._wire.receive(_FRAMES_PER_TURN, _BYTES_PER_TURN), self._links_down)
+        self._links_down = []
+        self._turns.run(self.clock.now(), self.clock.wall_us(), work)
+        if self._drained and not self._outbox_fill()[0]:
+            self._answer_all(self._drained)
+        if self._wanting_room:
+            self._tell_room()
+
+    def _tell_room(self) -> None:
+        messages, size = self._outbox_fill()
+        has_room = [call for call, before in self._wanting_room if messages < before[0] or size < before[1]]
+        if has_room:
+            self._wanting_room = [item for item in self._wanting_room if item[0] not in has_room]
+            self._answer_all(has_room)
+
+    @staticmethod
+    def _answer_all(calls: list[Call], value: Exception | None = None) -> None:
+        for call in calls:
+            call.answer(value)
+        calls.clear()
+
+    def _has_work(self) -> bool:
+        return bool(self._queue) or self._finished_rows or self._stopping
+
+    def _timeout_s(self) -> float | None:
+        now = self.clock.now()
+        wake_us = self._turns.next_wake_us(now)
+        timeout_s = None if wake_us is None else max(0.0, (wake_us - now.mono_us) / 1e6)
+        if self._later:
+            return _LATER_RETRY_S if timeout_s is None else min(timeout_s, _LATER_RETRY_S)
+        return timeout_s
+
+    def _take_commands(self) -> list[c.Command]:
+        commands: list[c.Command] = []
+        messages = 0
+        queue = self._queue
+        while queue and messages < _MESSAGES_PER_TURN:
+            item = queue.popleft()
+            if isinstance(item, c.Send):
+                messages += len(item.records)
+                commands.append(item)
+            elif callable(item):
+                item()
+            else:
+                messages += 1
+                commands.append(item)
+        return commands
+
+    def _close(self) -> None:
+        while self._queue:
+            self._turn()
+        self._closed = True
+        self._turns.close(self.clock.now(), self.clock.wall_us())
+        self.final_stats = self._turns.engine.stats()
+
+    def _refuse_queued(self) -> None:
+        error = PeerClosed(f"peer {self.name!r} is closed")
+        error.__cause__ = self._failure
+        while self._queue:
+            item = self._queue.popleft()
+            if callable(item):
+                item()
+            else:
+                self.reply(item, error)
+        self._answer_all(self._drained, error)
+        self._answer_all([call for call, _ in self._wanting_room], error)
+
+    # ----------------------------------------------------------------------------------------------- the World
+
+    def send(self, link: int, parts: list[bytes]) -> None:
+        """Pass a frame on; one that the transport does not take now waits for it, in order."""
+        waiting = self._later.get(link)
+        if waiting is None and self._wire.send(link, parts):
+            return
+        if not self._turns.engine.has_session(link):
+            return  # a HELLO to someone who is not there: it is repeated anyway
+        if waiting is None:
+            waiting = self._later[link] = deque()
+        waiting.append(parts)
+        if len(waiting) > _LATER_MOST:
+            del self._later[link]
+            self._links_down.append(link)
+
+    def _send_later(self) -> None:
+        for link, waiting in list(self._later.items()):
+            while waiting and self._wire.send(link, waiting[0]):
+                waiting.popleft()
+            if not waiting:
+                del self._later[link]
+
+    def reply(self, command: c.Command, value: Any) -> None:
+        """Answer who asked."""
+        asker = self._calls.pop(id(command), None)
+        if isinstance(asker, Call):
+            asker.answer(value)
+        elif asker is not None:
+            self._tell_sender(asker, value)
+
+    def _tell_sender(self, ticket: Ticket, value: c.Stored | Exception) -> None:
+        if isinstance(value, Exception):
+            ticket.fail(value)
+            return
+        ticket.repeated = value.repeated
+        self.receipts.stored(ticket, value)
+
+    def notice(self, notices: list[ReceiptNotice]) -> None:
+        """Tell receipts."""
+        self.receipts.tell(notices)
+
+    def report(self, event: Event) -> None:
+        """Log what an operator wants to know. Names and reasons come from elsewhere: they are escaped and cut."""
+        _log.warning("peer %s: %s %s: %s", self.name, event.kind, ascii(event.peer[:64]), ascii(event.detail[:200]))
+
+    def dial(self, name: str, endpoint: str) -> int:
+        """A new DEALER to a peer."""
+        _log.debug("peer %s: dialling %s at %s", self.name, name, endpoint)
+        return self._wire.dial(endpoint)
+
+    def hang_up(self, link: int) -> None:
+        """Close a link and forget what waited for it."""
+        self._later.pop(link, None)
+        self._wire.hang_up(link)

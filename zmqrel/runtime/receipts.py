@@ -1,0 +1,274 @@
+"""What this process knows of messages it holds receipts of: filled by the loop's notices, read by any thread.
+
+A Ticket stands for the messages of one send call, so that a thousand receipts cost one entry here and a settlement
+of a range costs one step. Tickets are kept as long as somebody holds a receipt of theirs, no longer. The loop alone
+writes; readers need no lock, for every step of the loop leaves a state that is true.
+"""
+
+from __future__ import annotations
+
+from _thread import LockType, allocate_lock
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import NamedTuple
+from weakref import ReferenceType, ref
+
+from zmqrel.core.commands import EndedAs, Found, Stored
+from zmqrel.core.effects import Ended, HandedOver, Moved, ReceiptNotice, Received, Sent, Withdrawing
+from zmqrel.core.lane import OutLane
+from zmqrel.outcome import Cause, Outcome, State, Verdict
+
+
+class Place(NamedTuple):
+    """Where a message lies: what is known of its lane, and its number there."""
+
+    lane: LaneView
+    seq: int
+
+
+@dataclass(eq=False, slots=True)
+class LaneView:
+    """What receipts need of one lane."""
+
+    no: int
+    id: int
+    sent_upto: int
+    received_upto: int
+    held: list[tuple[int, int, int, ReferenceType[Ticket]]] = field(default_factory=list)
+    """(first, last, index of the first in its ticket, ticket), ascending and disjoint."""
+    swept: int = 0
+    """Length of `held` after it was last cleared of tickets that nobody holds."""
+
+
+class Ticket:
+    """The messages of one send call. `places` of single messages differ from the rule after a lane was closed."""
+
+    __slots__ = ("__weakref__", "_ended", "_handed", "_moved", "_waiters", "_withdrawn", "count", "error", "first",
+                 "given_id", "key", "lane", "queue", "repeated", "sent_at_us", "to")  # fmt: skip
+
+    def __init__(self, to: str, queue: str, key: str | None, given_id: str | None, count: int, sent_at_us: int) -> None:
+        self.to = to
+        self.queue = queue
+        self.key = key
+        self.given_id = given_id
+        self.count = count
+        self.sent_at_us = sent_at_us
+        self.lane: LaneView | None = None
+        self.first = 0
+        self.error: Exception | None = None
+        self.repeated = False
+        self._ended: list[tuple[int, int, EndedAs]] = []
+        self._withdrawn: dict[int, Cause] = {}
+        self._handed: dict[int, int] = {}
+        self._moved: dict[int, Place] = {}
+        self._waiters: list[LockType] = []
+
+    # ------------------------------------------------------------------------------------------- reading
+
+    def place(self, index: int) -> Place | None:
+        """Where the message with this index lies, None while it is queued."""
+        if self.lane is None:
+            return None
+        return self._moved.get(index) or Place(self.lane, self.first + index)
+
+    def ended(self, index: int) -> EndedAs | None:
+        """The outcome of a message, None while it has none."""
+        at = bisect_right(self._ended, index, key=lambda item: item[0])
+        if at and self._ended[at - 1][1] >= index:
+            return self._ended[at - 1][2]
+        return None
+
+    def handed_at_us(self, index: int) -> int:
+        """When a message was handed over, as far as is known; 0 if it is not known to have been."""
+        ended = self.ended(index)
+        return ended.handed_at_us if ended is not None else self._handed.get(index, 0)
+
+    def state(self, index: int) -> State:
+        """Where a message is on its way."""
+        if self.ended(index) is not None:
+            return State.SETTLED
+        place = self.place(index)
+        if place is None:
+            return State.QUEUED
+        cause = self._withdrawn.get(index)
+        if cause is not None:
+            return State.RECALLING if cause is Cause.RECALL else State.EXPIRING
+        if place.seq <= place.lane.received_upto:
+            return State.RECEIVED
+        return State.SENT if place.seq <= place.lane.sent_upto else State.STORED
+
+    def verdict(self, index: int) -> Verdict:
+        """What a recall of this message has come to."""
+        ended = self.ended(index)
+        if ended is None:
+            return Verdict.TOO_LATE if index in self._handed else Verdict.PENDING
+        if ended.outcome is Outcome.RECALLED:
+            return Verdict.RECALLED
+        return Verdict.UNCERTAIN if ended.outcome is Outcome.UNCERTAIN else Verdict.TOO_LATE
+
+    def wait(self, reached: Callable[[], bool], timeout_s: float | None) -> bool:
+        """Sleep until `reached` says so; False after `timeout_s`. Raises what the send call ended with."""
+        give_up_at = None if timeout_s is None else monotonic() + timeout_s
+        while not reached():
+            if self.error is not None:
+                raise self.error
+            left_s = -1.0 if give_up_at is None else give_up_at - monotonic()
+            if give_up_at is not None and left_s <= 0:
+                return False
+            waiter = allocate_lock()
+            waiter.acquire()
+            self._waiters.append(waiter)
+            # Asked again: what came before the waiter was in the list did not wake it.
+            if not reached() and self.error is None:
+                waiter.acquire(timeout=left_s)
+        return True
+
+    # ------------------------------------------------------------------------------------------- the loop's side
+
+    def fail(self, error: Exception) -> None:
+        """The send call was refused."""
+        self.error = error
+        self._wake()
+
+    def stored(self, lane: LaneView, first: int) -> None:
+        """The messages are committed."""
+        self.first = first
+        self.lane = lane
+        self._wake()
+
+    def end(self, first: int, last: int, ended: EndedAs) -> None:
+        """Messages of these indexes have their outcome; those that had one keep it."""
+        if self.ended(first) is None:
+            insort(self._ended, (first, last, ended), key=lambda item: item[0])
+            self._wake()
+
+    def withdrawing(self, index: int, cause: Cause) -> None:
+        """A withdrawal is in force."""
+        self._withdrawn[index] = cause
+        self._wake()
+
+    def handed_over(self, index: int, at_us: int) -> None:
+        """The receiver says that it is too late."""
+        self._handed[index] = at_us
+        self._wake()
+
+    def moved(self, index: int, place: Place) -> None:
+        """The message has a new number."""
+        self._moved[index] = place
+
+    def progressed(self) -> None:
+        """Its lane's marks moved."""
+        if self._waiters:
+            self._wake()
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            waiter.release()
+
+
+class Receipts:
+    """All tickets that somebody holds, by lane. Used by the loop alone."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[int, LaneView] = {}
+
+    def view(self, lane: OutLane) -> LaneView:
+        """What is known of a lane."""
+        view = self._lanes.get(lane.no)
+        if view is None:
+            view = self._lanes[lane.no] = LaneView(lane.no, lane.id, lane.sent_upto, lane.acked)
+        return view
+
+    def reload(self, lanes: Iterable[OutLane]) -> None:
+        """The core was loaded anew: marks may have gone back to what is committed."""
+        for lane in lanes:
+            view = self._lanes.get(lane.no)
+            if view is not None:
+                view.sent_upto = lane.sent_upto
+
+    def stored(self, ticket: Ticket, stored: Stored) -> None:
+        """A send call is committed."""
+        view = self.view(stored.lane)
+        self._hold(view, stored.first, stored.first + stored.messages - 1, 0, ticket)
+        ticket.stored(view, stored.first)
+
+    def found(self, ticket: Ticket, found: Found) -> None:
+        """A ticket of one message that was looked up."""
+        view = self.view(found.lane)
+        if found.withdrawn is not None:
+            ticket.withdrawing(0, found.withdrawn)
+        if found.ended is not None:
+            ticket.end(0, 0, found.ended)
+        else:
+            self._hold(view, found.seq, found.seq, 0, ticket)
+        ticket.stored(view, found.seq)
+
+    def tell(self, notices: list[ReceiptNotice]) -> None:
+        """What a turn brought."""
+        for notice in notices:
+            view = self._lanes.get(notice.lane)
+            if view is None:
+                continue
+            if isinstance(notice, Ended):
+                self._end(view, notice)
+            elif isinstance(notice, Received):
+                self._received(view, notice.floor)
+            elif isinstance(notice, Sent):
+                view.sent_upto = max(view.sent_upto, notice.mark)
+            elif isinstance(notice, Withdrawing):
+                for ticket, index, _, _ in self._covering(view, notice.seq, notice.seq):
+                    ticket.withdrawing(index, notice.cause)
+            elif isinstance(notice, HandedOver):
+                for ticket, index, _, _ in self._covering(view, notice.seq, notice.seq):
+                    ticket.handed_over(index, notice.at_us)
+            else:
+                self._move(view, notice)
+
+    def _end(self, view: LaneView, notice: Ended) -> None:
+        ended = EndedAs(*notice[3:])
+        for ticket, index, first, last in self._covering(view, notice.first, notice.last):
+            ticket.end(index, index + last - first, ended)
+
+    def _received(self, view: LaneView, floor: int) -> None:
+        before, view.received_upto = view.received_upto, floor
+        if floor > before:
+            for ticket, _, _, _ in self._covering(view, before + 1, floor):
+                ticket.progressed()
+
+    def _move(self, view: LaneView, notice: Moved) -> None:
+        new = self._lanes.get(notice.new_lane)
+        if new is None:
+            return
+        for ticket, index, _, _ in self._covering(view, notice.seq, notice.seq):
+            self._hold(new, notice.new_seq, notice.new_seq, index, ticket)
+            ticket.moved(index, Place(new, notice.new_seq))
+
+    def _covering(self, view: LaneView, first: int, last: int) -> list[tuple[Ticket, int, int, int]]:
+        """(ticket, index of the first, first, last) for each ticket's part of a range."""
+        held = view.held
+        at = max(0, bisect_right(held, first, key=lambda item: item[0]) - 1)
+        parts = []
+        while at < len(held) and held[at][0] <= last:
+            start, stop, base, reference = held[at]
+            at += 1
+            ticket = reference()
+            if ticket is None or stop < first:
+                continue
+            from_seq, to_seq = max(start, first), min(stop, last)
+            parts.append((ticket, base + from_seq - start, from_seq, to_seq))
+        return parts
+
+    def _hold(self, view: LaneView, first: int, last: int, base: int, ticket: Ticket) -> None:
+        held = view.held
+        if len(held) > 2 * view.swept + 256:
+            view.held = held = [item for item in held if item[3]() is not None]
+            view.swept = len(held)
+        item = (first, last, base, ref(ticket))
+        if not held or held[-1][0] < first:
+            held.append(item)
+        else:
+            # Two tickets may stand for one message, one of them looked up by its id.
+            held.insert(bisect_left(held, first, key=lambda other: other[0]), item)

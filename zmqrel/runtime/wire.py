@@ -1,0 +1,581 @@
+"""The sockets: one ROUTER for those who dial us, one DEALER for each peer that we dial. Only this knows zmq.
+
+A link is one way to reach somebody: a DEALER of ours, or a routing id that the ROUTER has seen. What travels
+is a list of byte strings; what they mean, whether they arrived and who is at the other end is not known here.
+A frame that was taken may be lost without a word, so nothing is kept, nothing is retried and every refusal is
+just "later".
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import math
+import os
+import random
+import re
+import socket
+import stat
+import sys
+import tempfile
+import threading
+from bisect import bisect_right
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import zmq
+
+from zmqrel.errors import ConfigError
+
+__all__ = ["MAX_PARTS", "Configure", "Link", "Wire"]
+
+Link: TypeAlias = int
+Configure: TypeAlias = Callable[["zmq.Socket[bytes]", bool], None]
+"""Called with each socket before it is bound (True) or connected (False), to set options of its own."""
+
+MAX_PARTS: Final = 8
+"""Parts of one frame, at most; the routing id is not one of them."""
+MAX_INBOUND: Final = 65_536
+"""Inbound links remembered, at most."""
+
+# The acknowledgement window is the flow control. What is sent is bounded by it, so the sending mark need only
+# be out of its way; the receiving mark times `max_frame_bytes` is what a hostile sender can make us hold for
+# each connection.
+_SEND_MARK: Final = 256
+_RECEIVE_MARK: Final = 64
+# Below this pyzmq's zero copy costs as much as the copy it saves, and its first use starts a thread and a
+# context that stay until the process ends.
+_ZERO_COPY_BYTES: Final = 256 * 1024
+# Frames taken from one socket before the next one has its turn.
+_BURST: Final = 16
+# libzmq answers no PING while a frame is on its way, or while we are too busy to read: with a fixed time-out
+# of seconds a slow line would be cut in the middle of each large frame, for ever. Sessions notice silence
+# much earlier.
+_HEARTBEAT_MS: Final = 5_000
+_HEARTBEAT_GRACE_MS: Final = 10_000
+_SLOWEST_LINE_BYTES_PER_MS: Final = 125
+_HANDSHAKE_MS: Final = 3_000
+# Without it a connection that meets silence waits for the system's next SYN, up to a minute too long.
+_CONNECT_MS: Final = 3_000
+# Each retry waits the interval plus a random part as long again. RECONNECT_IVL_MAX would take that part away.
+_RECONNECT_MS: Final = (100, 200)
+# libzmq looks names up in its own thread, at each attempt, and waits: with one thread for all, a dead name
+# server stops every connection. So peers dialled by name share the second thread.
+_IO_THREADS: Final = 2
+_FIRST_THREAD, _SECOND_THREAD = 1, 2
+_MAX_SOCKETS: Final = 16_384
+_LONGEST_WAIT_S: Final = 3_600.0
+
+# A socket file is first made in a directory beside its place, whose name is longer by less than this.
+_LONGEST_BOUND_PATH: Final = zmq.IPC_PATH_MAX_LEN - 12
+_BIND_TAKES: Final = (
+    "tcp://ADDRESS:PORT (an IPv4 address, an IPv6 address in brackets, an interface or *; 1 to 65535, or *"
+    f" for a free port) or ipc://PATH (of at most {_LONGEST_BOUND_PATH} bytes)"
+)
+_DIAL_TAKES: Final = (
+    "tcp://HOST:PORT (a host name, an IPv4 address or an IPv6 address in brackets; 1 to 65535)"
+    f" or ipc://PATH (of at most {zmq.IPC_PATH_MAX_LEN} bytes)"
+)
+_TCP: Final = re.compile(r"tcp://(\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[A-Za-z0-9_.-]+|\*):([0-9]{1,5}|\*)", re.ASCII)
+# An eventfd takes eight bytes, a number in the order of this machine; to a socket they are as good as one.
+_ONE: Final = (1).to_bytes(8, sys.byteorder)
+_ROUTER: Final = 0
+
+
+class Wire:
+    """The sockets of one peer. One thread makes and uses it; `wake` alone may be called from any thread.
+
+    Times are seconds, sizes are bytes. `endpoints` are those really bound, in the order given, with the port
+    that was found where `*` was asked for. `dropped` counts the frames thrown away because they had more than
+    MAX_PARTS parts.
+    """
+
+    endpoints: list[str]
+    dropped: int
+
+    def __init__(
+        self,
+        bind: Sequence[str],
+        *,
+        max_frame_bytes: int,
+        rng: random.Random,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+        configure: Configure | None = None,
+    ) -> None:
+        """Bind every endpoint; without any there is no ROUTER, and nobody can dial us.
+
+        A part of more than `max_frame_bytes` ends the connection that it came over. `rng` spreads the retries
+        of sockets that connect. A `context` given is used and left open; then peers dialled by name have a
+        thread apart only if it has two. Raises ConfigError for an endpoint that is malformed, in use or not
+        to be had here, and OSError when the system has no descriptors left; whatever was bound by then is
+        unbound.
+        """
+        self.endpoints = []
+        self.dropped = 0
+        self._max_frame_bytes = max_frame_bytes
+        self._rng = rng
+        self._configure = configure
+        self._context = zmq.Context(_IO_THREADS) if context is None else context
+        self._owns_context = context is None
+        if self._owns_context:
+            self._context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
+        self._router: zmq.Socket[bytes] | None = None
+        self._files: list[_SocketFile] = []
+        self._dialled: dict[Link, zmq.Socket[bytes]] = {}
+        self._routing_ids: dict[Link, bytes] = {}
+        self._inbound: OrderedDict[bytes, Link] = OrderedDict()
+        self._last_link = _ROUTER
+        self._poller = zmq.Poller()
+        self._link_of_socket: dict[object, Link] = {}
+        self._readable: list[Link] | None = None
+        self._last_served = _ROUTER
+        self._bell = _Bell()
+        self._sleeping = False
+        self._poller.register(self._bell.fd, zmq.POLLIN)
+        try:
+            self._bind_all(bind)
+        except BaseException:
+            self.close()
+            raise
+
+    def dial(self, endpoint: str) -> Link:
+        """Connect a new DEALER to `endpoint`, now and whenever the connection is lost; return its fresh link.
+
+        Names are looked up as IPv4 addresses. Raises ConfigError if the endpoint is malformed, OSError when
+        the system has no descriptors left.
+        """
+        _check_dial(endpoint)
+        dealer = self._socket(zmq.DEALER)
+        try:
+            self._set_dealer_options(dealer, endpoint)
+            dealer.connect(endpoint)
+        except BaseException as error:
+            dealer.close()
+            if isinstance(error, zmq.ZMQError):
+                raise ConfigError.of("endpoint", _DIAL_TAKES, endpoint) from error
+            raise
+        link = self._new_link()
+        self._dialled[link] = dealer
+        self._watch(dealer, link)
+        return link
+
+    def hang_up(self, link: Link) -> None:
+        """Close a dialled link, with whatever it had not sent yet; forget an inbound one.
+
+        An inbound connection itself stays: its next frame brings a fresh link. Unknown links are ignored.
+        """
+        dealer = self._dialled.pop(link, None)
+        if dealer is not None:
+            self._poller.unregister(dealer)
+            del self._link_of_socket[dealer]
+            dealer.close()
+            return
+        routing_id = self._routing_ids.pop(link, None)
+        if routing_id is not None:
+            del self._inbound[routing_id]
+
+    def send(self, link: Link, parts: Sequence[bytes]) -> bool:
+        """Give one frame, of at least one part, to the link, never waiting; return whether it may arrive.
+
+        False means later: nobody is connected, or the other side does not keep up; or the link is unknown.
+        """
+        socket = self._dialled.get(link)
+        if socket is None:
+            routing_id = self._routing_ids.get(link)
+            if routing_id is None or self._router is None:
+                return False
+            socket, parts = self._router, (routing_id, *parts)
+        try:
+            _send(socket, parts)
+        except zmq.ZMQError as error:
+            if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                return False
+            raise
+        return True
+
+    def receive(self, max_frames: int, max_bytes: int) -> list[tuple[Link, list[bytes]]]:
+        """Take frames that are here, never waiting: `max_frames` at most, and none beyond `max_bytes`.
+
+        The one that passes `max_bytes` is still taken. Sockets take turns, from call to call too, so that a
+        busy one does not keep the others from being read. The ROUTER does the same among those who dialled us.
+        """
+        taken: list[tuple[Link, list[bytes]]] = []
+        turns = self._turns()
+        while turns and max_frames > 0 and max_bytes > 0:
+            source = turns.popleft()
+            self._last_served = source
+            burst = min(_BURST, max_frames)
+            frames, size = self._take(source, burst, max_bytes, taken)
+            max_frames -= frames
+            max_bytes -= size
+            if frames == burst:
+                turns.append(source)
+        return taken
+
+    def wait(self, timeout_s: float | None, ready: Callable[[], bool]) -> None:
+        """Sleep until a frame can be read, `wake` is called or `timeout_s` is over (None: for ever).
+
+        Returns at once if a frame is here or `ready()` is true. `ready` is asked after this thread has said
+        that it sleeps. So whoever queues work and then calls `wake` either queued it before `ready` looked,
+        which sees it, or after, and then `wake` finds the sleeper and rings. `ready` must therefore look at
+        everything that `wake` is called for. It may return early for no reason: look, and wait again.
+        """
+        if self._readable:
+            return
+        self._sleeping = True
+        try:
+            self._readable = self._poll(0 if ready() else _milliseconds(timeout_s))
+        finally:
+            self._sleeping = False
+
+    def wake(self) -> None:
+        """End `wait`, from any thread; after `close` too. Costs no system call unless it sleeps.
+
+        The work has to be queued before the call.
+        """
+        if self._sleeping:
+            # Lowered before the bell is rung, so that a thousand sends in a row ring once. The other order
+            # would lower the flag of the next sleep, and nobody would ring for work queued then.
+            self._sleeping = False
+            self._bell.ring()
+
+    def close(self) -> None:
+        """Close everything, sending nothing that waits, and leave no socket file behind. May be repeated.
+
+        With a context of our own it waits for libzmq's threads: for long only if one is looking up a name.
+        """
+        for link in list(self._dialled):
+            self.hang_up(link)
+        for file in self._files:
+            file.remove()
+        self._files.clear()
+        if self._router is not None:
+            self._router.close()
+            self._router = None
+        self._routing_ids.clear()
+        self._inbound.clear()
+        self._readable = None
+        self._poller = zmq.Poller()
+        self._bell.close()
+        if self._owns_context:
+            self._context.term()
+
+    def _bind_all(self, endpoints: Sequence[str]) -> None:
+        for endpoint in endpoints:
+            _check_bind(endpoint)
+        if endpoints:
+            self._router = router = self._socket(zmq.ROUTER)
+            self._watch(router, _ROUTER)
+            self._set_router_options(router)
+            for endpoint in endpoints:
+                bind = self._bind_ipc if endpoint.startswith("ipc://") else self._bind_tcp
+                self.endpoints.append(bind(router, endpoint))
+
+    def _bind_tcp(self, router: zmq.Socket[bytes], endpoint: str) -> str:
+        # For each endpoint: with it set, libzmq names 127.0.0.1 as [::ffff:127.0.0.1], which an IPv4 peer
+        # cannot dial.
+        router.setsockopt(zmq.IPV6, "[" in endpoint)
+        try:
+            router.bind(endpoint)
+        except zmq.ZMQError as error:
+            raise _not_bound(endpoint, error) from error
+        return router.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def _bind_ipc(self, router: zmq.Socket[bytes], endpoint: str) -> str:
+        try:
+            self._files.append(_bind_file(router, endpoint))
+        except (zmq.ZMQError, OSError) as error:
+            raise _not_bound(endpoint, error) from error
+        return endpoint
+
+    def _socket(self, kind: int) -> zmq.Socket[bytes]:
+        try:
+            return self._context.socket(kind)
+        except zmq.ZMQError as error:
+            raise OSError(error.errno, f"no socket can be opened: {error.strerror}") from error
+
+    def _set_common_options(self, socket: zmq.Socket[bytes], *, server: bool) -> None:
+        line_ms = self._max_frame_bytes // _SLOWEST_LINE_BYTES_PER_MS
+        socket.setsockopt(zmq.LINGER, 0)  # The outbox is the truth; the default waits for ever at exit.
+        socket.setsockopt(zmq.SNDHWM, _SEND_MARK)
+        socket.setsockopt(zmq.RCVHWM, _RECEIVE_MARK)
+        socket.setsockopt(zmq.MAXMSGSIZE, self._max_frame_bytes)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_GRACE_MS + line_ms)
+        if self._configure is not None:
+            self._configure(socket, server)
+
+    def _set_router_options(self, router: zmq.Socket[bytes]) -> None:
+        # Without MANDATORY what cannot be routed vanishes; with HANDOVER anybody could take a routing id over.
+        router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        router.setsockopt(zmq.ROUTER_HANDOVER, 0)
+        self._set_affinity(router, _FIRST_THREAD)
+        self._set_common_options(router, server=True)
+
+    def _set_dealer_options(self, dealer: zmq.Socket[bytes], endpoint: str) -> None:
+        # No routing id: a fixed one stays deaf for as long as the other side believes in the last connection.
+        dealer.setsockopt(zmq.IMMEDIATE, 1)
+        dealer.setsockopt(zmq.RECONNECT_IVL, self._rng.randint(*_RECONNECT_MS))
+        dealer.setsockopt(zmq.CONNECT_TIMEOUT, _CONNECT_MS)
+        # For a name with addresses of both kinds it would leave only the IPv6 one to be tried.
+        dealer.setsockopt(zmq.IPV6, "[" in endpoint)
+        address = _tcp_address(endpoint)
+        named = address is not None and _is_name(address[0])
+        self._set_affinity(dealer, _SECOND_THREAD if named else _FIRST_THREAD)
+        self._set_common_options(dealer, server=False)
+
+    def _set_affinity(self, socket: zmq.Socket[bytes], thread: int) -> None:
+        if self._context.get(zmq.IO_THREADS) >= _IO_THREADS:
+            socket.setsockopt(zmq.AFFINITY, thread)
+
+    def _watch(self, socket: zmq.Socket[bytes], link: Link) -> None:
+        self._poller.register(socket, zmq.POLLIN)
+        self._link_of_socket[socket] = link
+
+    def _new_link(self) -> Link:
+        self._last_link += 1
+        return self._last_link
+
+    def _inbound_link(self, routing_id: bytes) -> Link:
+        """The link of a routing id, fresh if it was not seen before. The longest silent one makes room."""
+        link = self._inbound.get(routing_id)
+        if link is not None:
+            self._inbound.move_to_end(routing_id)
+            return link
+        link = self._new_link()
+        self._inbound[routing_id] = link
+        self._routing_ids[link] = routing_id
+        if len(self._inbound) > MAX_INBOUND:
+            _, silent = self._inbound.popitem(last=False)
+            del self._routing_ids[silent]
+        return link
+
+    def _poll(self, timeout_ms: int | None) -> list[Link]:
+        """The links of the sockets that can be read, in rising order: the poller keeps that of registration."""
+        links = []
+        for source, _ in self._poller.poll(timeout_ms):
+            link = self._link_of_socket.get(source)
+            if link is None:
+                self._bell.hush()
+            else:
+                links.append(link)
+        return links
+
+    def _turns(self) -> deque[Link]:
+        """The readable sockets, beginning behind the one served last; what `wait` found is used once."""
+        links = self._poll(0) if self._readable is None else self._readable
+        self._readable = None
+        behind = bisect_right(links, self._last_served)
+        return deque(links[behind:] + links[:behind])
+
+    def _take(self, source: Link, burst: int, max_bytes: int, taken: list[tuple[Link, list[bytes]]]) -> tuple[int, int]:
+        """Read up to `burst` frames of one socket into `taken`; return how many were read, and their bytes.
+
+        Dropped ones count as read, or a stream of them would keep the caller here.
+        """
+        socket = self._router if source == _ROUTER else self._dialled.get(source)
+        limit = MAX_PARTS + 1 if source == _ROUTER else MAX_PARTS
+        frames = size = 0
+        while socket is not None and frames < burst and size < max_bytes:
+            parts = _receive(socket, limit)
+            if parts is None:
+                break
+            frames += 1
+            size += sum(map(len, parts))
+            if len(parts) > limit:
+                self.dropped += 1
+                continue
+            link = self._inbound_link(parts.pop(0)) if source == _ROUTER else source
+            taken.append((link, parts))
+        return frames, size
+
+
+class _Bell:
+    """A descriptor that another thread can make readable, to end a poll."""
+
+    fd: int
+
+    def __init__(self) -> None:
+        self._ends: tuple[socket.socket, ...] = ()
+        if hasattr(os, "eventfd"):
+            self.fd = self._write_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        else:
+            self._ends = socket.socketpair()
+            for end in self._ends:
+                end.setblocking(False)
+            self.fd, self._write_fd = (end.fileno() for end in self._ends)
+        # A ringer that was overtaken by `close` would write into whatever file has the number by then.
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def ring(self) -> None:
+        """Make the descriptor readable. Any thread; nothing after `close`."""
+        with self._lock:
+            if not self._closed:
+                # Full means readable already.
+                with suppress(BlockingIOError):
+                    os.write(self._write_fd, _ONE)
+
+    def hush(self) -> None:
+        """Make the descriptor silent again."""
+        with suppress(BlockingIOError):
+            os.read(self.fd, 4096)
+
+    def close(self) -> None:
+        """Close the descriptor. May be repeated."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            for end in self._ends:
+                end.close()
+            if not self._ends:
+                os.close(self.fd)
+
+
+class _SocketFile:
+    """The file of a bound ipc endpoint, while it is ours: another process may have put its own there."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._identity = self._look()
+
+    def remove(self) -> None:
+        """Remove the file if it is still the one that was bound."""
+        if self._look() == self._identity:
+            self._path.unlink(missing_ok=True)
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            status = self._path.lstat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+
+def _send(socket: zmq.Socket[bytes], parts: Sequence[bytes]) -> None:
+    # send_multipart does the same and checks every part again: twice the cost for small ones.
+    flags = zmq.DONTWAIT | zmq.SNDMORE
+    for part in parts[:-1]:
+        socket.send(part, flags, len(part) < _ZERO_COPY_BYTES)
+    socket.send(parts[-1], zmq.DONTWAIT, len(parts[-1]) < _ZERO_COPY_BYTES)
+
+
+def _receive(socket: zmq.Socket[bytes], limit: int) -> list[bytes] | None:
+    """One frame, or None if there is none. Of one with more than `limit` parts, `limit` + 1 are returned."""
+    try:
+        frame = socket.recv(zmq.DONTWAIT, copy=False)
+    except zmq.Again:
+        return None
+    parts = [frame.bytes]
+    # copy=False for its `more`: asking the socket for RCVMORE costs more than the copy out of the Frame.
+    while frame.more:
+        frame = socket.recv(zmq.DONTWAIT, copy=False)
+        if len(parts) <= limit:
+            parts.append(frame.bytes)
+    return parts
+
+
+def _milliseconds(timeout_s: float | None) -> int | None:
+    """Rounded up: a timer that ends early makes the loop spin until it is due."""
+    return None if timeout_s is None else math.ceil(min(max(timeout_s, 0.0), _LONGEST_WAIT_S) * 1000)
+
+
+def _check_bind(endpoint: str) -> None:
+    """Raise ConfigError unless libzmq would bind what is written; it takes port 99999 and binds 34463."""
+    address = _tcp_address(endpoint)
+    if address is not None:
+        fits = address[1] == "*" or _is_port(address[1])
+    else:
+        path = _ipc_path(endpoint)
+        fits = path is not None and len(os.fsencode(path.absolute())) <= _LONGEST_BOUND_PATH
+    if not fits:
+        raise ConfigError.of("bind", _BIND_TAKES, endpoint)
+
+
+def _check_dial(endpoint: str) -> None:
+    """Raise ConfigError for what can never connect; libzmq takes much of it, and retries in silence."""
+    address = _tcp_address(endpoint)
+    if address is not None:
+        fits = address[0] != "*" and _is_port(address[1])
+    else:
+        path = _ipc_path(endpoint)
+        fits = path is not None and len(os.fsencode(path)) <= zmq.IPC_PATH_MAX_LEN
+    if not fits:
+        raise ConfigError.of("endpoint", _DIAL_TAKES, endpoint)
+
+
+def _tcp_address(endpoint: str) -> tuple[str, str] | None:
+    """Host and port as written; None if it is no tcp endpoint, or what looks like an address is none."""
+    found = _TCP.fullmatch(endpoint)
+    if found is None:
+        return None
+    host, port = found.groups()
+    with suppress(ValueError):
+        if host.startswith("["):
+            ipaddress.IPv6Address(host[1:-1])
+        elif not _is_name(host):
+            ipaddress.IPv4Address(host)
+        return host, port
+    return None
+
+
+def _is_name(host: str) -> bool:
+    """Whether it is neither an IPv6 address nor something that is meant to be an IPv4 address."""
+    return not host.startswith("[") and not host.replace(".", "").isdigit()
+
+
+def _is_port(port: str) -> bool:
+    return port.isdigit() and 1 <= int(port) <= 65_535
+
+
+def _ipc_path(endpoint: str) -> Path | None:
+    """The path of an ipc endpoint. Abstract names (@) are none: anybody on this machine may connect to them."""
+    path = endpoint.removeprefix("ipc://")
+    if path == endpoint or "\0" in path or path[:1] in ("", "@", "*"):
+        return None
+    return Path(path)
+
+
+def _not_bound(endpoint: str, error: zmq.ZMQError | OSError) -> ConfigError:
+    if error.errno == zmq.EADDRINUSE:
+        return ConfigError.of("bind", "an endpoint that is not in use, or port * for a free one", endpoint)
+    return ConfigError(f"bind takes {_BIND_TAKES}, not {endpoint!r}, which gives: {error.strerror}")
+
+
+def _bind_file(router: zmq.Socket[bytes], endpoint: str) -> _SocketFile:
+    """Bind an ipc endpoint whose file only its owner can connect to.
+
+    The file is made in a directory of our own and then moved to its place. A chmod after the bind would leave
+    it open to all for a moment; a umask around it would for a moment be that of every thread. The move also
+    replaces the file of a dead process in one step, where libzmq would remove whatever is there: the socket
+    of a living one, or a text.
+    """
+    place = Path(endpoint.removeprefix("ipc://")).absolute()
+    _refuse_taken(place)
+    with tempfile.TemporaryDirectory(prefix=".z", dir=place.parent) as own:
+        made = Path(own, "s")
+        router.bind(f"ipc://{made}")
+        made.chmod(0o600)
+        made.replace(place)
+    return _SocketFile(place)
+
+
+def _refuse_taken(place: Path) -> None:
+    """Raise OSError, with EADDRINUSE, if somebody listens at `place` or it is no socket."""
+    try:
+        is_socket = stat.S_ISSOCK(place.lstat().st_mode)
+    except FileNotFoundError:
+        return
+    if is_socket:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
+            # Other errors (a full backlog, the socket of somebody else) mean that it is in use.
+            refusal = probe.connect_ex(str(place))
+            if refusal in (errno.ECONNREFUSED, errno.ENOENT):
+                return
+    raise OSError(zmq.EADDRINUSE, "in use")

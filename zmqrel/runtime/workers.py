@@ -1,0 +1,118 @@
+"""Who takes messages out of a queue's buffer: worker threads for handlers, callers of `receive`.
+
+Handlers run here, never in the I/O thread, so that a slow one delays no heartbeat.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from time import monotonic
+
+from zmqrel.core.buffer import HANDLED, Buffer, Failed, Rejected, Result, RetryAt, Row
+from zmqrel.core.inbox import Policy
+from zmqrel.errors import Reject, RetryLater
+from zmqrel.message import Handler, Message, failure_reason
+from zmqrel.runtime.loop import Loop
+
+_log = logging.getLogger("zmqrel")
+
+
+class Consumer:
+    """One queue's buffer and those who take from it."""
+
+    def __init__(self, loop: Loop, queue: str, policy: Policy, prefetch: int) -> None:
+        self.queue = queue
+        self.settling = threading.Lock()
+        """Held for the instant in which a message of this queue is settled."""
+        self._loop = loop
+        self._condition = threading.Condition()
+        self._buffer: Buffer = loop.new_buffer(queue, prefetch, self._condition)
+        self._policy = policy
+        self._stopping = False
+        self._threads: list[threading.Thread] = []
+        self.now_us: Callable[[], int] = loop.clock.store_us
+
+    def serve(self) -> None:
+        """Let the queue's messages come."""
+        self._loop.serve(self.queue, self._buffer, self._policy).result()
+
+    def start_workers(self, handler: Handler, count: int) -> None:
+        """Run a handler in that many threads."""
+        for number in range(count):
+            name = f"zmqrel-{self._loop.name}-{self.queue}-{number + 1}"
+            thread = threading.Thread(target=self._work, args=(handler,), name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _work(self, handler: Handler) -> None:
+        take, now_us = self._buffer.take, self.now_us
+        while not self._stopping:
+            row = take(now_us())
+            if row is None:
+                self._sleep(None)
+            else:
+                self._handle(handler, row)
+
+    def _sleep(self, timeout_s: float | None) -> None:
+        if self._buffer.unsettled:
+            self._loop.row_finished()  # expired at the door: the loop has to know
+        with self._condition:
+            if not len(self._buffer) and not self._stopping:
+                self._condition.wait(timeout_s)
+
+    def _handle(self, handler: Handler, row: Row) -> None:
+        message = Message(row, self)
+        try:
+            handler(message)
+        except Reject as refusal:
+            message._settle_if_open(Rejected(refusal.reason))
+        except RetryLater as later:
+            message._settle_if_open(RetryAt(int(later.delay * 1e6), "retry later"))
+        except BaseException as error:  # SystemExit and KeyboardInterrupt are failed attempts too
+            _log.info("handler of %s failed", self.queue, exc_info=True)
+            message._settle_if_open(Failed(failure_reason(error)))
+        else:
+            message._settle_if_open(HANDLED)
+
+    def receive(self, timeout_s: float | None) -> Message | None:
+        """The next message, None after `timeout_s` or when the peer closes."""
+        give_up_at = None if timeout_s is None else monotonic() + timeout_s
+        while not self._stopping:
+            row = self._buffer.take(self.now_us())
+            if row is not None:
+                if not len(self._buffer):
+                    self._loop.row_finished()
+                return Message(row, self)
+            left_s = None if give_up_at is None else give_up_at - monotonic()
+            if left_s is not None and left_s <= 0:
+                return None
+            self._sleep(left_s)
+        return None
+
+    def finish(self, row: Row, result: Result) -> None:
+        """A message was settled."""
+        self._buffer.finish(row, result)
+        self._loop.row_finished()
+
+    def to_datetime(self, row: Row, their_us: int) -> datetime:
+        """A time by the sender's clock as an aware datetime by the local clock."""
+        own = row.lane.peer == self._loop.name
+        return self._loop.clock.to_wall_datetime(their_us - (0 if own else self._loop.offset_us(row.lane.peer)))
+
+    def stop(self) -> None:
+        """Hand over nothing more; running handlers go on."""
+        self._stopping = True
+        self._buffer.close()
+        with self._condition:
+            self._condition.notify_all()
+
+    def join(self, deadline: float) -> bool:
+        """Wait for the running handlers until `deadline` (monotonic seconds); False if some still run."""
+        current = threading.current_thread()
+        for thread in self._threads:
+            if thread is not current:
+                thread.join(max(0.0, deadline - monotonic()))
+        return not any(thread.is_alive() for thread in self._threads if thread is not current)

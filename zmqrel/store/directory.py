@@ -1,0 +1,219 @@
+"""The directory of a store on disk: who may use it, who is using it, how it was left, and what is set aside
+in it.
+
+Nothing here knows what is in the data file.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from fcntl import LOCK_EX, LOCK_NB, flock
+from pathlib import Path
+from typing import Final
+from zlib import crc32
+
+from zmqrel.core.storage import Previous
+from zmqrel.errors import ConfigError, StoreLocked
+from zmqrel.store.boot import boot_id
+
+DATA: Final = "data.mdb"
+LIFE: Final = "life"
+LOCK: Final = "lock"
+REDO: Final = "redo"
+
+_LIFE_BYTES: Final = 128
+_PID_BYTES: Final = 20
+# Memory-mapped pages of these are not coherent between hosts, and their locks may lie.
+_NETWORKED: Final = frozenset(
+    [
+        "afs",
+        "ceph",
+        "cifs",
+        "fuse.glusterfs",
+        "fuse.sshfs",
+        "lustre",
+        "nfs",
+        "nfs4",
+        "ocfs2",
+        "smb3",
+        "smbfs",
+    ],
+)
+
+
+class StoreDirectory:
+    """A store's directory, made if it was absent, and locked for this process until `unlock`."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Make, check and lock the directory.
+
+        Raises ConfigError if it cannot be a store's directory, StoreLocked if another peer has it.
+        """
+        self.path = Path(path).absolute()
+        _make(self.path)
+        _check(self.path)
+        self._lock_fd: int | None = _lock(self.path)
+        _locked_here.add(self)
+
+    def previous(self) -> Previous:
+        """Tell how the life before this one ended; "rebooted", the worst, if that is not known."""
+        life = _read_life(self.path / LIFE)
+        if life is None:
+            return "rebooted" if (self.path / DATA).exists() else "new"
+        state, boot = life
+        if state == "closed":
+            return "clean"
+        return "crashed" if boot and boot == boot_id() else "rebooted"
+
+    def begin_life(self) -> None:
+        """Note, durably, that the store is in use. Raises OSError."""
+        self._write_life("open")
+        sync_directory(self.path)
+
+    def end_life(self) -> None:
+        """Note, durably, that the store was closed with nothing left to do. Raises OSError."""
+        self._write_life("closed")
+
+    def _write_life(self, state: str) -> None:
+        # In place, for it must also be possible on a full disk. A torn one is read as None, which is safe.
+        body = f"zmqrel store, format 1\n{state}\n{boot_id()}\n"
+        text = f"{body}{crc32(body.encode()):08x}\n".ljust(_LIFE_BYTES).encode()
+        fd = os.open(self.path / LIFE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(fd, text, 0)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def set_aside(self) -> Path:
+        """Move the store's files into a new directory `damaged-N` beside them and return its path. Raises
+        OSError.
+
+        The record of its life goes first, so that a death in between leaves a store of unknown past: it is
+        verified, found damaged and set aside when next opened.
+        """
+        number = 1
+        while (aside := self.path / f"damaged-{number}").exists():
+            number += 1
+        aside.mkdir(mode=0o700)
+        for name in (LIFE, REDO, DATA):
+            with suppress(FileNotFoundError):
+                (self.path / name).rename(aside / name)
+        sync_directory(aside)
+        sync_directory(self.path)
+        return aside
+
+    def unlock(self) -> None:
+        """Let another process have the directory; calling it again does nothing."""
+        _locked_here.discard(self)
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+
+_locked_here: set[StoreDirectory] = set()
+
+
+def _unlock_in_child() -> None:
+    # A forked child shares the lock: if it outlived its parent, the store would stay locked by a process that
+    # must not use it. Closing the child's copy releases nothing while the parent has its own.
+    for directory in list(_locked_here):
+        directory.unlock()
+
+
+os.register_at_fork(after_in_child=_unlock_in_child)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory survive power loss. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _make(path: Path) -> None:
+    try:
+        missing = [p for p in (path, *path.parents) if not p.exists()]
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for made in missing:
+            sync_directory(made.parent)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(f"store takes a directory, and {_first_file(path)} is a file") from error
+    except OSError as error:
+        raise ConfigError(f"store: the directory {path} cannot be made: {error.strerror}") from error
+
+
+def _first_file(path: Path) -> Path:
+    return next((p for p in (*reversed(path.parents), path) if not p.is_dir()), path)
+
+
+def _check(path: Path) -> None:
+    status = path.stat()
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise ConfigError(f"store: the directory {path} cannot be read and written by user {os.geteuid()}")
+    # Root is let in: in a container it commonly works on a directory that belongs to a user of the host.
+    if os.geteuid() not in (0, status.st_uid):
+        raise ConfigError(
+            f"store: the directory {path} belongs to user {status.st_uid}, this is user {os.geteuid()}; "
+            "a store is only opened by its owner"
+        )
+    if kind := _network_file_system(status.st_dev):
+        raise ConfigError(f"store: {path} is on a network file system ({kind}); a store needs a local one")
+
+
+def _network_file_system(device: int) -> str | None:
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(errors="replace")
+    except OSError:
+        return None
+    for mount in mounts.splitlines():
+        before, _, after = mount.partition(" - ")
+        if before.split()[2:3] == [number] and after.split()[0] in _NETWORKED:
+            return after.split()[0]
+    return None
+
+
+def _lock(path: Path) -> int:
+    # flock, not lockf: that one is lost when any other descriptor of the file is closed in this process.
+    try:
+        fd = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"store: {path / LOCK} cannot be opened: {error.strerror}") from error
+    try:
+        flock(fd, LOCK_EX | LOCK_NB)
+    except OSError as error:
+        holder = os.pread(fd, _PID_BYTES, 0).decode("ascii", "replace").strip()
+        os.close(fd)
+        raise _locked(path, holder) from error
+    with suppress(
+        OSError
+    ):  # The number is only for the message; a full disk must not keep a store from opening.
+        os.pwrite(fd, str(os.getpid()).ljust(_PID_BYTES).encode(), 0)
+    return fd
+
+
+def _locked(path: Path, holder: str) -> StoreLocked:
+    if holder == str(os.getpid()):
+        return StoreLocked(f"the store {path} is already open in this process; a store has one peer")
+    by = f"process {holder}" if holder.isdigit() else "another process"
+    return StoreLocked(
+        f"the store {path} is in use by {by}; a store has one peer, stop the other or use another directory"
+    )
+
+
+def _read_life(path: Path) -> tuple[str, str] | None:
+    """The state and the boot id that a life file tells, or None if there is none that can be trusted."""
+    try:
+        text = path.read_bytes().decode("ascii").rstrip()
+    except (OSError, ValueError):
+        return None
+    body, _, check = text.rpartition("\n")
+    body += "\n"
+    lines = body.split("\n")
+    if check != f"{crc32(body.encode()):08x}" or len(lines) != 4 or lines[1] not in ("open", "closed"):
+        return None
+    return lines[1], lines[2]

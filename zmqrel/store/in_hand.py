@@ -1,0 +1,214 @@
+"""The in-hand table: which rows were handed over and are not settled by a commit, kept in shared pages.
+
+What is written to a mapped file is the system's as soon as it is written, so it outlives the process without
+a system call; the machine it does not outlive, and it is never synced. A slot is written before its state,
+and a state is one byte, so that whatever instant the process dies at, a slot is taken whole or not at all.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections import deque
+from pathlib import Path
+from struct import Struct
+from typing import Final
+from zlib import crc32
+
+from zmqrel.core.storage import InHand
+from zmqrel.errors import StoreDamaged, StoreFull
+from zmqrel.store.boot import boot_id
+from zmqrel.store.space import DISK_IS_FULL, FULL, fill
+
+_MAGIC: Final = b"zmqrel in hand\n\x01"  # the last byte is the version of the layout
+_HEADER = Struct("<16s44sI")  # magic, boot id, CRC of both
+_SLOT = Struct("<QIII")  # seq, lane, attempt, CRC of these
+_ROW = Struct("<QII")
+_HEADER_BYTES: Final = 64
+_SLOT_BYTES: Final = 32
+_STATE: Final = _SLOT.size  # where the state stands in a slot
+_FIRST_BYTES: Final = 64 * 1024
+
+# Apart in five bits and more, so that a flipped one is seen.
+_FREE: Final = 0x00
+_RUNNING: Final = 0x5A
+_DONE: Final = 0xA7
+
+
+class InHandFile:
+    """The table in a file; see `zmqrel.core.storage.InHandTable` for what its methods mean.
+
+    A slot's number is the offset of its state in the file.
+    """
+
+    damaged: bool
+    """Whether `open` found something that it could not read, and left it out."""
+    boot_matches: bool
+    """Whether the table that `open` found was begun on this boot of the machine; True for a new one."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Take note of the path; nothing is opened before `open`."""
+        self.path = Path(path)
+        self.damaged = False
+        self.boot_matches = True
+        self._fd: int | None = None
+        self._map: mmap.mmap | bytearray = bytearray()
+        self._size = 0
+        self._free: deque[int] = deque()
+
+    def open(self) -> list[InHand]:
+        """Open the file, or make it, and return what the life before left in it.
+
+        Those slots stay taken, and the note of the boot stays as it is, until `clear`. What cannot be read is
+        left out and sets `damaged`. Raises StoreFull if there is no room for a new file, StoreDamaged if the
+        disk fails.
+        """
+        self._size = 0
+        try:
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            found = os.fstat(self._fd).st_size
+            self._grow(max(_FIRST_BYTES, found - found % _SLOT_BYTES))
+        except OSError as error:
+            raise self._refused(error) from error
+        except StoreFull:
+            self.close()
+            raise
+        if found and self._read_header():
+            return self._read_slots()
+        self.damaged = found > 0
+        self.clear()
+        return []
+
+    def clear(self) -> None:
+        """Free every slot and note the present boot."""
+        self._map[:] = bytes(self._size)
+        head = _HEADER.pack(_MAGIC, boot_id().encode(), 0)[:-4]
+        self._map[: _HEADER.size] = head + crc32(head).to_bytes(4, "little")
+        self._free = deque(_states(_HEADER_BYTES, self._size))
+
+    def take(self, lane: int, seq: int, attempt: int) -> int:
+        """Note that a handler is about to run; return the slot.
+
+        Raises StoreFull if the table has to grow and cannot.
+        """
+        try:
+            slot = self._free.pop()
+        except IndexError:
+            self._grow(self._size * 2)
+            slot = self._free.pop()
+        check = crc32(_ROW.pack(seq, lane, attempt))
+        _SLOT.pack_into(self._map, slot - _STATE, seq, lane, attempt, check)
+        self._map[slot] = _RUNNING
+        return slot
+
+    def done(self, slot: int) -> None:
+        """Note that the handler of this slot has returned."""
+        self._map[slot] = _DONE
+
+    def free(self, slot: int) -> None:
+        """Give the slot back."""
+        self._map[slot] = _FREE
+        self._free.append(slot)
+
+    def close(self) -> None:
+        """Close the file and keep what is in it; calling it again does nothing.
+
+        A handler that returns after this does no harm: `done` and `free` then write to nothing that is
+        shared.
+        """
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+            # Not closed, but let go: another thread may be about to write to it.
+            self._map = bytearray(self._size)
+
+    def _grow(self, size: int) -> None:
+        if self._fd is None:
+            raise ValueError(f"the in-hand table {self.path} is closed")
+        try:
+            # Real blocks: writing to a hole of the map that the disk cannot fill is not an error but SIGBUS.
+            fill(self._fd, 0, size, self._size)
+            grown = mmap.mmap(self._fd, size)
+        except OSError as error:
+            raise self._refused(error) from error
+        # A thread that still writes to the map before writes to the same pages.
+        self._map = grown
+        self._free.extend(_states(self._size, size))
+        self._size = size
+
+    def _refused(self, error: OSError) -> StoreFull | StoreDamaged:
+        if error.errno in FULL:
+            return StoreFull(f"the in-hand table {self.path} cannot grow: {DISK_IS_FULL}")
+        return StoreDamaged(f"the in-hand table {self.path} cannot be used: {error}; look at the disk")
+
+    def _read_header(self) -> bool:
+        magic, boot, check = _HEADER.unpack_from(self._map)
+        if magic != _MAGIC or check != crc32(self._map[: _HEADER.size - 4]):
+            return False
+        self.boot_matches = bool(here := boot_id()) and boot.rstrip(b"\0") == here.encode()
+        return True
+
+    def _read_slots(self) -> list[InHand]:
+        left: list[InHand] = []
+        self._free.clear()
+        for slot in _states(_HEADER_BYTES, self._size):
+            state = self._map[slot]
+            if state == _FREE:
+                self._free.append(slot)
+                continue
+            seq, lane, attempt, check = _SLOT.unpack_from(self._map, slot - _STATE)
+            if state in (_RUNNING, _DONE) and check == crc32(_ROW.pack(seq, lane, attempt)):
+                left.append(InHand(lane, seq, attempt, state == _RUNNING))
+            else:
+                self.damaged = True
+        return left
+
+
+class MemoryInHand:
+    """The table in memory. Kept beyond the simulated death of a process, it is found as it was by the next
+    `open`.
+    """
+
+    damaged: bool
+    """False, unless who simulates it says otherwise."""
+    boot_matches: bool
+    """True, unless who simulates it says otherwise; `clear` sets it again."""
+
+    def __init__(self) -> None:
+        """Make an empty table."""
+        self.damaged = False
+        self.boot_matches = True
+        self._rows: dict[int, InHand] = {}
+        self._next = 0
+
+    def open(self) -> list[InHand]:
+        """Return what the life before left; its slots stay taken until `clear`."""
+        return list(self._rows.values())
+
+    def clear(self) -> None:
+        """Free every slot and note the present boot."""
+        self._rows.clear()
+        self.boot_matches = True
+
+    def take(self, lane: int, seq: int, attempt: int) -> int:
+        """Note that a handler is about to run; return the slot."""
+        self._next += 1
+        self._rows[self._next] = InHand(lane, seq, attempt, True)
+        return self._next
+
+    def done(self, slot: int) -> None:
+        """Note that the handler of this slot has returned."""
+        if row := self._rows.get(slot):
+            self._rows[slot] = row._replace(running=False)
+
+    def free(self, slot: int) -> None:
+        """Give the slot back."""
+        self._rows.pop(slot, None)
+
+    def close(self) -> None:
+        """Do nothing: what is in the table stays."""
+
+
+def _states(start: int, end: int) -> range:
+    """Where the states of the slots between two offsets stand, which are multiples of a slot."""
+    return range(max(start, _HEADER_BYTES) + _STATE, end, _SLOT_BYTES)

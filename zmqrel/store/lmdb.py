@@ -1,0 +1,432 @@
+"""The store on disk: one LMDB database, one write transaction per turn of the I/O loop.
+
+Pages are what LMDB commits; nothing here knows what the keys mean, but for the few below `b"\\x01"` that are
+the store's own. Under "fsync" every commit is LMDB's, flushed. Under "relaxed" the turns between two flushes
+share one LMDB transaction, which stays open, and a redo log keeps them for the case that the process dies;
+see redo.py for the reason.
+
+The transaction is always open. It costs nothing while nothing is written, for there are no readers that it
+could keep from anything: the directory's own lock keeps every other process out, so LMDB's lock file and
+reader table are switched off.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import lmdb
+
+from zmqrel.core.storage import KEY_LENGTH, Previous, Row
+from zmqrel.errors import StoreDamaged, StoreFull
+from zmqrel.options import GIB, Durability
+from zmqrel.store import environment
+from zmqrel.store.directory import DATA, REDO, StoreDirectory
+from zmqrel.store.redo import Change, RedoLog, new_token
+from zmqrel.store.space import DISK_IS_FULL, FULL, Space
+
+_TOKEN_KEY: Final = b"\x00redo"
+
+
+class LmdbStore:
+    """A store in a directory of its own; see `zmqrel.core.storage.Store` for what its methods mean."""
+
+    previous: Previous
+    """How the life before this one ended."""
+    set_aside: str | None
+    """Where a damaged predecessor was moved at opening, or None."""
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        durability: Durability = "fsync",
+        map_size_bytes: int = 128 * GIB,
+    ) -> None:
+        """Open the store in `directory`, or make it. At most `map_size_bytes` are used on the disk, sparsely.
+
+        Raises ConfigError if the directory cannot hold a store, StoreLocked if another peer has it,
+        StoreTooNew if a later version wrote it, StoreFull if there is no room to make it, StoreDamaged if it
+        cannot be read. Under "relaxed" and after an unclean stop of the machine it is verified as a whole,
+        about 100 MB/s; damaged, it is then set aside instead of raised.
+        """
+        self.set_aside = None
+        self._relaxed = durability == "relaxed"
+        self._map_size = map_size_bytes
+        self._directory = StoreDirectory(directory)
+        self._path = self._directory.path
+        self._data = self._path / DATA
+        self._opened = ExitStack()
+        self._redo: RedoLog | None = None
+        self._token: bytes | None = None
+        self._turn: list[Change] | None = [] if self._relaxed else None
+        self._wrote = False
+        self._growing = True
+        self._in_use = 0
+        self._open = False
+        try:
+            self._start()
+        except BaseException as error:
+            self._release()
+            if isinstance(error, (lmdb.Error, OSError)):
+                raise environment.failed(self._data, error) from error
+            raise
+
+    # Reading and writing
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value of `key`, or None."""
+        try:
+            return self._txn.get(key)
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Set `key` to `value`."""
+        try:
+            self._txn.put(key, value)
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        self._wrote = True
+        if self._turn is not None:
+            self._turn.append((key, value))
+
+    def put_many(self, rows: list[Row]) -> None:
+        """Set every key of `rows`, which are ascending; existing keys are overwritten."""
+        if not rows:
+            return
+        try:
+            # append=True would be of use to the last table only: elsewhere LMDB refuses it.
+            self._cursor.putmulti(rows)
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        self._wrote = True
+        if self._turn is not None:
+            self._turn.extend(rows)
+
+    def delete(self, key: bytes) -> bool:
+        """Remove `key`; return whether it was there."""
+        try:
+            if not self._txn.delete(key):
+                return False
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        self._wrote = True
+        if self._turn is not None:
+            self._turn.append((key, None))
+        return True
+
+    def scan(self, first: bytes, end: bytes, limit: int) -> list[Row]:
+        """Return the first `limit` rows of the range, ascending."""
+        cursor = self._cursor
+        rows: list[Row] = []
+        try:
+            if cursor.set_range(first):
+                # Keys first: the one behind the range may have a value of megabytes, which items would copy.
+                value = cursor.value
+                for key in islice(cursor.iternext(values=False), limit):
+                    if key >= end:
+                        break
+                    rows.append((key, value()))
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        return rows
+
+    def scan_back(self, first: bytes, end: bytes, limit: int) -> list[Row]:
+        """Return the last `limit` rows of the range, descending."""
+        cursor = self._cursor
+        rows: list[Row] = []
+        try:
+            if cursor.prev() if cursor.set_range(end) else cursor.last():
+                value = cursor.value
+                for key in islice(cursor.iterprev(values=False), limit):
+                    if key < first:
+                        break
+                    rows.append((key, value()))
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        return rows
+
+    def keys(self, first: bytes, end: bytes, limit: int) -> list[bytes]:
+        """Return the first `limit` keys of the range, ascending."""
+        cursor = self._cursor
+        keys: list[bytes] = []
+        try:
+            if cursor.set_range(first):
+                for key in islice(cursor.iternext(values=False), limit):
+                    if key >= end:
+                        break
+                    keys.append(key)
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        return keys
+
+    def pop(self, first: bytes, end: bytes, limit: int) -> list[Row]:
+        """Remove the first `limit` rows of the range and return them, ascending."""
+        rows = self.scan(first, end, limit)
+        if not rows:
+            return rows
+        # All reads, then all deletes: in turns they take three times as long.
+        delete = self._cursor.delete
+        try:
+            self._cursor.set_range(rows[0][0])
+            for _ in rows:
+                delete()
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        self._wrote = True
+        if self._turn is not None:
+            self._turn.extend([(key, None) for key, _ in rows])
+        return rows
+
+    # Transactions
+
+    def commit(self) -> bool:
+        """Commit what was written since the last commit; return whether there was anything.
+
+        Raises StoreFull or StoreDamaged; then nothing of the transaction is kept and the store can be used
+        on.
+        """
+        if not self._wrote:
+            return False
+        try:
+            in_use = self._bytes_in_use()
+            if self._growing and in_use > self._in_use and not self._space.admits(in_use):
+                self.abort()
+                raise StoreFull(
+                    f"the store {self._path} takes nothing new: {self._space.what_is_full(in_use)}"
+                )
+            if not self._append_to_redo():
+                self._commit_pages()
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        self._in_use = in_use
+        self._end_turn()
+        return True
+
+    def abort(self) -> None:
+        """Forget what was written since the last commit."""
+        if self._wrote:
+            self._restart()
+
+    def flush(self) -> None:
+        """Make every commit so far survive power loss. What was written since the last commit is forgotten.
+
+        Raises StoreFull or StoreDamaged; then all commits are kept, and may be flushed later.
+        """
+        self.abort()
+        if self._redo is None or not self._redo.position:
+            return
+        try:
+            self._commit_pages()
+        except lmdb.Error as error:
+            failure = self._failed(error)
+            if not isinstance(failure, StoreFull):
+                raise failure from error
+            self._flush_turn_by_turn()
+
+    def set_growing(self, growing: bool) -> None:
+        """Say whether new rows are being accepted; False releases the headroom."""
+        self._growing = growing
+
+    def room(self) -> bool:
+        """Return whether there is room for new rows with the headroom untouched."""
+        return self._space.admits(self._in_use, margin=True)
+
+    def close(self, clean: bool = True) -> None:
+        """Close the store; calling it again does nothing.
+
+        With `clean` all commits are flushed first and the next opening says "clean". Raises what `flush`
+        raises; the store is closed even so.
+        """
+        if not self._open:
+            return
+        try:
+            if clean:
+                self.flush()
+                self._directory.end_life()
+        except OSError as error:
+            raise environment.failed(self._data, error) from error
+        finally:
+            self._release()
+
+    # Opening
+
+    def _start(self) -> None:
+        self.previous = self._directory.previous()
+        try:
+            self._open_data()
+        except StoreDamaged:
+            if not (self._relaxed and self.previous == "rebooted"):
+                raise
+            self._opened.close()
+            self.set_aside = str(self._directory.set_aside())
+            self.previous = "new"
+            self._open_data()
+        self._open_redo()
+        self._in_use = self._bytes_in_use()
+        self._directory.begin_life()
+        self._open = True
+
+    def _open_data(self) -> None:
+        if self.previous == "new":
+            environment.create(self._data)
+        elif not self._data.exists():
+            raise environment.damaged(self._data, f"{DATA} is missing")
+        if self._relaxed and self.previous == "rebooted":
+            environment.verify(self._data)
+        self._env = environment.open_checked(self._data, self._map_size)
+        self._opened.callback(lambda: self._env.close())
+        self._page_size = self._env.stat()["psize"]
+        self._space = Space(self._data, self._map_size, environment.end_of_pages(self._env))
+        self._opened.callback(self._space.close)
+        self._begin()
+        self._in_use = self._bytes_in_use()
+        self._widen_map()
+
+    def _widen_map(self) -> None:
+        # A store that is fuller than the map it is given now must still be able to empty itself.
+        least = self._in_use + self._space.headroom(self._in_use)
+        if least > self._map_size:
+            self._txn.abort()
+            self._map_size = least
+            self._env.set_mapsize(least)
+            self._begin()
+
+    def _open_redo(self) -> None:
+        path = self._path / REDO
+        self._token = self._txn.get(_TOKEN_KEY)
+        if not self._relaxed and self._token is None:
+            return
+        self._redo = RedoLog(path)
+        self._opened.callback(self._redo.close)
+        if self._token is None:
+            self._commit_pages()
+        else:
+            self._replay()
+        if not self._relaxed:
+            self._leave_redo(path)
+
+    def _leave_redo(self, path: Path) -> None:
+        # The life before was relaxed and this one is not.
+        self._redo = None
+        self._txn.delete(_TOKEN_KEY)
+        self._commit_pages()
+        path.unlink()
+
+    # Inside of transactions
+
+    def _begin(self) -> None:
+        self._txn = self._env.begin(write=True)
+        self._cursor = self._txn.cursor()
+
+    def _bytes_in_use(self) -> int:
+        pages = self._txn.stat()
+        return (pages["branch_pages"] + pages["leaf_pages"] + pages["overflow_pages"]) * self._page_size
+
+    def _append_to_redo(self) -> bool:
+        # In a full store every turn is flushed: only then do the pages that it freed serve the next but one.
+        if self._redo is None or self._turn is None or not self._growing:
+            return False
+        # It starts again at every flush; a turn that does not fit in is a flush by itself.
+        return self._redo.append(self._turn, self._space.most_headroom)
+
+    def _commit_pages(self) -> None:
+        token = None
+        if self._redo is not None:
+            token = new_token()
+            self._txn.put(_TOKEN_KEY, token)
+        self._txn.commit()
+        if self._redo is not None and token is not None:
+            self._token = token
+            self._redo.restart(token)
+        self._begin()
+        if self._growing:
+            self._space.lead(environment.end_of_pages(self._env), self._in_use)
+
+    def _flush_turn_by_turn(self) -> None:
+        # The pages of all turns at once do not fit; one at a time, each uses those that the one before it
+        # freed. Should it end half way, all are replayed upon it, which changes nothing: they set and delete,
+        # and the last one counts.
+        try:
+            self._txn.abort()
+            self._begin()
+            for changes in list(self._redo_records()):
+                self._apply(changes)
+                self._txn.commit()
+                self._begin()
+            self._commit_pages()
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+
+    def _redo_records(self) -> Iterator[list[Change]]:
+        if self._redo is None or self._token is None:
+            return iter(())
+        return self._redo.records(self._token)
+
+    def _replay(self) -> None:
+        for changes in self._redo_records():
+            self._apply(changes)
+
+    def _apply(self, changes: list[Change]) -> None:
+        for key, value in changes:
+            if value is None:
+                self._txn.delete(key)
+            else:
+                self._txn.put(key, value)
+
+    def _end_turn(self) -> None:
+        self._wrote = False
+        if self._turn is not None:
+            self._turn.clear()
+
+    # Failures
+
+    def _restart(self) -> None:
+        """Begin again from the last commit."""
+        self._end_turn()
+        with suppress(lmdb.Error):
+            self._txn.abort()
+        try:
+            self._begin_anew()
+            self._replay()
+        except (lmdb.Error, OSError) as error:
+            self._release()
+            raise environment.damaged(self._data, f"{error}, and it was closed") from error
+
+    def _begin_anew(self) -> None:
+        try:
+            self._begin()
+        except lmdb.PanicError:
+            # The write of a meta page failed. The page before it is good, but LMDB wants to be opened again.
+            self._env.close()
+            self._env = environment.open_checked(self._data, self._map_size)
+            self._begin()
+
+    def _failed(self, error: lmdb.Error) -> Exception:
+        """Undo the turn in which LMDB raised `error`, and return what to raise instead."""
+        if not self._open:
+            return ValueError(f"the store {self._path} is closed")
+        failure = self._explain(error)
+        self._restart()
+        return failure
+
+    def _explain(self, error: lmdb.Error) -> Exception:
+        if isinstance(error, lmdb.BadValsizeError):
+            return ValueError(KEY_LENGTH)
+        if isinstance(error, lmdb.MapFullError):
+            return StoreFull(f"the store {self._path} cannot be written: {self._space.map_is_full()}")
+        # A write that the disk takes a part of is told as EIO.
+        if error.code in FULL or (error.code == errno.EIO and self._space.disk_is_full()):
+            return StoreFull(f"the store {self._path} cannot be written: {DISK_IS_FULL}")
+        return environment.failed(self._data, error)
+
+    def _release(self) -> None:
+        self._open = False
+        self._opened.close()
+        self._directory.unlock()

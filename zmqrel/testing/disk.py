@@ -1,0 +1,56 @@
+"""A store that can lose its process at a commit, for the simulator."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from zmqrel.options import Durability
+from zmqrel.store.memory import MemoryStore
+
+CrashPoint = Literal["before commit", "after commit", "while sending"]
+"""Before the commit nothing of the turn is kept and nobody hears of it. After it all is kept and nobody hears of
+it. While sending: the commit is kept and some of the turn's frames have left."""
+
+
+class ProcessDied(BaseException):
+    """The simulated process ended here. No production code may catch it, so it is no Exception."""
+
+
+class SimulatedDisk(MemoryStore):
+    """A MemoryStore whose next commits can end the process that makes them."""
+
+    def __init__(self, *, durability: Durability = "fsync", capacity: int | None = None) -> None:
+        """See MemoryStore."""
+        super().__init__(durability=durability, capacity=capacity)
+        self._dies: CrashPoint | None = None
+        self._commits_left = 0
+        self.commits = 0
+        """Commits that wrote something."""
+
+    def die_at(self, point: CrashPoint, commits: int = 0) -> None:
+        """Let the process die at a commit that writes something, after so many more have gone well."""
+        self._dies, self._commits_left = point, commits
+
+    def survive(self) -> None:
+        """Take `die_at` back."""
+        self._dies = None
+
+    @property
+    def dying(self) -> CrashPoint | None:
+        """The point at which the process is to die with the next commit that writes something."""
+        return self._dies if self._commits_left <= 0 else None
+
+    def commit(self) -> bool:
+        """Commit, unless the process is to die here."""
+        if self.dying == "before commit" and self._undo:
+            self._dies = None
+            raise ProcessDied
+        wrote = super().commit()
+        if not wrote:
+            return False
+        self.commits += 1
+        if self.dying == "after commit":
+            self._dies = None
+            raise ProcessDied
+        self._commits_left -= 1
+        return True

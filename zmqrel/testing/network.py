@@ -1,0 +1,237 @@
+"""Network: any number of peers in one thread and in virtual time, with faults at will.
+
+The peers are the production code: core, turns and the store's contract. Simulated are the disk, the links, the clocks
+and the workers. Nothing sleeps and nothing is read from the machine, so one seed gives the same run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from random import Random
+from typing import Any, NamedTuple
+
+from zmqrel.core.effects import Event
+from zmqrel.options import Options
+from zmqrel.retry import Retry
+from zmqrel.store.in_hand import MemoryInHand
+from zmqrel.testing.disk import CrashPoint, SimulatedDisk
+from zmqrel.testing.links import LinkFaults, Links
+from zmqrel.testing.peer import DEFAULT_RETRY, Duration, Function, SimulatedPeer, SimulatedReceipt
+
+_EPOCH_US = 1_700_000_000_000_000
+
+
+class Reported(NamedTuple):
+    """An event of the core, by whom and when (seconds since the network began)."""
+
+    at: float
+    by: str
+    event: Event
+
+
+@dataclass(slots=True)
+class Copy:
+    """A copy of a peer's store and in-hand table, as a backup makes it."""
+
+    disk: Any
+    in_hand: MemoryInHand
+
+
+class Network:
+    """A simulated network. `seed` decides everything that is left to chance; times are virtual seconds."""
+
+    def __init__(self, seed: int = 0, *, faults: LinkFaults | None = None) -> None:
+        """An empty network."""
+        self.seed = seed
+        self.rng = Random(seed)
+        self.faults = faults or LinkFaults()
+        self.links = Links(Random(self.rng.getrandbits(64)), self.true_us, self.at, self.faults)
+        self.peers: dict[str, SimulatedPeer] = {}
+        self.events: list[Reported] = []
+        self._observers: list[Callable[..., None]] = []
+        self._now_us = _EPOCH_US
+        self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        self._serial = 0
+
+    # --------------------------------------------------------------------------------------------- time
+
+    @property
+    def now(self) -> float:
+        """Seconds since the network began."""
+        return (self._now_us - _EPOCH_US) / 1e6
+
+    def true_us(self) -> int:
+        """True time, as no peer knows it (microseconds since 1970)."""
+        return self._now_us
+
+    def at(self, at_us: int, action: Callable[[], None]) -> None:
+        """Run `action` at a point in true time."""
+        self._serial += 1
+        heappush(self._heap, (max(at_us, self._now_us), self._serial, action))
+
+    def after(self, seconds: float, action: Callable[[], None]) -> None:
+        """Run `action` so much later."""
+        self.at(self._now_us + int(seconds * 1e6), action)
+
+    def advance(self, seconds: float) -> None:
+        """Let so much time pass."""
+        end_us = self._now_us + int(seconds * 1e6)
+        while self._heap and self._heap[0][0] <= end_us:
+            self._step()
+        self._now_us = end_us
+
+    def until(self, condition: Callable[[], bool], timeout: float = 600) -> bool:
+        """Let time pass until `condition` holds; False if it does not within `timeout`."""
+        end_us = self._now_us + int(timeout * 1e6)
+        while not condition():
+            if not self._heap or self._heap[0][0] > end_us:
+                self._now_us = end_us
+                return condition()
+            self._step()
+        return True
+
+    def _step(self) -> None:
+        self._now_us, _, action = heappop(self._heap)
+        action()
+
+    # -------------------------------------------------------------------------------------------- peers
+
+    def peer(
+        self, name: str, peers: Mapping[str, bool] | None = None, *, capacity: int | None = None, **options: Any
+    ) -> SimulatedPeer:
+        """Make and start a peer. `peers` maps names to whether it dials them; `capacity` limits its store, in bytes.
+
+        `options` are those of zmqrel.Peer.
+        """
+        parsed = Options.parse(options)
+        known = {other: _endpoint(other) if dials else None for other, dials in (peers or {}).items()}
+        disk = SimulatedDisk(durability=parsed.durability, capacity=capacity)
+        peer = SimulatedPeer(name, self, parsed, known, Random(self.rng.getrandbits(64)), disk)
+        self.peers[name] = peer
+        self.links.bind(_endpoint(name), peer)
+        peer.start()
+        return peer
+
+    def handler(
+        self,
+        name: str,
+        queue: str,
+        function: Function,
+        *,
+        workers: int = 1,
+        duration: Duration = 0.001,
+        retry: Retry = DEFAULT_RETRY,
+    ) -> None:
+        """Serve a queue of a peer. `function` is called with a Delivery when its `duration` has passed.
+
+        It returns, or raises what a handler raises; or Moving. A later call for the same queue takes effect with
+        the next message.
+        """
+        self.peers[name].serve(queue, function, workers=workers, duration=duration, retry=retry)
+
+    def send(self, sender: str, to: str, body: Any, **arguments: Any) -> SimulatedReceipt:
+        """Send a message; see SimulatedPeer.send."""
+        return self.peers[sender].send(to, [body], **arguments)[0]
+
+    def recall(self, receipt: SimulatedReceipt) -> None:
+        """Recall a message."""
+        self.peers[receipt.sender].recall(receipt)
+
+    # -------------------------------------------------------------------------------------------- faults
+
+    def partition(self, one: str, other: str, *, one_way: bool = False) -> None:
+        """Let nothing through from `one` to `other`, nor back unless `one_way`."""
+        self.links.block(one, other)
+        if not one_way:
+            self.links.block(other, one)
+
+    def heal(self, one: str | None = None, other: str | None = None) -> None:
+        """End the partition of two peers, or all."""
+        if one is None or other is None:
+            self.links.unblock_all()
+            return
+        self.links.unblock(one, other)
+        self.links.unblock(other, one)
+
+    def reconnect(self, one: str, other: str) -> None:
+        """Break the connections between two peers; they are made anew at once."""
+        self.links.break_all(one, other)
+
+    def crash(self, name: str, at: CrashPoint | None = None, commits: int = 0) -> None:
+        """Kill the process of a peer: now, or at a commit that writes something, after so many more."""
+        if at is None:
+            self.peers[name].die()
+        else:
+            self.peers[name].disk.die_at(at, commits)
+
+    def restart(self, name: str) -> None:
+        """Start a peer that does not run."""
+        peer = self.peers[name]
+        peer.disk.survive()
+        peer.start()
+
+    def close(self, name: str) -> None:
+        """Stop a peer cleanly."""
+        self.peers[name].close()
+
+    def power_loss(self, name: str) -> None:
+        """Stop the machine of a peer: the process, its in-hand table and whatever was not flushed."""
+        peer = self.peers[name]
+        peer.die()
+        peer.disk.lose_unflushed()
+        peer.in_hand.boot_matches = False
+        peer.hardware.booted_us = self._now_us
+
+    def backup(self, name: str) -> Copy:
+        """Copy the store of a peer, which may run."""
+        peer = self.peers[name]
+        return Copy(peer.disk.snapshot(), _copy_table(peer.in_hand))
+
+    def restore(self, name: str, copy: Copy) -> None:
+        """Put an old copy of the store of a stopped peer back."""
+        peer = self.peers[name]
+        peer.disk.restore(copy.disk)
+        peer.disk.previous = "crashed"
+        peer.in_hand = _copy_table(copy.in_hand)
+        self.observe("rolled back", peer)
+
+    def delete_store(self, name: str) -> None:
+        """Take the store of a stopped peer away."""
+        peer = self.peers[name]
+        peer.disk = SimulatedDisk(durability=peer.options.durability, capacity=peer.disk.capacity)
+        peer.in_hand = MemoryInHand()
+        self.observe("store lost", peer)
+
+    # --------------------------------------------------------------------------------------- observation
+
+    def watch(self, observer: Callable[..., None]) -> None:
+        """Call `observer(what, *details)` whenever something happens that a user can see."""
+        self._observers.append(observer)
+
+    def observe(self, what: str, *details: Any) -> None:
+        """Something happened."""
+        for observer in self._observers:
+            observer(what, *details)
+
+    def report(self, name: str, event: Event) -> None:
+        """A peer reports an event."""
+        self.events.append(Reported(self.now, name, event))
+
+    def kinds(self, name: str) -> list[str]:
+        """Kinds of the events that a peer reported, in order."""
+        return [reported.event.kind for reported in self.events if reported.by == name]
+
+
+def _endpoint(name: str) -> str:
+    return f"sim://{name}"
+
+
+def _copy_table(table: MemoryInHand) -> MemoryInHand:
+    copy = MemoryInHand()
+    for hand in table.open():
+        slot = copy.take(hand.lane, hand.seq, hand.attempt)
+        if not hand.running:
+            copy.done(slot)
+    return copy

@@ -1,0 +1,594 @@
+"""One simulated peer: the production core and turns, over a simulated disk, links, clocks and workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from zmqrel.body import decode_body, encode_body
+from zmqrel.core import commands as c
+from zmqrel.core.buffer import HANDLED, Buffer, Failed, MoveTo, Rejected, Result, RetryAt, Row
+from zmqrel.core.effects import Ended, Event, HandedOver, Moved, ReceiptNotice, Received, Withdrawing
+from zmqrel.core.engine import Engine, read_clock
+from zmqrel.core.entries import Meta, encode_messages, encode_meta
+from zmqrel.core.inbox import Policy
+from zmqrel.core.times import Now
+from zmqrel.errors import Reject, RetryLater
+from zmqrel.options import Options
+from zmqrel.outcome import Outcome, Verdict
+from zmqrel.retry import Retry
+from zmqrel.runtime.clock import Clock
+from zmqrel.runtime.turn import Turns, Work
+from zmqrel.store.in_hand import MemoryInHand
+from zmqrel.testing.disk import ProcessDied, SimulatedDisk
+
+if TYPE_CHECKING:
+    from zmqrel.testing.network import Network
+
+DEFAULT_RETRY = Retry.exponential(0.5, max_interval=60, max_attempts=10, jitter="full")
+_MOST_TURNS_AT_ONCE = 20_000
+
+
+class Spinning(AssertionError):
+    """A peer asks for turn after turn without any time passing."""
+
+
+class Moving(Exception):
+    """Raised by a simulated handler to put its message into another queue."""
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(queue)
+        self.queue = queue
+
+
+@dataclass(slots=True)
+class Hardware:
+    """The clocks of one machine. All may be changed while it runs."""
+
+    wall_error_us: int = 0
+    """How far its wall clock is ahead of true time."""
+    drift: float = 0.0
+    """How much faster than true its clocks run: 5e-5 is 50 ppm."""
+    suspended_us: int = 0
+    """How long it slept, which the boot-time clock counts and the monotonic clock does not."""
+    booted_us: int = 0
+    """True time of its last boot."""
+
+    def boot_us(self, true_us: int) -> int:
+        """Reading of the boot-time clock."""
+        return int((true_us - self.booted_us) * (1 + self.drift)) + 1_000_000
+
+    def mono_us(self, true_us: int) -> int:
+        """Reading of the monotonic clock."""
+        return self.boot_us(true_us) - self.suspended_us
+
+    def wall_us(self, true_us: int) -> int:
+        """Reading of the wall clock."""
+        return true_us + self.wall_error_us + int((true_us - self.booted_us) * self.drift)
+
+
+@dataclass(slots=True, eq=False)
+class SimulatedReceipt:
+    """What the sending application knows of a message."""
+
+    sender: str
+    to: str
+    queue: str
+    key: str | None
+    body: Any
+    sent_us: int
+    """True time at which it was handed to `send`."""
+    delayed: bool = False
+    id: str | None = None
+    place: tuple[int, int] | None = None
+    """Lane id and sequence number, once stored."""
+    error: BaseException | None = None
+    """Why it was not accepted."""
+    received: bool = False
+    withdrawing: bool = False
+    handed_over: bool = False
+    """The receiver said so, in answer to a withdrawal."""
+    outcome: Outcome | None = None
+    reason: str | None = None
+    attempts: int = 0
+    forgotten: bool = False
+    """The sending store does not know it any more: it was lost, or put back to an older copy."""
+    recalled: bool = False
+    """`recall` was called, and its commit done."""
+
+    @property
+    def accepted(self) -> bool:
+        """`send` returned."""
+        return self.place is not None
+
+    @property
+    def verdict(self) -> Verdict:
+        """What `recall` would say now."""
+        if self.outcome is Outcome.RECALLED:
+            return Verdict.RECALLED
+        if self.outcome is Outcome.UNCERTAIN:
+            return Verdict.UNCERTAIN
+        return Verdict.TOO_LATE if self.outcome or self.handed_over else Verdict.PENDING
+
+
+class Delivery:
+    """A message as a simulated handler sees it."""
+
+    def __init__(self, peer: SimulatedPeer, row: Row) -> None:
+        self._peer = peer
+        self.row = row
+        head = row.head
+        self.sender = row.lane.peer
+        self.queue = row.queue
+        self.id = head.meta.id or f"{row.lane.id:016x}-{row.seq}"
+        self.key = head.meta.key
+        self.headers = head.meta.headers or {}
+        self.origin_id = head.meta.origin_id
+        self.cause = head.meta.cause
+        self.body = decode_body(row.body)
+        self.attempt = row.attempts
+        self.redelivered = row.redelivered or row.doubt
+
+    @property
+    def withdrawn(self) -> bool:
+        """Its sender asked too late for it not to be handed over, or its deadline passed meanwhile."""
+        return self.row.withdrawn is not None
+
+
+Function = Callable[[Delivery], Any]
+Duration = float | Callable[[Delivery], float]
+
+
+@dataclass(slots=True, eq=False)
+class Handler:
+    """How a queue is served in each life of a peer."""
+
+    queue: str
+    function: Function
+    workers: int
+    duration: Duration
+    retry: Retry
+    buffer: Buffer | None = None
+    busy: int = 0
+    woken: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class SimulatedPeer:
+    """A peer of the network, through all its lives."""
+
+    name: str
+    network: Network
+    options: Options
+    peers: dict[str, str | None]
+    rng: Random
+    disk: SimulatedDisk
+    in_hand: MemoryInHand = field(default_factory=MemoryInHand)
+    hardware: Hardware = field(default_factory=Hardware)
+    life: int = 0
+    running: bool = False
+    handlers: dict[str, Handler] = field(default_factory=dict)
+    receipts: dict[tuple[int, int], SimulatedReceipt] = field(default_factory=dict)
+    turns: Turns | None = None
+    clock: Clock | None = None
+    _commands: list[c.Command] = field(default_factory=list)
+    _answers: dict[c.Command, Callable[[Any], None]] = field(default_factory=dict)
+    _frames: list[tuple[int, list[bytes]]] = field(default_factory=list)
+    _last_link: int = 0
+    _turn_at_us: int | None = None
+    _last_turn_us: int = -1
+    _turns_at_once: int = 0
+
+    # --------------------------------------------------------------------------------------------- life
+
+    def start(self) -> None:
+        """Open the store and begin a life; nothing if one is under way."""
+        if self.running:
+            return
+        self.life += 1
+        self.running = True
+        self._last_link = 0
+        hardware, true = self.hardware, self.network.true_us
+        self.clock = Clock(
+            lambda: hardware.wall_us(true()) / 1e6,
+            *read_clock(self.disk),
+            mono_ns=lambda: hardware.mono_us(true()) * 1000,
+            boot_ns=lambda: hardware.boot_us(true()) * 1000,
+        )
+        self.turns = Turns(self.disk, self.in_hand, self._make_engine, _World(self))
+        with self._mortal():
+            self.turns.open(self.clock.now(), self.clock.wall_us())
+            for handler in self.handlers.values():
+                self._serve(handler)
+            for name, endpoint in self.peers.items():
+                self.command(c.Connect(name, endpoint))
+            self._look_up_receipts()
+        self.wake()
+
+    def _make_engine(self, now: Now) -> Engine:
+        return Engine(self.name, self.options, self.rng, lambda: self.rng.getrandbits(64) or 1, self.disk, now)
+
+    def die(self) -> None:
+        """The process ends without a word."""
+        if not self.running:
+            return
+        self.network.links.died(self)
+        self._end_life()
+        self.disk.abort()
+        self.disk.close(clean=False)
+
+    def close(self) -> None:
+        """Stop as an application does; running handlers are given no time."""
+        if not self.running:
+            return
+        assert self.turns is not None
+        with self._mortal():
+            self.turns.close(self._clock().now(), self._clock().wall_us())
+            self.in_hand.clear()
+            self.network.links.died(self)
+            self._end_life()
+
+    def _end_life(self) -> None:
+        self.life += 1
+        self.running = False
+        self.turns = None
+        self._turn_at_us = None
+        self._frames.clear()
+        self._commands.clear()
+        answers, self._answers = self._answers, {}
+        for answer in answers.values():
+            answer(ProcessDied())
+        for handler in self.handlers.values():
+            handler.buffer, handler.busy, handler.woken = None, 0, False
+
+    def _mortal(self) -> _Mortal:
+        return _Mortal(self)
+
+    def _clock(self) -> Clock:
+        assert self.clock is not None
+        return self.clock
+
+    @property
+    def engine(self) -> Engine:
+        """The core of the present life."""
+        assert self.turns is not None
+        return self.turns.engine
+
+    def connected(self, other: str) -> bool:
+        """True if there is a session with that peer."""
+        if not self.running:
+            return False
+        channel = self.engine.channels.get(other)
+        return channel is not None and bool(channel.sessions.open)
+
+    # -------------------------------------------------------------------------------------------- turns
+
+    def wake(self, delay_us: int = 0) -> None:
+        """Have a turn soon."""
+        self._turn_not_after(self.network.true_us() + delay_us)
+
+    def _turn_not_after(self, at_us: int) -> None:
+        if self._turn_at_us is not None and self._turn_at_us <= at_us:
+            return
+        self._turn_at_us = at_us
+        self.network.at(at_us, partial(self._turn, self.life, at_us))
+
+    def _turn(self, life: int, at_us: int) -> None:
+        if life != self.life or self._turn_at_us != at_us or self.turns is None:
+            return
+        self._turn_at_us = None
+        self._count_turn(at_us)
+        work = Work(self._commands, self._frames)
+        self._commands, self._frames = [], []
+        with self._mortal():
+            self.turns.run(self._clock().now(), self._clock().wall_us(), work)
+            self.network.observe("turn", self.name)
+            self._schedule_next()
+
+    def _schedule_next(self) -> None:
+        assert self.turns is not None
+        now = self._clock().now()
+        wake_us = self.turns.next_wake_us(now)
+        if wake_us is not None:
+            delay_us = int(max(0, wake_us - now.mono_us) * (1 - self.hardware.drift)) + 1
+            self._turn_not_after(self.network.true_us() + delay_us)
+        for handler in self.handlers.values():
+            if handler.buffer is not None and handler.buffer.unsettled:
+                self.wake(1)
+
+    def _count_turn(self, at_us: int) -> None:
+        if at_us // 10_000 == self._last_turn_us // 10_000:
+            self._turns_at_once += 1
+            if self._turns_at_once > _MOST_TURNS_AT_ONCE:
+                raise Spinning(f"{self.name} had {_MOST_TURNS_AT_ONCE} turns within 10 ms")
+        else:
+            self._turns_at_once = 0
+        self._last_turn_us = at_us
+
+    def _input_delay_us(self) -> int:
+        return self.rng.randrange(100)
+
+    # ------------------------------------------------------------------------------------------ commands
+
+    def command(self, command: c.Command, answer: Callable[[Any], None] | None = None) -> None:
+        """Hand a command to the core; `answer` is called with its reply, an exception or ProcessDied."""
+        self._answers[command] = answer or (lambda value: None)
+        self._commands.append(command)
+        self.wake(self._input_delay_us())
+
+    def send(
+        self,
+        to: str,
+        bodies: list[Any],
+        *,
+        queue: str = "default",
+        key: str | None = None,
+        id: str | None = None,
+        ttl: float | None = None,
+        delay: float | None = None,
+        on_expiry: str = "dead",
+        max_attempts: int | None = None,
+        headers: Mapping[str, Any] | None = None,
+    ) -> list[SimulatedReceipt]:
+        """As Peer.send_many, but the receipts are returned before anything is committed."""
+        now_us = self._clock().now().store_us
+        not_before_us = 0 if delay is None else now_us + int(delay * 1e6)
+        deadline_us = 0 if ttl is None else now_us + int(ttl * 1e6)
+        meta = Meta(key, id, dict(headers) if headers else None, not_before_us, on_expiry, max_attempts)
+        records = encode_messages(map(encode_body, bodies), now_us, deadline_us, encode_meta(meta))
+        true_us = self.network.true_us()
+        receipts = [
+            SimulatedReceipt(self.name, to, queue, key, body, true_us, delay is not None, id) for body in bodies
+        ]
+        digest = encode_body([to, queue, key, list(bodies)])[:64]
+        command = c.Send(to, queue, delay is not None, records, deadline_us, id, digest)
+        self.command(command, partial(self._sent, receipts))
+        return receipts
+
+    def _sent(self, receipts: list[SimulatedReceipt], reply: Any) -> None:
+        if not isinstance(reply, c.Stored):
+            for receipt in receipts:
+                receipt.error = reply
+                self.network.observe("not accepted", receipt)
+            return
+        for seq, receipt in enumerate(receipts, reply.first):
+            receipt.place = (reply.lane.id, seq)
+            receipt.id = receipt.id or f"{reply.lane.id:016x}-{seq}"
+            self.receipts.setdefault(receipt.place, receipt)
+            self.network.observe("accepted", receipt)
+
+    def recall(self, receipt: SimulatedReceipt) -> None:
+        """As Receipt.recall, without waiting."""
+        lane = self._lane_no(receipt)
+        if lane is not None and receipt.place is not None:
+            self.command(c.Recall([(lane, receipt.place[1])]), partial(self._recalled, receipt))
+
+    def _recalled(self, receipt: SimulatedReceipt, reply: Any) -> None:
+        if isinstance(reply, list):
+            receipt.recalled = True
+            self._take_found(receipt, reply[0])
+
+    def _lane_no(self, receipt: SimulatedReceipt) -> int | None:
+        if receipt.place is None or not self.running:
+            return None
+        numbers = (lane.no for lane in self.engine.shared.out_lanes.values() if lane.id == receipt.place[0])
+        return next(numbers, None)
+
+    def _look_up_receipts(self) -> None:
+        """After a restart the application asks for what it had no outcome for."""
+        for receipt in list(self.receipts.values()):
+            if receipt.id is not None:
+                self.command(c.Find(receipt.id), partial(self._take_found, receipt))
+
+    def _take_found(self, receipt: SimulatedReceipt, found: Any) -> None:
+        if isinstance(found, BaseException):
+            return
+        if found is None:
+            receipt.forgotten = True
+            self.network.observe("forgotten", receipt)
+            return
+        place = (found.lane.id, found.seq)
+        if receipt.place != place:
+            self._place(receipt, place)
+        if found.ended is not None:
+            self._end_receipt(receipt, found.ended.outcome, found.ended.reason, found.ended.attempts)
+
+    def _end_receipt(self, receipt: SimulatedReceipt, outcome: Outcome, reason: str | None, attempts: int) -> None:
+        self.network.observe("outcome", receipt, outcome)
+        receipt.outcome, receipt.reason, receipt.attempts = outcome, reason, attempts
+
+    # -------------------------------------------------------------------------------------------- notices
+
+    def answer(self, command: c.Command, value: Any) -> None:
+        """A command is answered."""
+        answer = self._answers.pop(command, None)
+        if answer is not None:
+            answer(value)
+
+    def notice(self, notices: list[ReceiptNotice]) -> None:
+        """Tell receipts what became of their messages."""
+        for notice in notices:
+            if isinstance(notice, Ended):
+                self._note_ended(notice)
+            elif isinstance(notice, Received):
+                self._note_received(notice)
+            elif isinstance(notice, Moved):
+                self._note_moved(notice)
+            elif isinstance(notice, HandedOver | Withdrawing):
+                receipt = self._receipt(notice.lane, notice.seq)
+                if receipt is not None:
+                    receipt.withdrawing = True
+                    receipt.handed_over = receipt.handed_over or isinstance(notice, HandedOver)
+
+    def _note_ended(self, notice: Ended) -> None:
+        for seq in range(notice.first, notice.last + 1):
+            receipt = self._receipt(notice.lane, seq)
+            if receipt is not None:
+                self._end_receipt(receipt, notice.outcome, notice.reason, notice.attempts)
+
+    def _note_received(self, notice: Received) -> None:
+        for seq in range(notice.floor, 0, -1):
+            receipt = self._receipt(notice.lane, seq)
+            if receipt is None or receipt.received:
+                return
+            receipt.received = True
+
+    def _note_moved(self, notice: Moved) -> None:
+        receipt = self._receipt(notice.lane, notice.seq)
+        if receipt is not None and receipt.place is not None:
+            self._place(receipt, (self.engine.shared.out_lanes[notice.new_lane].id, notice.new_seq))
+
+    def _place(self, receipt: SimulatedReceipt, place: tuple[int, int]) -> None:
+        if receipt.place is not None and self.receipts.get(receipt.place) is receipt:
+            del self.receipts[receipt.place]
+        receipt.place = place
+        self.receipts[place] = receipt
+
+    def _receipt(self, lane_no: int, seq: int) -> SimulatedReceipt | None:
+        lane = self.engine.shared.out_lanes.get(lane_no)
+        return None if lane is None else self.receipts.get((lane.id, seq))
+
+    # ------------------------------------------------------------------------------- what the links call
+
+    def new_link(self, dialled: bool) -> int:
+        """A number for a link, even if it was dialled."""
+        self._last_link += 2
+        return self._last_link + (0 if dialled else 1)
+
+    def deliver(self, link: int, parts: list[bytes]) -> None:
+        """A frame has come."""
+        self._frames.append((link, parts))
+        self.wake(self._input_delay_us())
+
+    # ------------------------------------------------------------------------------------------- workers
+
+    def serve(
+        self,
+        queue: str,
+        function: Function,
+        *,
+        workers: int = 1,
+        duration: Duration = 0.001,
+        retry: Retry = DEFAULT_RETRY,
+    ) -> None:
+        """Serve a queue, in this life and in later ones; see Network.handler."""
+        before = self.handlers.get(queue)
+        if before is not None:
+            before.function, before.workers, before.duration, before.retry = function, workers, duration, retry
+            return
+        handler = self.handlers[queue] = Handler(queue, function, workers, duration, retry)
+        if self.running:
+            self._serve(handler)
+            self.wake()
+
+    def _serve(self, handler: Handler) -> None:
+        assert self.turns is not None
+        wake = partial(self._wake_workers, handler)
+        handler.buffer = Buffer(handler.queue, self.options.prefetch, self.in_hand, nullcontext(), wake)
+        self.turns.serve(handler.queue, handler.buffer, Policy(handler.retry))
+
+    def _wake_workers(self, handler: Handler, _rows: int = 0) -> None:
+        if not handler.woken:
+            handler.woken = True
+            self.network.at(self.network.true_us() + self._input_delay_us(), partial(self._work, handler, self.life))
+
+    def _work(self, handler: Handler, life: int) -> None:
+        """Idle workers take what is in the buffer."""
+        if life != self.life or handler.buffer is None:
+            return
+        handler.woken = False
+        while handler.busy < handler.workers:
+            row = handler.buffer.take(self._clock().now().store_us)
+            if row is None:
+                break
+            handler.busy += 1
+            delivery = Delivery(self, row)
+            self.network.observe("handed over", self, delivery)
+            duration = handler.duration(delivery) if callable(handler.duration) else handler.duration
+            done_us = self.network.true_us() + int(duration * 1e6)
+            self.network.at(done_us, partial(self._worked, handler, life, row, delivery))
+        if handler.buffer.unsettled or not len(handler.buffer):
+            self.wake(self._input_delay_us())
+
+    def _worked(self, handler: Handler, life: int, row: Row, delivery: Delivery) -> None:
+        """The virtual time of a handler is over: run it and settle."""
+        if life != self.life or handler.buffer is None:
+            return
+        result = _run(handler.function, delivery)
+        if life != self.life:
+            return  # the handler ended the process
+        handler.busy -= 1
+        self.network.observe("finished", self, delivery, result)
+        handler.buffer.finish(row, result)
+        self.wake(self._input_delay_us())
+        self._wake_workers(handler)
+
+
+def _run(function: Function, delivery: Delivery) -> Result:
+    try:
+        function(delivery)
+    except Reject as error:
+        return Rejected(error.reason)
+    except RetryLater as error:
+        return RetryAt(int(error.delay * 1e6), None)
+    except Moving as error:
+        return MoveTo(error.queue)
+    except Exception as error:
+        return Failed(f"{type(error).__name__}: {error}")
+    return HANDLED
+
+
+class _Mortal:
+    """The part of a peer's doing in which its process can die."""
+
+    def __init__(self, peer: SimulatedPeer) -> None:
+        self._peer = peer
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> bool:
+        if kind is not ProcessDied:
+            return False
+        self._peer.network.observe("died", self._peer)
+        self._peer.die()
+        return True
+
+
+class _World:
+    """Where the effects of a peer's turns go."""
+
+    def __init__(self, peer: SimulatedPeer) -> None:
+        self._peer = peer
+
+    def send(self, link: int, parts: list[bytes]) -> None:
+        """Pass a frame to the network."""
+        peer = self._peer
+        if peer.disk.dying == "while sending" and peer.rng.random() < 0.5:
+            peer.disk.survive()
+            raise ProcessDied
+        peer.network.links.send(peer, link, parts)
+
+    def reply(self, command: c.Command, value: Any) -> None:
+        """Answer a command."""
+        self._peer.answer(command, value)
+
+    def notice(self, notices: list[ReceiptNotice]) -> None:
+        """Tell receipts."""
+        self._peer.notice(notices)
+
+    def report(self, event: Event) -> None:
+        """Keep an event of the core."""
+        self._peer.network.report(self._peer.name, event)
+
+    def dial(self, name: str, endpoint: str) -> int:
+        """Make a socket to a peer."""
+        return self._peer.network.links.dial(self._peer, endpoint)
+
+    def hang_up(self, link: int) -> None:
+        """Close a socket."""
+        self._peer.network.links.hang_up(self._peer, link)
