@@ -78,6 +78,11 @@ class Row:
         return self.seq <= self.lane.doubt_upto or self.old
 
     @property
+    def was_handed_over(self) -> bool:
+        """A worker has it or had it, be it in another queue."""
+        return bool(self.attempts or self.first_handed_us)
+
+    @property
     def head(self) -> MessageHead:
         """The decoded head of the record."""
         return decode_head(self.record)

@@ -250,7 +250,7 @@ class Channel:
         if data.doubt_upto > lane.doubt_upto:
             lane.doubt_upto = data.doubt_upto
             self._shared.touch(lane)
-        self._acks[lane] = None
+        self.ack(lane)
         if data.first_seq > lane.floor + 1:
             lane.gap = True
             self._shared.counters["gaps"] += 1
@@ -309,7 +309,7 @@ class Channel:
             self._shared.counters["stale_acks"] += 1
             return
         now_us = self._shared.now.mono_us
-        if lane.take_ack(ack.floor):
+        if lane.take_ack(ack.floor, now_us):
             self._shared.timers.set(("resend", lane.no), now_us + self._resend_wait_us(lane))
             self._acknowledged(lane)
         if ack.floor >= lane.acked:
@@ -388,7 +388,7 @@ class Channel:
         else:
             self._shared.counters["resent"] += len(batch.records)
         lane.cursor = batch.last + 1
-        lane.flight.append(Flight(batch.last, batch.size))
+        lane.flight.append(Flight(batch.last, batch.size, self._shared.now.mono_us))
         lane.flight_bytes += batch.size
         self._shared.counters["sent"] += len(batch.records) if lane.kind != CONTROL else 0
         self._arm_resend(lane)
@@ -460,7 +460,7 @@ class Channel:
 
     def _resend_wait_us(self, lane: OutLane) -> int:
         delay_s = self._shared.options.resend.delay(lane.resend_attempt + 1, self._shared.rng)
-        return _LEAST_RESEND_US + int((delay_s or 0.0) * 1e6)
+        return _LEAST_RESEND_US + 4 * lane.ack_us + int((delay_s or 0.0) * 1e6)
 
     def resend_due(self, lane: OutLane) -> None:
         """Nothing was acknowledged for one interval: send again from the floor."""

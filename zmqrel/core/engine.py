@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from random import Random  # for the type only
-from typing import Any
+from typing import Any, NamedTuple
 
 from zmqrel.core import commands as c
 from zmqrel.core import frames, tables
@@ -35,6 +35,13 @@ _LAZY_US = 300_000
 _FLUSH_US = 50_000
 """Pause between flushes under "relaxed" durability; the promise is 100 ms."""
 _MOST_TAIL = 8192
+
+
+class Held(NamedTuple):
+    """What may be told only after a flush."""
+
+    notices: list[ReceiptNotice]
+    replies: list[tuple[Any, Any]]
 
 
 class Engine:
@@ -69,8 +76,8 @@ class Engine:
         self._links: dict[int, Channel] = {}
         self._busy: dict[Channel, None] = {}
         self._byes: set[int] = set()
-        self._held_notices: list[ReceiptNotice] = []
-        self._held_replies: list[tuple[Any, Any]] = []
+        self._held = Held([], [])
+        self._released = Held([], [])
         self._unflushed = False
         self._flushed_us = now.mono_us
         self._dead = DeadLetters(self.shared)
@@ -110,11 +117,15 @@ class Engine:
 
         Not `trusted` if the machine went down with it: then every row may have been handed over.
         """
-        if not trusted:
+        if trusted:
+            self._blame(left)
+        else:
             self.shared.ledger.doubt_before_us = self.shared.now.store_us
             self.shared.journal.wrote = True
-            self._inbox.begin()
-            return
+        self._inbox.end_withdrawn()
+        self._inbox.begin()
+
+    def _blame(self, left: list[InHand]) -> None:
         latest: dict[tuple[int, int], InHand] = {}
         for hand in left:
             known = latest.get((hand.lane, hand.seq))
@@ -123,12 +134,13 @@ class Engine:
         running = sum(hand.running for hand in latest.values())
         for hand in latest.values():
             self._inbox.blame(hand.lane, hand.seq, hand.attempt, hand.running, running == 1)
-        self._inbox.begin()
 
     def leave(self, rows: Iterable[Row]) -> None:
         """The peer closes while workers have these rows: the next life hands them over again, and says so."""
         for row in rows:
-            self._inbox.blame(row.lane.no, row.seq, row.attempts, False, False)
+            if row.attempts:  # not one whose deadline had passed at the door
+                self._inbox.blame(row.lane.no, row.seq, row.attempts, False, False)
+        self._inbox.end_withdrawn()
 
     def rebind(self, rows: Iterable[Row]) -> None:
         """After a failed commit this engine replaces another: these rows are still with workers."""
@@ -322,7 +334,9 @@ class Engine:
         if shared.journal.wrote:
             self._write_stale()
             self._write_ledger()
-        elif (shared.stale or shared.stale_peers) and not shared.timers.is_set("lazy"):
+        elif shared.stale and not shared.timers.is_set("lazy"):
+            # News of a peer's clock and commit count are worth none: two idle peers would make each other commit
+            # for ever.
             shared.timers.set("lazy", shared.now.mono_us + _LAZY_US)
         effects = shared.effects
         effects.frames = self._encode_frames()
@@ -417,16 +431,17 @@ class Engine:
 
     def _hold_back(self, effects: Effects) -> None:
         """Outcomes are told only after a flush that covers them (F13)."""
-        self._held_notices += [notice for notice in effects.notices if isinstance(notice, Ended | HandedOver)]
-        effects.notices = [n for n in effects.notices if not isinstance(n, Ended | HandedOver)]
-        self._held_replies += [item for item in effects.replies if isinstance(item[0], _TELLING)]
-        effects.replies = [item for item in effects.replies if not isinstance(item[0], _TELLING)]
+        told_now, self._released = self._released, Held([], [])
+        self._held.notices.extend(n for n in effects.notices if isinstance(n, Ended | HandedOver))
+        self._held.replies.extend(item for item in effects.replies if isinstance(item[0], _TELLING))
+        effects.notices = told_now.notices + [n for n in effects.notices if not isinstance(n, Ended | HandedOver)]
+        effects.replies = told_now.replies + [item for item in effects.replies if not isinstance(item[0], _TELLING)]
 
     def flush_due_us(self) -> int | None:
         """When the store wants to be flushed (monotonic), None if there is nothing to flush."""
         if self.shared.options.durability != "relaxed":
             return None
-        if not (self._unflushed or self._held_notices or self._held_replies):
+        if not (self._unflushed or self._held.notices or self._held.replies):
             return None
         return self._flushed_us + _FLUSH_US
 
@@ -434,10 +449,7 @@ class Engine:
         """In a turn: everything committed so far was flushed just before."""
         self._unflushed = False
         self._flushed_us = self.shared.now.mono_us
-        self.shared.effects.notices += self._held_notices
-        self.shared.effects.replies += self._held_replies
-        self._held_notices = []
-        self._held_replies = []
+        self._released, self._held = self._held, Held([], [])
         for channel in self.channels.values():
             channel.flushed()
 

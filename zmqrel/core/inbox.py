@@ -42,6 +42,7 @@ from zmqrel.core.dead import DeadLetters
 from zmqrel.core.entries import (
     HEADER,
     HEADER_BYTES,
+    MAX_TIME_US,
     BadRecord,
     Notice,
     Range,
@@ -88,6 +89,8 @@ class RowState(NamedTuple):
     """The queue that it was moved to."""
     reason: str | None = None
     """Why the last attempt failed."""
+    withdrawn: int = 0
+    """The Cause for which it was withdrawn while a worker had it: there is no further attempt."""
 
     def encode(self) -> bytes:
         """The bytes of the row."""
@@ -207,10 +210,18 @@ class Inbox:
             flags=state.flags | _REDELIVERED,
         )
         self._put_state(lane_no, seq, state)
-        if running:
+        if running and not state.withdrawn:
             self._suspects[(lane_no, seq)] = sole
             key = tables.lane_seq(tables.SUSPECT, lane_no, seq)
             self._shared.journal.put(key, b"\x01" if sole else b"\x00")
+
+    def end_withdrawn(self) -> None:
+        """After an unclean stop: rows withdrawn while a worker had them get no further attempt."""
+        for key, value in self._shared.journal.scan(*tables.table_bounds(tables.ROW_STATE), 2**31):
+            state = _decode_state(value)
+            row = self._read_row(*tables.split_lane_seq(key)) if state.withdrawn else None
+            if row is not None:
+                self._end_handed(row, Cause(state.withdrawn))
 
     def rebind(self, row: Row) -> None:
         """After the core was loaded anew: this row is still with a worker."""
@@ -243,9 +254,7 @@ class Inbox:
         self._grants.add(lane)
         if last <= floor:
             return
-        for record in records:
-            if len(record) < HEADER_BYTES or crc32(memoryview(record)[4:]) != HEADER.unpack_from(record)[0]:
-                raise BadRecord("the checksum of a record does not match")
+        _check(records)
         tombstones = self._shared.journal.pop(*tables.lane_bounds(tables.TOMBSTONE, lane.no, floor + 1, last))
         if tombstones:
             dropped = {tables.split_lane_seq(key)[1] for key, _ in tombstones}
@@ -417,8 +426,13 @@ class Inbox:
     @property
     def unexamined(self) -> bool:
         """True if a queue has room and rows that this turn did not get to."""
+        gate = self._suspect_out is not None
         return self._shared.accepting and any(
-            queue.examine and queue.buffer is not None and queue.buffer.room() > 0 for queue in self.queues.values()
+            queue.examine
+            and queue.buffer is not None
+            and queue.buffer.has_room
+            and not (gate and cast(Policy, queue.policy).push)
+            for queue in self.queues.values()
         )
 
     def _claimable(self, queue: Queue, row: Row) -> bool:
@@ -567,6 +581,7 @@ class Inbox:
             row.redelivered = row.redelivered or bool(state.flags & _REDELIVERED)
             row.old = row.old or bool(state.flags & _DOUBT)
             row.queue = state.queue or row.queue
+            row.withdrawn = Cause(state.withdrawn) if state.withdrawn else None
         return row
 
     def rewind(self, queue: Queue) -> None:
@@ -736,10 +751,14 @@ class Inbox:
 
     def _move(self, row: Row, to: str) -> None:
         """The same message in another queue: attempts start again, its key is a key of that queue."""
-        self._free_key(row)
+        now_us = self._shared.now.store_us
+        if row.withdrawn is not None or row.expired(now_us):
+            self._end_handed(row, row.withdrawn or Cause.DEADLINE)
+            return
+        if row.key is not None:
+            self._free_key(row)
         queue = self.queue(to)
         row.attempts = 0
-        now_us = self._shared.now.store_us
         if row.key is not None:
             key = tables.keyed_key(tables.KEYED, queue.no, tables.key_hash(row.key), row.order_us, row.lane.no, row.seq)
             self._shared.journal.put(key, b"")
@@ -801,13 +820,22 @@ class Inbox:
                 self._examine_all()
         if row.place in (Place.RUNNING, Place.DONE):
             if row.withdrawn is None:
-                row.withdrawn = cause
-                self._notice(row)
+                self._forbid_retry(row, cause)
+            self._notice(row)
             return
-        if row.attempts:
+        if row.was_handed_over:
             self._end_handed(row, cause)
         else:
             self._end(row, *_withdrawn_outcome(cause, row.doubt), 0)
+
+    def _forbid_retry(self, row: Row, cause: Cause) -> None:
+        """The row is with a worker: it will not be handed over again, not even after a crash."""
+        row.withdrawn = cause
+        row.stated = True
+        state = self._state(row.lane.no, row.seq)
+        first_us = row.first_handed_us or row.handed_us
+        state = state._replace(attempts=row.attempts, first_handed_us=first_us, withdrawn=cause.value)
+        self._put_state(row.lane.no, row.seq, state)
 
     def _buffer_of(self, row: Row) -> Buffer:
         return cast(Buffer, self.queue(row.queue).buffer)
@@ -849,13 +877,14 @@ class Inbox:
             if row is self._suspect_out:
                 self._suspect_out = None
         if row.place in (Place.RUNNING, Place.DONE):
-            row.withdrawn = row.withdrawn or Cause.DEADLINE
+            if row.withdrawn is None:
+                self._forbid_retry(row, Cause.DEADLINE)
             return
         self._expire(row)
 
     def _expire(self, row: Row) -> None:
         """Its deadline has passed and no worker has it."""
-        if row.attempts:
+        if row.was_handed_over:
             self._end_handed(row, Cause.DEADLINE)
             return
         outcome, reason = _withdrawn_outcome(Cause.DEADLINE, row.doubt)
@@ -1033,6 +1062,18 @@ class Inbox:
         clock = self._clock(lane)
         local_us = their_us if clock is None else clock.to_local(their_us)
         return their_us if local_us is None else local_us
+
+
+def _check(records: list[bytes]) -> None:
+    """Raises BadRecord for the first that is no MESSAGE: nothing is written before all are known to be good."""
+    for record in records:
+        if len(record) < HEADER_BYTES:
+            raise BadRecord(f"a MESSAGE record has at least {HEADER_BYTES} bytes, got {len(record)}")
+        crc, meta_length, sent_at_us, deadline_us = HEADER.unpack_from(record)
+        if crc != crc32(memoryview(record)[4:]):
+            raise BadRecord("the checksum of a record does not match")
+        if meta_length or sent_at_us > MAX_TIME_US or deadline_us > MAX_TIME_US:
+            decode_head(record)
 
 
 def _withdrawn_outcome(cause: Cause, doubt: bool) -> tuple[Outcome, str]:

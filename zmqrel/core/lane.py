@@ -25,12 +25,15 @@ class Flight(NamedTuple):
 
     last: int
     size: int
+    sent_us: int
+    """When, monotonic."""
 
 
 class OutLane:
     """The sending half. `next_seq`, `sent_upto`, `acked`, `closed` and `doubt_upto` are durable."""
 
     __slots__ = (
+        "ack_us",
         "acked",
         "after",
         "closed",
@@ -89,6 +92,8 @@ class OutLane:
         self.resend_attempt = 0
         self.rewound_at_us = 0
         self.rewound_to = 0
+        self.ack_us = 0
+        """How long an acknowledgement takes, smoothed."""
 
     def append(self, records: list[bytes]) -> int:
         """Number new entries; returns the first number. They stay at hand if all before them was transmitted."""
@@ -105,14 +110,17 @@ class OutLane:
         self.flight_bytes = 0
         self.tail = []
 
-    def take_ack(self, floor: int) -> bool:
+    def take_ack(self, floor: int, now_us: int) -> bool:
         """The receiver's floor. True if it is news."""
         if floor <= self.acked:
             return False
         self.acked = floor
         flight = self.flight
         while flight and flight[0].last <= floor:
-            self.flight_bytes -= flight.popleft().size
+            landed = flight.popleft()
+            self.flight_bytes -= landed.size
+            # Smoothed as TCP does (RFC 6298): an eighth of the news.
+            self.ack_us += (now_us - landed.sent_us - self.ack_us) // 8
         self.cursor = max(self.cursor, floor + 1)
         self.resend_attempt = 0
         return True

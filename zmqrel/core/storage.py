@@ -102,7 +102,7 @@ class Store(Storage, Protocol):
 
         False releases the headroom that was kept, so that deletes and settlements find the room that they
         need in a full store. True takes it back; while there is none to take back, `room` stays False. A
-        store opens growing.
+        store opens growing. Raises what `flush` raises.
         """
         ...
 

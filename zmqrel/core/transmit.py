@@ -13,7 +13,7 @@ from zmqrel.core.entries import verify
 from zmqrel.core.lane import CONTROL, OutLane
 from zmqrel.core.storage import Storage
 
-FRAME_BYTES = 256 * 1024
+FRAME_BYTES = 64 * 1024
 """A frame is filled up to here; a larger entry travels alone, if the window has room for it."""
 FRAME_ENTRIES = 8192
 

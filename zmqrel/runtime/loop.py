@@ -36,8 +36,8 @@ from zmqrel.store.memory import MemoryStore
 _log = logging.getLogger("zmqrel")
 
 _FRAMES_PER_TURN = 128
-_BYTES_PER_TURN = 4 << 20
-_MESSAGES_PER_TURN = 8192
+_BYTES_PER_TURN = 256 << 10
+_MESSAGES_PER_TURN = 2048
 _LATER_MOST = 1000
 _LATER_RETRY_S = 0.005
 _LEAST_FRAME_BYTES = 4 << 20

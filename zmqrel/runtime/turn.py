@@ -200,7 +200,7 @@ class Turns:
         with_workers: list[Row] = [row for _, finished in results for row, _ in finished]
         for buffer, _ in self._served.values():
             buffer.clear()
-            with_workers += buffer.running()
+            with_workers += buffer.handed_over()
         for link in self._links.values():
             self._world.hang_up(link)
         self._links.clear()
@@ -255,7 +255,7 @@ class Turns:
         running: list[Row] = []
         for buffer, _ in self._served.values():
             buffer.clear()
-            running += buffer.running()
+            running += buffer.handed_over()
         try:
             self._step(now, wall_us, Work(), results)
             self.engine.leave(running)

@@ -123,10 +123,6 @@ def _open(path: Path, map_size: int) -> lmdb.Environment:
 
 
 def _check(data: Path, environment: lmdb.Environment) -> None:
-    if (version := environment.lib_version())[:2] != (0, 9):
-        raise StoreTooNew(
-            f"the store {data.parent} was written by LMDB {version[0]}.{version[1]}, this zmqrel reads 0.9"
-        )
     # Behind the end of a file that was cut short, reading the map is not an error but SIGBUS.
     size, needed = data.stat().st_size, end_of_pages(environment)
     if size < needed:

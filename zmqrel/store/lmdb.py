@@ -65,6 +65,7 @@ class LmdbStore:
         self._redo: RedoLog | None = None
         self._token: bytes | None = None
         self._turn: list[Change] | None = [] if self._relaxed else None
+        self._pending = 0
         self._wrote = False
         self._growing = True
         self._in_use = 0
@@ -201,7 +202,7 @@ class LmdbStore:
                 raise StoreFull(
                     f"the store {self._path} takes nothing new: {self._space.what_is_full(in_use)}"
                 )
-            if not self._append_to_redo():
+            if not self._append_to_redo(in_use):
                 self._commit_pages()
         except lmdb.Error as error:
             raise self._failed(error) from error
@@ -231,8 +232,13 @@ class LmdbStore:
             self._flush_turn_by_turn()
 
     def set_growing(self, growing: bool) -> None:
-        """Say whether new rows are being accepted; False releases the headroom."""
+        """Say whether new rows are being accepted; False releases the headroom.
+
+        Under "relaxed" False also flushes, and raises what `flush` raises.
+        """
         self._growing = growing
+        if not growing and self._redo is not None:
+            self.flush()
 
     def room(self) -> bool:
         """Return whether there is room for new rows with the headroom untouched."""
@@ -329,12 +335,20 @@ class LmdbStore:
         pages = self._txn.stat()
         return (pages["branch_pages"] + pages["leaf_pages"] + pages["overflow_pages"]) * self._page_size
 
-    def _append_to_redo(self) -> bool:
-        # In a full store every turn is flushed: only then do the pages that it freed serve the next but one.
+    def _append_to_redo(self, in_use: int) -> bool:
         if self._redo is None or self._turn is None or not self._growing:
             return False
-        # It starts again at every flush; a turn that does not fit in is a flush by itself.
-        return self._redo.append(self._turn, self._space.most_headroom)
+        # Until it is flushed, no page that a turn freed serves another, nor do those that the flush before it
+        # freed. Each change frees a leaf and part of a branch. Where there may not be room for that, every turn
+        # is a flush by itself, and what it frees serves the next but one.
+        changes = self._pending + len(self._turn)
+        if not self._space.roomy(in_use, min(4 * changes * self._page_size, 2 * in_use)):
+            return False
+        # A turn that does not fit in is a flush by itself, too.
+        if not self._redo.append(self._turn, self._space.most_headroom):
+            return False
+        self._pending = changes
+        return True
 
     def _commit_pages(self) -> None:
         token = None
@@ -345,6 +359,7 @@ class LmdbStore:
         if self._redo is not None and token is not None:
             self._token = token
             self._redo.restart(token)
+            self._pending = 0
         self._begin()
         if self._growing:
             self._space.lead(environment.end_of_pages(self._env), self._in_use)
@@ -370,8 +385,10 @@ class LmdbStore:
         return self._redo.records(self._token)
 
     def _replay(self) -> None:
+        self._pending = 0
         for changes in self._redo_records():
             self._apply(changes)
+            self._pending += len(changes)
 
     def _apply(self, changes: list[Change]) -> None:
         for key, value in changes:

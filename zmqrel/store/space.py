@@ -42,7 +42,9 @@ class Space:
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         disk = os.fstatvfs(self._fd)
         self.most_headroom = min(_HEADROOM_BYTES, limit // 4, disk.f_blocks * disk.f_frsize // 8)
+        """The headroom of a large store."""
         self._allocated = written
+        self._free = self._free_on_disk()
 
     def headroom(self, in_use: int) -> int:
         """Return how much a store with `in_use` bytes of pages keeps free."""
@@ -58,9 +60,15 @@ class Space:
             wanted += min(_MARGIN_BYTES, self.most_headroom // 2)
         return wanted <= self.limit and self._allocate(wanted)
 
+    def roomy(self, in_use: int, more: int) -> bool:
+        """Whether a store with `in_use` bytes of pages could take `more`, by the last look at the disk."""
+        wanted = in_use + self.headroom(in_use) + more
+        return wanted <= self.limit and wanted - self._allocated <= self._free
+
     def lead(self, end: int, in_use: int) -> None:
         """Try to have the headroom allocated behind `end`, the end of the last page used so far."""
         self._allocate(min(end + self.headroom(in_use), self.limit))
+        self._free = self._free_on_disk()
 
     def what_is_full(self, in_use: int) -> str:
         """Return why `admits` refused, and what helps."""
@@ -82,6 +90,10 @@ class Space:
         """Close the file."""
         os.close(self._fd)
         self._fd = -1
+
+    def _free_on_disk(self) -> int:
+        disk = os.fstatvfs(self._fd)
+        return disk.f_bavail * disk.f_frsize
 
     def _allocate(self, end: int) -> bool:
         if end <= self._allocated:

@@ -16,6 +16,7 @@ from zmqrel.core.effects import Event
 from zmqrel.options import Options
 from zmqrel.retry import Retry
 from zmqrel.store.in_hand import MemoryInHand
+from zmqrel.store.memory import MemoryStore
 from zmqrel.testing.disk import CrashPoint, SimulatedDisk
 from zmqrel.testing.links import LinkFaults, Links
 from zmqrel.testing.peer import DEFAULT_RETRY, Duration, Function, SimulatedPeer, SimulatedReceipt
@@ -35,8 +36,10 @@ class Reported(NamedTuple):
 class Copy:
     """A copy of a peer's store and in-hand table, as a backup makes it."""
 
-    disk: Any
+    disk: MemoryStore
     in_hand: MemoryInHand
+    places: frozenset[tuple[int, int]]
+    """Of the messages that it knows."""
 
 
 class Network:
@@ -187,7 +190,7 @@ class Network:
     def backup(self, name: str) -> Copy:
         """Copy the store of a peer, which may run."""
         peer = self.peers[name]
-        return Copy(peer.disk.snapshot(), _copy_table(peer.in_hand))
+        return Copy(peer.disk.snapshot(), _copy_table(peer.in_hand), frozenset(peer.receipts))
 
     def restore(self, name: str, copy: Copy) -> None:
         """Put an old copy of the store of a stopped peer back."""
@@ -195,6 +198,7 @@ class Network:
         peer.disk.restore(copy.disk)
         peer.disk.previous = "crashed"
         peer.in_hand = _copy_table(copy.in_hand)
+        peer.forget_all_but(copy.places)
         self.observe("rolled back", peer)
 
     def delete_store(self, name: str) -> None:
@@ -202,6 +206,7 @@ class Network:
         peer = self.peers[name]
         peer.disk = SimulatedDisk(durability=peer.options.durability, capacity=peer.disk.capacity)
         peer.in_hand = MemoryInHand()
+        peer.forget_all_but(())
         self.observe("store lost", peer)
 
     # --------------------------------------------------------------------------------------- observation

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -356,10 +356,26 @@ class SimulatedPeer:
                 self.network.observe("not accepted", receipt)
             return
         for seq, receipt in enumerate(receipts, reply.first):
-            receipt.place = (reply.lane.id, seq)
+            place = (reply.lane.id, seq)
             receipt.id = receipt.id or f"{reply.lane.id:016x}-{seq}"
-            self.receipts.setdefault(receipt.place, receipt)
+            if reply.repeated and place in self.receipts:
+                receipt.place = place
+                continue
+            self._forget(place)
+            self._place(receipt, place)
             self.network.observe("accepted", receipt)
+
+    def _forget(self, place: tuple[int, int]) -> None:
+        """The number is given again, by a store that is an old copy: it does not know who had it."""
+        receipt = self.receipts.pop(place, None)
+        if receipt is not None:
+            receipt.forgotten = True
+            self.network.observe("forgotten", receipt)
+
+    def forget_all_but(self, known: Collection[tuple[int, int]]) -> None:
+        """The store was put back to when it knew only these places."""
+        for place in [place for place in self.receipts if place not in known]:
+            self._forget(place)
 
     def recall(self, receipt: SimulatedReceipt) -> None:
         """As Receipt.recall, without waiting."""

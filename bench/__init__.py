@@ -1,0 +1,1 @@
+"""Measurements of zmqrel beside what a user would write without it."""
