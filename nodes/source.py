@@ -23,7 +23,10 @@ import zmqrel
 from nodes.common import parser, peer_of, replace, reported, run, stop_event
 
 BATCH = 500
-ROOM_TIMEOUT_S = 60.0
+FULL_WAIT_S = 1.0
+
+# Body, id and headers of a message.
+Named = tuple[Any, str, dict[str, int] | None]
 
 
 class Progress:
@@ -73,21 +76,30 @@ def feed(peer: zmqrel.Peer, args: argparse.Namespace, progress: Progress, stop: 
     sent = progress.rows(args.label)
     size = max(1, int(args.rate / 10)) if args.rate else BATCH
     rows = itertools.islice(rows_of(args.file), sent, None)
-    while batch := list(itertools.islice(rows, size)):
-        for number, row in enumerate(batch, sent + 1):
-            send(peer, args, row, f"{args.label}:{number}", key=str(row.get(args.key) or "") or None)
-        peer.flush(ROOM_TIMEOUT_S)
+    while not stop.is_set():
+        batch = list(itertools.islice(rows, size))
+        if not batch:
+            end = (None, f"{args.label}:end:{sent}", {"end": sent})
+            commit(peer, args, [end], stop)
+            return
+        commit(peer, args, [(row, f"{args.label}:{number}", None) for number, row in enumerate(batch, sent + 1)], stop)
         sent += len(batch)
         progress.advance(args.label, sent)
-        if stop.wait(len(batch) / args.rate if args.rate else 0):
+        stop.wait(len(batch) / args.rate if args.rate else 0)
+
+
+def commit(peer: zmqrel.Peer, args: argparse.Namespace, messages: list[Named], stop: threading.Event) -> None:
+    """Have messages committed to the store, together; again, under the same ids, while the store is full."""
+    while True:
+        for body, name, headers in messages:
+            key = str(body.get(args.key) or "") if body else ""
+            peer.send_nowait(args.to, body, queue=args.queue, id=name, key=key or None, headers=headers)
+        try:
+            peer.flush()
             return
-    send(peer, args, None, f"{args.label}:end:{sent}", headers={"end": sent})
-    peer.flush(ROOM_TIMEOUT_S)
-
-
-def send(peer: zmqrel.Peer, args: argparse.Namespace, body: Any, name: str, **more: Any) -> None:
-    """Send one message under a name that is the same in every life of this node."""
-    peer.send_nowait(args.to, body, queue=args.queue, id=name, room_timeout=ROOM_TIMEOUT_S, **more)
+        except zmqrel.OutboxFull:
+            if stop.wait(FULL_WAIT_S):
+                raise
 
 
 def not_handled(receipt: zmqrel.Receipt) -> None:

@@ -68,7 +68,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if (tried := subprocess.run(mount, capture_output=True, text=True)).returncode:
         pytest.skip(f"no disk of a known size: {tried.stderr.strip()}")
     yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    # Lazily: what a failed test still has open must not keep it.
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 @pytest.fixture

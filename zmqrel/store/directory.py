@@ -189,9 +189,7 @@ def _lock(path: Path) -> int:
         holder = os.pread(fd, _PID_BYTES, 0).decode("ascii", "replace").strip()
         os.close(fd)
         raise _locked(path, holder) from error
-    with suppress(
-        OSError
-    ):  # The number is only for the message; a full disk must not keep a store from opening.
+    with suppress(OSError):  # The number is only for the message; a full disk must not keep a store from opening.
         os.pwrite(fd, str(os.getpid()).ljust(_PID_BYTES).encode(), 0)
     return fd
 

@@ -210,5 +210,8 @@ class MemoryInHand:
 
 
 def _states(start: int, end: int) -> range:
-    """Where the states of the slots between two offsets stand, which are multiples of a slot."""
-    return range(max(start, _HEADER_BYTES) + _STATE, end, _SLOT_BYTES)
+    """Where the states of the slots between two multiples of a slot stand, the last first.
+
+    They are used from the end of the list, so the first are used most, and few pages are touched.
+    """
+    return range(max(start, _HEADER_BYTES) + _STATE, end, _SLOT_BYTES)[::-1]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from itertools import islice
 from pathlib import Path
@@ -199,9 +199,7 @@ class LmdbStore:
             in_use = self._bytes_in_use()
             if self._growing and in_use > self._in_use and not self._space.admits(in_use):
                 self.abort()
-                raise StoreFull(
-                    f"the store {self._path} takes nothing new: {self._space.what_is_full(in_use)}"
-                )
+                raise StoreFull(f"the store {self._path} takes nothing new: {self._space.what_is_full(in_use)}")
             if not self._append_to_redo(in_use):
                 self._commit_pages()
         except lmdb.Error as error:
@@ -379,7 +377,7 @@ class LmdbStore:
         except lmdb.Error as error:
             raise self._failed(error) from error
 
-    def _redo_records(self) -> Iterator[list[Change]]:
+    def _redo_records(self) -> Iterator[Sequence[Change]]:
         if self._redo is None or self._token is None:
             return iter(())
         return self._redo.records(self._token)
@@ -390,7 +388,7 @@ class LmdbStore:
             self._apply(changes)
             self._pending += len(changes)
 
-    def _apply(self, changes: list[Change]) -> None:
+    def _apply(self, changes: Sequence[Change]) -> None:
         for key, value in changes:
             if value is None:
                 self._txn.delete(key)

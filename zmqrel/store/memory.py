@@ -184,8 +184,7 @@ class MemoryStore:
     def _refuse(self) -> NoReturn:
         self.abort()
         raise StoreFull(
-            f"the store in memory is full (capacity={self.capacity} bytes); raise that, or settle or recall "
-            "messages"
+            f"the store in memory is full (capacity={self.capacity} bytes); raise that, or settle or recall messages"
         )
 
     def _roll_back(self, undo: _Undo) -> None:

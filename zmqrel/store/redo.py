@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from struct import Struct
 from typing import TypeAlias
@@ -49,7 +49,7 @@ class RedoLog:
         """
         self.position, self._token = 0, token
 
-    def append(self, changes: list[Change], limit: int) -> bool:
+    def append(self, changes: Sequence[Change], limit: int) -> bool:
         """Write one record of `changes`; return False if the log would pass `limit` bytes, or on any failure.
 
         Then nothing is added, and the caller lets LMDB commit instead, which also tells what is wrong with
@@ -69,7 +69,7 @@ class RedoLog:
         self.position += written
         return True
 
-    def records(self, token: bytes) -> Iterator[list[Change]]:
+    def records(self, token: bytes) -> Iterator[Sequence[Change]]:
         """Yield the records that follow the commit of `token`, oldest first, up to the first that is not
         whole.
 

@@ -1,0 +1,135 @@
+"""A peer made by hand at the other end of an engine's link: it says what a test wants said, and keeps what it hears."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.core.pump import Host
+from zmqrel.core import commands as c
+from zmqrel.core import frames
+from zmqrel.core.entries import ControlEntry, Settle, Settled, Withdraw, decode_control, encode_control
+from zmqrel.core.frames import Data, Frame, pack_sizes, unpack_records
+from zmqrel.core.lane import CONTROL, DATA
+from zmqrel.outcome import Cause, Outcome
+
+LINK = 7
+MESSAGES, CONTROLS = 0xDA7A, 0xC0
+"""Ids of the puppet's two lanes."""
+
+
+class Puppet:
+    """Dials `host` and opens a session, unless `dial` is False."""
+
+    def __init__(self, host: Host, name: str = "puppet", *, dial: bool = True) -> None:
+        self.host = host
+        self.name = name
+        self.store_id = 0x5708E
+        self.instance = 0x11FE
+        self.commits = 1
+        self.heard: list[Frame] = []
+        self.session = b"puppet__"
+        self.records: dict[int, bytes] = {}
+        """Its control entries."""
+        self.largest_entry = 2**30
+        host.turn([], c.Connect(name, None))
+        if dial:
+            self.dial()
+
+    def dial(self, **info: Any) -> None:
+        """HELLO, and OPEN once there is a WELCOME."""
+        self.hello()
+        self.session = self.last(frames.WELCOME).session
+        self.open(**info)
+
+    def hello(self) -> None:
+        self.say(frames.HELLO, self.identity(), self.host.now().store_us)
+
+    def open(self, **info: Any) -> None:
+        clock = [self.last(frames.WELCOME).fields[1][2], *[self.host.now().store_us] * 2]
+        self.say(frames.OPEN, self.identity(), clock, self.info(**info))
+
+    def identity(self) -> list[Any]:
+        return [frames.PROTOCOL, self.name, self.store_id]
+
+    def info(self, **given: Any) -> list[Any]:
+        """What it says of the past: nothing, if not told otherwise."""
+        fields = {"heard": None, "largest_entry": self.largest_entry, "i_am_old": False, "you_are_old": False}
+        return list((fields | {"floors": [], "lanes": []} | given).values())
+
+    def say(self, frame_type: int, *fields: Any, session: bytes | None = None, payload: list[bytes] | None = None) -> None:
+        """One frame, taken in a turn of its own."""
+        head = [frame_type, self.session if session is None else session, self.instance, self.commits, *fields]
+        self.say_parts(frames.encode(head, payload))
+
+    def say_parts(self, parts: list[bytes]) -> None:
+        self.host.turn([(LINK, parts)])
+        self.listen()
+
+    def listen(self) -> list[Frame]:
+        """What the engine said since."""
+        said = [frames.decode(parts) for link, parts in self.host.out if link == LINK]
+        self.host.out.clear()
+        self.heard += said
+        return said
+
+    def last(self, frame_type: int) -> Frame:
+        """The last frame of a type that the engine sent."""
+        self.listen()
+        return [frame for frame in self.heard if frame.type == frame_type][-1]
+
+    def types(self) -> list[str]:
+        """The types of what was heard, which is then forgotten."""
+        self.listen()
+        names = [frames.FRAME_NAMES[frame.type] for frame in self.heard]
+        self.heard.clear()
+        return names
+
+    # ------------------------------------------------------------------------------------------- as a sender
+
+    def data(self, first: int, *records: bytes, runs: list[int] | None = None, **lane: Any) -> None:
+        """Entries of its data lane."""
+        given = {"lane_id": MESSAGES, "kind": DATA, "queue": "work", "doubt_upto": 0} | lane
+        runs = [len(records)] if runs is None else runs
+        self.say(frames.DATA, *given.values(), first, runs, pack_sizes(list(records)), payload=list(records))
+
+    def control(self, *entries: ControlEntry | bytes) -> None:
+        """The next entries of its control lane."""
+        first = len(self.records) + 1
+        records = [entry if isinstance(entry, bytes) else encode_control(entry) for entry in entries]
+        self.records.update(enumerate(records, first))
+        self.data(first, *records, lane_id=CONTROLS, kind=CONTROL, queue="")
+
+    def withdraw(self, *seqs: int, cause: Cause = Cause.RECALL) -> None:
+        ranges = [(seq, seq) for seq in seqs]
+        self.control(Withdraw(self.store_id, MESSAGES, DATA, "work", ranges, cause))
+
+    # ----------------------------------------------------------------------------------------- as a receiver
+
+    def ack(self, lane_id: int, floor: int, *, grant: int = 10**6, size: int = 2**40, gap: bool = False) -> None:
+        self.say(frames.ACK, [[lane_id, floor, grant, size, gap]])
+
+    def settle(self, lane_id: int, first: int, outcome: Outcome, last: int | None = None, **given: Any) -> None:
+        """Tell outcomes; `given` are fields of Settled and `store_id`."""
+        store_id = given.pop("store_id", self.host.engine.shared.ledger.store_id)
+        settled = Settled(first, last or first, outcome, None, 0, 0, self.host.now().store_us, False)
+        self.control(Settle(store_id, lane_id, [settled._replace(**given)]))
+
+    def told(self) -> list[ControlEntry]:
+        """The control entries that the engine sent, those sent again included."""
+        self.listen()
+        found = []
+        for frame in self.heard:
+            if frame.type == frames.DATA and frame.fields[0].kind == CONTROL:
+                data: Data = frame.fields[0]
+                found += [decode_control(record) for record in unpack_records(data.sizes, frame.payload)]
+        return found
+
+    def settlements(self) -> list[tuple[int, str, str | None, bool]]:
+        """Sequence number, outcome, reason, handed over: as the engine told them of MESSAGES."""
+        return [
+            (seq, each.outcome.name, each.reason, bool(each.handed_at_us))
+            for entry in self.told()
+            if isinstance(entry, Settle) and entry.lane_id == MESSAGES
+            for each in entry.ranges
+            for seq in range(each.first, each.last + 1)
+        ]

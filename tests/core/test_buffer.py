@@ -1,0 +1,268 @@
+"""Claim and hand-over: whoever takes a row decides, and there is no third."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import pytest
+
+from zmqrel.core.buffer import EXPIRED, HANDLED, Buffer, Place, Result, Row
+from zmqrel.core.entries import Meta, encode_messages, encode_meta
+from zmqrel.core.lane import DATA, InLane
+from zmqrel.core.offset import ClockOffset
+from zmqrel.core.storage import InHand
+from zmqrel.errors import StoreFull
+from zmqrel.store import MemoryInHand
+
+NOW_US = 1_700_000_000_000_000
+
+
+def make_lane() -> InLane:
+    return InLane(3, "a", 1, DATA, 99, "work")
+
+
+def make_row(seq: int = 1, *, deadline_us: int = 0, lane: InLane | None = None) -> Row:
+    record = encode_messages([b"body"], NOW_US, deadline_us, encode_meta(Meta(key="k")))[0]
+    row = Row(lane or make_lane(), seq, NOW_US, record)
+    row.deadline_us = deadline_us
+    row.place = Place.CLAIMED
+    return row
+
+
+def make_buffer(in_hand: MemoryInHand | None = None, prefetch: int = 4) -> Buffer:
+    return Buffer("work", prefetch, in_hand or MemoryInHand(), nullcontext(), lambda n: None)
+
+
+# ------------------------------------------------------------------------------------------ state by event
+
+
+def arrive(place: Place) -> tuple[Buffer, Row]:
+    """A buffer, and a row that came to that place as rows do."""
+    buffer, row = make_buffer(), make_row()
+    if place is Place.AHEAD:
+        row.place = Place.AHEAD
+        return buffer, row
+    buffer.offer([row])
+    if place in (Place.RUNNING, Place.DONE):
+        assert buffer.take(NOW_US) is row
+    if place is Place.DONE:
+        buffer.finish(row, HANDLED)
+    if place is Place.GONE:
+        assert buffer.withdraw(row)
+    return buffer, row
+
+
+WITHDRAWN = {
+    Place.AHEAD: (False, Place.AHEAD),
+    Place.CLAIMED: (True, Place.GONE),
+    Place.RUNNING: (False, Place.RUNNING),
+    Place.DONE: (False, Place.DONE),
+    Place.GONE: (False, Place.GONE),
+}
+TAKEN = {
+    Place.AHEAD: (False, Place.AHEAD),
+    Place.CLAIMED: (True, Place.RUNNING),
+    Place.RUNNING: (False, Place.RUNNING),
+    Place.DONE: (False, Place.DONE),
+    Place.GONE: (False, Place.GONE),
+}
+CLEARED = {place: (place is Place.CLAIMED, Place.GONE if place is Place.CLAIMED else place) for place in Place}
+
+
+def withdrawn(buffer: Buffer, row: Row) -> bool:
+    return buffer.withdraw(row)
+
+
+def taken(buffer: Buffer, row: Row) -> bool:
+    return buffer.take(NOW_US) is row
+
+
+def cleared(buffer: Buffer, row: Row) -> bool:
+    return row in buffer.clear()
+
+
+@pytest.mark.parametrize("place", Place)
+@pytest.mark.parametrize(("event", "table"), [(withdrawn, WITHDRAWN), (taken, TAKEN), (cleared, CLEARED)])
+def test_what_an_event_does_to_a_row(
+    place: Place, event: Callable[[Buffer, Row], bool], table: dict[Place, tuple[bool, Place]]
+) -> None:
+    buffer, row = arrive(place)
+    assert (event(buffer, row), row.place) == table[place]
+    assert buffer.take(NOW_US) is None or event is not taken
+
+
+# ------------------------------------------------------------------------------------------------ hand-over
+
+
+def test_rows_are_taken_in_the_order_in_which_they_were_offered() -> None:
+    buffer = make_buffer()
+    rows = [make_row(seq) for seq in (5, 6, 7, 8)]
+    buffer.offer(rows[:2])
+    buffer.offer(rows[2:])
+    assert buffer.withdraw(rows[1])
+    assert [buffer.take(NOW_US) for _ in range(4)] == [rows[0], rows[2], rows[3], None]
+
+
+def test_a_hand_over_counts_an_attempt_and_knows_its_time() -> None:
+    buffer, row = make_buffer(), make_row()
+    buffer.offer([row])
+    buffer.take(NOW_US + 5)
+    assert (row.attempts, row.handed_us) == (1, NOW_US + 5)
+
+
+def test_the_slot_is_written_before_the_row_is_handed_over() -> None:
+    seen: list[Place] = []
+
+    class Watching(MemoryInHand):
+        def take(self, lane: int, seq: int, attempt: int) -> int:
+            seen.append(row.place)
+            return super().take(lane, seq, attempt)
+
+    in_hand = Watching()
+    buffer, row = make_buffer(in_hand), make_row(seq=9)
+    buffer.offer([row])
+    buffer.take(NOW_US)
+    assert seen == [Place.CLAIMED]
+    assert in_hand.open() == [InHand(3, 9, 1, True)]
+    buffer.finish(row, HANDLED)
+    assert in_hand.open() == [InHand(3, 9, 1, False)]
+
+
+def test_a_row_that_cannot_be_noted_is_not_handed_over_and_not_lost() -> None:
+    class Full(MemoryInHand):
+        full = True
+
+        def take(self, lane: int, seq: int, attempt: int) -> int:
+            if self.full:
+                raise StoreFull("no room for a slot")
+            return super().take(lane, seq, attempt)
+
+    in_hand = Full()
+    buffer, row = make_buffer(in_hand), make_row()
+    buffer.offer([row])
+    with pytest.raises(StoreFull):
+        buffer.take(NOW_US)
+    assert (row.place, row.attempts) == (Place.CLAIMED, 0)
+    in_hand.full = False
+    assert buffer.take(NOW_US) is row
+    assert row.attempts == 1
+
+
+@pytest.mark.parametrize(("late_us", "live"), [(-1, True), (0, True), (1, False)])
+def test_the_deadline_is_judged_at_the_door(late_us: int, live: bool) -> None:
+    in_hand = MemoryInHand()
+    buffer, row = make_buffer(in_hand), make_row(deadline_us=NOW_US)
+    buffer.offer([row])
+    assert (buffer.take(NOW_US + late_us) is row) is live
+    if not live:
+        assert (buffer.finished(), row.place, row.attempts) == ([(row, EXPIRED)], Place.DONE, 0)
+        assert in_hand.open() == []
+
+
+def test_the_deadline_is_judged_by_the_senders_clock() -> None:
+    clock = ClockOffset(persisted_us=3_600_000_000)  # an hour ahead of ours
+    row = make_row(deadline_us=NOW_US + 3_600_000_000)
+    row.clock = clock
+    buffer = make_buffer()
+    buffer.offer([row])
+    assert buffer.take(NOW_US + 1) is None
+    assert buffer.finished() == [(row, EXPIRED)]
+
+
+def test_a_row_behind_an_expired_one_is_handed_over_by_the_same_call() -> None:
+    buffer, late, live = make_buffer(), make_row(1, deadline_us=NOW_US - 1), make_row(2)
+    buffer.offer([late, live])
+    assert buffer.take(NOW_US) is live
+
+
+def test_a_row_knows_its_body_and_its_head() -> None:
+    row = make_row()
+    assert bytes(row.body) == b"body"
+    assert row.head.meta.key == "k"
+
+
+# ------------------------------------------------------------------------------------------------- results
+
+
+def test_results_are_collected_once_in_order() -> None:
+    buffer, rows = make_buffer(), [make_row(1), make_row(2)]
+    buffer.offer(rows)
+    for _ in rows:
+        buffer.take(NOW_US)
+    buffer.finish(rows[1], HANDLED)
+    buffer.finish(rows[0], HANDLED)
+    assert buffer.unsettled
+    results = buffer.finished()
+    assert [row.seq for row, _ in results] == [2, 1]
+    assert (buffer.finished(), buffer.unsettled) == ([], False)
+    buffer.put_back(results)
+    assert buffer.finished() == results
+
+
+def test_a_row_is_handed_over_until_its_result_was_collected() -> None:
+    buffer, row = make_buffer(), make_row()
+    buffer.offer([row])
+    assert buffer.handed_over() == []
+    buffer.take(NOW_US)
+    assert buffer.handed_over() == [row]
+    buffer.finish(row, HANDLED)
+    assert buffer.handed_over() == [row]
+    buffer.finished()
+    assert buffer.handed_over() == []
+
+
+def test_the_capacity_follows_what_the_workers_take() -> None:
+    buffer = make_buffer(prefetch=4)
+    assert buffer.room() == 4
+    rows = [make_row(seq) for seq in range(4)]
+    buffer.offer(rows)
+    assert not buffer.has_room
+    for _ in rows:
+        buffer.take(NOW_US)
+    assert buffer.has_room
+    assert buffer.room() == 8, "as fast as it goes through them, twice as much is claimed ahead"
+    buffer.offer([make_row(9)])
+    buffer.take(NOW_US)
+    assert buffer.room() == 4, "and less again for a slow handler"
+    assert len(buffer) == 0
+
+
+# ------------------------------------------------------------------------------------------------- threads
+
+ROWS = 10_000
+
+
+def test_under_threads_each_row_is_taken_or_withdrawn_and_never_both() -> None:
+    lane = make_lane()
+    rows = [make_row(seq, lane=lane) for seq in range(ROWS)]
+    in_hand = MemoryInHand()
+    buffer = Buffer("work", ROWS, in_hand, threading.Lock(), lambda n: None)
+    buffer.offer(rows)
+    start = threading.Barrier(2)
+    handed: list[Row] = []
+    back: list[Row] = []
+
+    def work() -> None:
+        start.wait()
+        while (row := buffer.take(NOW_US)) is not None:
+            handed.append(row)
+            buffer.finish(row, HANDLED)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    start.wait()
+    collected: list[tuple[Row, Result]] = []
+    for row in reversed(rows):
+        if buffer.withdraw(row):
+            back.append(row)
+        collected += buffer.finished()
+    worker.join()
+    collected += buffer.finished()
+    fate = Counter(row.seq for row in handed + back)
+    assert fate == Counter(range(ROWS))
+    assert [row.seq for row in handed] == sorted(row.seq for row in handed)
+    assert [row for row, _ in collected] == handed
+    assert len(in_hand.open()) == len(handed)

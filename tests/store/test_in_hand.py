@@ -1,0 +1,227 @@
+"""The in-hand table: what it holds outlives the process, and what is wrong in it is left out."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from tests.store.processes import Child
+from zmqrel.core.storage import InHand, InHandTable
+from zmqrel.store import InHandFile, MemoryInHand, in_hand
+
+Open = Callable[[], InHandTable]
+
+WORK_FOR_EVER = """
+import sys
+from zmqrel.store import InHandFile
+table = InHandFile(sys.argv[1])
+table.open()
+table.take(7, 2**64 - 1, 2**32 - 1)
+table.done(table.take(2**32 - 1, 8, 1))
+table.free(table.take(1, 1, 1))
+print("busy", flush=True)
+while True:
+    slot = table.take(9, 9, 9)
+    table.done(slot)
+    table.free(slot)
+"""
+
+
+@pytest.fixture(params=["file", "memory"])
+def table(request: pytest.FixtureRequest, tmp_path: Path) -> InHandTable:
+    return InHandFile(tmp_path / "in_hand") if request.param == "file" else MemoryInHand()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "in_hand"
+
+
+def left_in(path: Path) -> set[InHand]:
+    table = InHandFile(path)
+    left = set(table.open())
+    assert not table.damaged
+    table.close()
+    return left
+
+
+def test_a_new_table_is_empty(table: InHandTable) -> None:
+    assert table.open() == []
+    assert not table.damaged
+    assert table.boot_matches
+
+
+def test_the_next_life_finds_what_was_not_freed(table: InHandTable) -> None:
+    table.open()
+    table.take(1, 10, 1)
+    table.done(table.take(2, 20, 3))
+    table.free(table.take(3, 30, 1))
+    table.close()
+    assert sorted(table.open()) == [InHand(1, 10, 1, True), InHand(2, 20, 3, False)]
+    table.take(4, 40, 1)
+    table.close()
+    assert len(table.open()) == 3
+    table.clear()
+    table.close()
+    assert table.open() == []
+    table.close()
+
+
+def test_slots_are_used_again(table: InHandTable) -> None:
+    table.open()
+    slots = [table.take(1, seq, 1) for seq in range(10)]
+    assert len(set(slots)) == 10
+    for slot in slots:
+        table.free(slot)
+    again = [table.take(1, seq, 2) for seq in range(5)]
+    table.close()
+    assert len(again) == len(set(again)) == len(table.open())
+
+
+def test_the_table_grows_and_keeps_what_it_holds(path: Path) -> None:
+    table = InHandFile(path)
+    table.open()
+    slots = [table.take(5, seq, 1) for seq in range(10_000)]
+    assert len(set(slots)) == 10_000
+    for slot in slots[::2]:
+        table.done(slot)
+    for slot in slots[::10]:
+        table.free(slot)
+    expected = {InHand(5, seq, 1, seq % 2 == 1) for seq in range(10_000) if seq % 10}
+    table.close()
+    assert left_in(path) == expected
+
+
+def test_done_from_other_threads_while_it_grows(path: Path) -> None:
+    table = InHandFile(path)
+    table.open()
+    first = [table.take(1, seq, 1) for seq in range(2_000)]
+    workers = [Thread(target=lambda part: [table.done(s) for s in part], args=(first[n::4],)) for n in range(4)]
+    for worker in workers:
+        worker.start()
+    for seq in range(2_000, 50_000):
+        table.take(1, seq, 1)
+    for worker in workers:
+        worker.join()
+    table.close()
+    assert left_in(path) == {InHand(1, seq, 1, seq >= 2_000) for seq in range(50_000)}
+
+
+def test_a_killed_process_leaves_its_rows(path: Path) -> None:
+    with Child(WORK_FOR_EVER, str(path)) as child:
+        assert child.line() == "busy"
+    table = InHandFile(path)
+    left = table.open()
+    assert (table.damaged, table.boot_matches) == (False, True)
+    # The kill may have come while the third row was in hand.
+    assert {row for row in left if row.lane != 9} == {
+        InHand(7, 2**64 - 1, 2**32 - 1, True),
+        InHand(2**32 - 1, 8, 1, False),
+    }
+    assert {(row.seq, row.attempt) for row in left if row.lane == 9} <= {(9, 9)}
+    table.close()
+
+
+def test_another_boot_is_told_until_the_table_is_cleared(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = InHandFile(path)
+    table.open()
+    table.take(1, 1, 1)
+    table.close()
+    monkeypatch.setattr(in_hand, "boot_id", lambda: "another")
+    for _ in range(2):
+        table = InHandFile(path)
+        assert len(table.open()) == 1
+        assert not table.boot_matches
+        table.close()
+    table.open()
+    table.clear()
+    table.close()
+    table = InHandFile(path)
+    assert table.open() == []
+    assert table.boot_matches
+
+
+def test_without_a_boot_id_no_old_table_matches(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_hand, "boot_id", lambda: "")
+    table = InHandFile(path)
+    table.open()
+    assert table.boot_matches
+    table.close()
+    table = InHandFile(path)
+    table.open()
+    assert not table.boot_matches
+
+
+def with_two_rows(path: Path) -> list[int]:
+    table = InHandFile(path)
+    table.open()
+    slots = [table.take(1, 1, 1), table.take(2, 2, 2)]
+    table.close()
+    return slots
+
+
+@pytest.mark.parametrize("offset", [-20, -12, -8, -4, 0])
+def test_a_damaged_slot_is_left_out(path: Path, offset: int) -> None:
+    slots = with_two_rows(path)
+    with path.open("r+b") as file:
+        file.seek(slots[0] + offset)
+        file.write(b"\x77")
+    table = InHandFile(path)
+    assert table.open() == [InHand(2, 2, 2, True)]
+    assert table.damaged
+    table.close()
+
+
+def overwrite(path: Path) -> None:
+    path.write_bytes(b"something else " * 10_000)
+
+
+def shorten(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:50])
+
+
+def harm_header(path: Path) -> None:
+    path.write_bytes(b"Z" + path.read_bytes()[1:])
+
+
+def make_newer(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:15] + b"\x02" + content[16:])
+
+
+@pytest.mark.parametrize("harm", [overwrite, shorten, harm_header, make_newer])
+def test_a_damaged_table_is_begun_anew(path: Path, harm: Callable[[Path], None]) -> None:
+    with_two_rows(path)
+    harm(path)
+    table = InHandFile(path)
+    assert table.open() == []
+    assert table.damaged
+    table.take(3, 3, 3)
+    table.close()
+    assert left_in(path) == {InHand(3, 3, 3, True)}
+
+
+def test_a_table_cut_short_keeps_the_slots_that_it_has(path: Path) -> None:
+    with_two_rows(path)
+    path.write_bytes(path.read_bytes()[:133])
+    assert left_in(path) == {InHand(1, 1, 1, True), InHand(2, 2, 2, True)}
+
+
+def test_after_close_a_late_handler_does_no_harm(path: Path) -> None:
+    table = InHandFile(path)
+    table.open()
+    slot = table.take(1, 1, 1)
+    table.close()
+    table.close()
+    table.done(slot)
+    table.free(slot)
+    assert left_in(path) == {InHand(1, 1, 1, True)}
+
+
+def test_the_file_is_for_its_owner_only(path: Path) -> None:
+    InHandFile(path).open()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600

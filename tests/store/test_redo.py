@@ -1,0 +1,163 @@
+"""The redo log of "relaxed": power loss takes the last turns, in order, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from zmqrel.store import LmdbStore
+from zmqrel.store.redo import RedoLog, new_token
+
+OpenLmdb = Callable[..., LmdbStore]
+ANY = 10**9
+
+
+def read(path: Path, token: bytes) -> list[list[tuple[bytes, bytes | None]]]:
+    log = RedoLog(path)
+    records = [list(changes) for changes in log.records(token)]
+    log.close()
+    return records
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "redo"
+
+
+def test_records_are_read_as_they_were_written(path: Path) -> None:
+    token = new_token()
+    log = RedoLog(path)
+    log.restart(token)
+    assert log.append([(b"a", b"1"), (b"b", None)], ANY)
+    assert log.append([(b"c", b"")], ANY)
+    log.close()
+    assert read(path, token) == [[(b"a", b"1"), (b"b", None)], [(b"c", b"")]]
+
+
+def test_records_before_a_restart_are_not_read(path: Path) -> None:
+    log = RedoLog(path)
+    first, second = new_token(), new_token()
+    log.restart(first)
+    for _ in range(5):
+        log.append([(b"a", b"1")], ANY)
+    log.restart(second)
+    log.append([(b"b", b"2")], ANY)
+    log.close()
+    assert read(path, second) == [[(b"b", b"2")]]
+    assert read(path, first) == []
+    assert read(path, new_token()) == []
+
+
+def test_records_go_on_behind_those_that_were_read(path: Path) -> None:
+    token = new_token()
+    for number in range(3):
+        log = RedoLog(path)
+        assert len(list(log.records(token))) == number
+        log.append([(b"a", bytes([number]))], ANY)
+        log.close()
+
+
+def test_a_record_beyond_the_limit_is_not_written(path: Path) -> None:
+    token = new_token()
+    log = RedoLog(path)
+    log.restart(token)
+    assert log.append([(b"a", bytes(100))], 300)
+    assert not log.append([(b"b", bytes(300))], 300)
+    assert log.append([(b"c", b"")], 300)
+    log.close()
+    assert [changes[0][0] for changes in read(path, token)] == [b"a", b"c"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_of_a_torn_log_the_whole_records_at_its_beginning_are_read(path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    token = new_token()
+    log = RedoLog(path)
+    log.restart(token)
+    written = [[(b"k", draw.randbytes(draw.randrange(200)))] for _ in range(20)]
+    ends = []
+    for changes in written:
+        log.append(changes, ANY)
+        ends.append(log.position)
+    log.close()
+    torn_at = draw.randrange(ends[-1])
+    with path.open("r+b") as file:
+        if draw.random() < 0.5:
+            file.truncate(torn_at)
+        else:
+            byte = path.read_bytes()[torn_at]
+            file.seek(torn_at)
+            file.write(bytes([byte ^ 0x10]))
+    assert read(path, token) == written[: sum(end <= torn_at for end in ends)]
+
+
+def turn(store: LmdbStore, number: int, draw: random.Random) -> None:
+    """A turn that leaves `number` behind in three tables, and writes and deletes among a thousand other rows."""
+    for table in (16, 17, 18):
+        store.put(bytes([table]), number.to_bytes(8, "big"))
+    prefix = b"\x20" + draw.randbytes(1)
+    store.put_many([(prefix + bytes([n]), draw.randbytes(300)) for n in range(4)])
+    store.pop(b"\x20" + draw.randbytes(1), b"\x21", 1)
+    store.commit()
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_power_loss_takes_the_last_turns_only(tmp_path: Path, open_lmdb: OpenLmdb, seed: int) -> None:
+    """The disk is as it was at the last flush, but for the redo log, of which any blocks may have come through."""
+    draw = random.Random(seed)
+    store = open_lmdb(tmp_path / "store", "relaxed")
+    for number in range(1, 41):
+        turn(store, number, draw)
+    store.flush()
+    shutil.copytree(tmp_path / "store", tmp_path / "disk")
+    for number in range(41, 81):
+        turn(store, number, draw)
+    lose_blocks(tmp_path / "store" / "redo", tmp_path / "disk" / "redo", draw)
+    after = open_lmdb(tmp_path / "disk", "relaxed")
+    seen = {after.get(bytes([table])) for table in (16, 17, 18)}
+    assert len(seen) == 1
+    assert 40 <= int.from_bytes(seen.pop() or b"", "big") <= 80
+    turn(after, 81, draw)
+    after.flush()
+
+
+def lose_blocks(written: Path, disk: Path, draw: random.Random) -> None:
+    old, new = disk.read_bytes(), written.read_bytes()
+    blocks = []
+    for start in range(0, len(new), 512):
+        source = new if draw.random() < 0.9 else old.ljust(len(new), b"\0")
+        blocks.append(source[start : start + 512])
+    disk.write_bytes(b"".join(blocks))
+
+
+def test_an_old_copy_of_the_data_ignores_a_newer_log(tmp_path: Path, open_lmdb: OpenLmdb) -> None:
+    store = open_lmdb(tmp_path, "relaxed")
+    store.put(b"\x10", b"old")
+    store.commit()
+    store.flush()
+    copy = (tmp_path / "data.mdb").read_bytes()
+    store.put(b"\x10", b"newer")
+    store.commit()
+    store.flush()
+    store.put(b"\x10", b"newest")
+    store.commit()
+    store.close(clean=False)
+    (tmp_path / "data.mdb").write_bytes(copy)
+    assert open_lmdb(tmp_path, "relaxed").get(b"\x10") == b"old"
+
+
+def test_a_log_that_cannot_be_written_is_a_flush(tmp_path: Path, open_lmdb: OpenLmdb) -> None:
+    store = open_lmdb(tmp_path, "relaxed")
+    assert store._redo is not None
+    full = os.open("/dev/full", os.O_RDWR)
+    os.dup2(full, store._redo._fd)
+    os.close(full)
+    store.put(b"\x10", b"1")
+    assert store.commit()
+    store.close(clean=False)
+    assert open_lmdb(tmp_path, "relaxed").get(b"\x10") == b"1"

@@ -1,0 +1,43 @@
+"""What the README shows runs as pasted, and says what the design says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).resolve().parent.parent
+_README = (_ROOT / "README.md").read_text()
+_PROGRAMS = re.findall(r"```python\n(.*?)```", _README, re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("program", "said"), list(zip(_PROGRAMS, (["charging", "HANDLED"], ["Verdict.RECALLED", "[]"]), strict=True))
+)
+def test_the_programs_run_as_pasted(tmp_path: Path, program: str, said: list[str]) -> None:
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(_ROOT), "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert not run.stderr
+    for words in said:
+        assert words in run.stdout
+
+
+def test_the_first_program_is_short() -> None:
+    assert len(_PROGRAMS[0].splitlines()) < 15
+
+
+def test_the_files_that_it_names_exist() -> None:
+    names = re.findall(r"\]\(([^)#:]+)\)", _README)
+    assert names
+    assert [name for name in names if not (_ROOT / name).exists()] == []
