@@ -111,7 +111,7 @@ class Host:
             self.engine.frame(link, parts)
         for buffer in self.buffers.values():
             for row, result in buffer.finished():
-                self.engine.finished(row, result)
+                self.engine.finished([(row, result)])
         for command in commands:
             self.engine.command(command)
         effects = self.engine.finish()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from zmqrel.core import entries
 from zmqrel.core.entries import (
-    HEADER_BYTES,
+    FRAMING_BYTES,
     MAX_META_BYTES,
     MAX_SEQ,
     MAX_TIME_US,
@@ -79,12 +79,12 @@ def test_a_message_arrives_as_it_was_made(bodies: list[bytes], sent_at: int, dea
         assert verify(record)
         head = decode_head(record)
         assert (head.sent_at_us, head.deadline_us, head.meta) == (sent_at, deadline, meta)
-        assert record[head.body_at :] == body
+        assert record[head.body_at : -4] == body
 
 
 def test_what_says_nothing_takes_no_room() -> None:
     assert encode_meta(NO_META) == b""
-    assert len(encode_messages([b"body"], 1, 2, b"")[0]) == HEADER_BYTES + 4
+    assert len(encode_messages([b"body"], 1, 2, b"")[0]) == FRAMING_BYTES + 4
 
 
 @pytest.mark.parametrize("meta", [b"", encode_meta(Meta(key="k", headers={"a": 1}))])
@@ -107,7 +107,7 @@ def test_a_flipped_bit_of_a_control_entry_is_noticed() -> None:
 
 @given(st.binary(max_size=100))
 def test_garbage_is_no_record(garbage: bytes) -> None:
-    sealed = crc32(garbage).to_bytes(4, "big") + garbage
+    sealed = garbage + crc32(garbage).to_bytes(4, "little")
     assert verify(sealed)
     with pytest.raises(BadRecord):
         decode_control(sealed)
@@ -117,7 +117,7 @@ def test_garbage_is_no_record(garbage: bytes) -> None:
         pass
 
 
-@pytest.mark.parametrize("length", range(HEADER_BYTES))
+@pytest.mark.parametrize("length", range(FRAMING_BYTES))
 def test_what_is_shorter_than_a_header_is_no_message(length: int) -> None:
     record = encode_messages([b""], 1, 0, b"")[0][:length]
     assert not verify(record)
@@ -128,7 +128,7 @@ def test_what_is_shorter_than_a_header_is_no_message(length: int) -> None:
 def head_of(meta: Any, meta_length: int | None = None, sent_at: int = 1, deadline: int = 0) -> entries.MessageHead:
     packed = meta if isinstance(meta, bytes) else msgpack.packb(meta)
     length = len(packed) if meta_length is None else meta_length
-    return decode_head(entries.HEADER.pack(0, length, sent_at, deadline) + packed)
+    return decode_head(entries.HEADER.pack(length, sent_at, deadline) + packed + bytes(4))
 
 
 @pytest.mark.parametrize("length", [3, 2**32 - 1])
@@ -189,7 +189,7 @@ def test_a_control_entry_arrives_as_it_was_made(entry: ControlEntry) -> None:
 
 def sealed(fields: Any) -> bytes:
     packed = msgpack.packb(fields)
-    return crc32(packed).to_bytes(4, "big") + bytes(packed)
+    return bytes(packed) + crc32(packed).to_bytes(4, "little")
 
 
 VALID: list[list[Any]] = [

@@ -242,14 +242,15 @@ def test_only_data_has_a_payload() -> None:
 
 
 HOSTILE = {
-    "nested lists": b"\x91" * 4_000_000,
+    "nested lists": b"\x91" * 1_000_000,
     "a list that claims four billion": b"\xdd\xff\xff\xff\xff",
-    "lists that claim a million each, one in the other": b"\xdd\x00\x0f\x42\x40" * 100_000,
+    "lists that claim many each, one in the other": b"\xdd\x00\x01\x00\x00" * 20_000,
+    "lists that claim millions each, one in the other": b"\xdd\x00\x30\x00\x00" * 800_000,
     "a text that claims four billion": b"\xdb\xff\xff\xff\xff" + b"x" * 1000,
-    "a map that claims a million": b"\xdf\x00\x0f\x42\x40" + b"\x00" * 1_000_000,
+    "a map that claims a hundred thousand": b"\xdf\x00\x01\x86\xa0" + b"\x00" * 200_000,
     "an extension": b"\xc7\x05\x01hello",
     "a point in time": b"\xd6\xff\x00\x00\x00\x01",
-    "empty lists": b"\xdd\x00\x0f\x40\x00" + b"\x90" * 999_424,
+    "empty lists": b"\xdd\x00\x01\x86\xa0" + b"\x90" * 100_000,
     "zeros without end": bytes(8_000_000),
 }
 

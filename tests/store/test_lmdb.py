@@ -367,10 +367,21 @@ def test_a_closed_store_says_so(tmp_path: Path, durability: str) -> None:
     store = LmdbStore(tmp_path, durability=durability)
     store.close()
     store.close()
-    with pytest.raises(ValueError, match=f"the store {tmp_path} is closed"):
-        store.get(b"\x10")
-    with pytest.raises(ValueError, match="closed"):
-        store.put(b"\x10", b"")
+    for use in (
+        lambda: store.get(b"\x10"),
+        lambda: store.put(b"\x10", b""),
+        lambda: store.put_many([(b"\x10", b"")]),
+        lambda: store.delete(b"\x10"),
+        lambda: store.scan(b"\x10", b"\x11", 1),
+        lambda: store.scan_back(b"\x10", b"\x11", 1),
+        lambda: store.keys(b"\x10", b"\x11", 1),
+        lambda: store.pop(b"\x10", b"\x11", 1),
+    ):
+        with pytest.raises(ValueError, match=f"the store {tmp_path} is closed"):
+            use()
+    assert not store.commit()
+    store.abort()
+    assert not store.room()
 
 
 def test_a_commit_of_nothing_writes_nothing(tmp_path: Path, open_lmdb: OpenLmdb) -> None:

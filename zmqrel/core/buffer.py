@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from zmqrel.core.entries import HEADER, HEADER_BYTES, MessageHead, decode_head
+from zmqrel.core.entries import CHECK_BYTES, HEADER, MessageHead, decode_head
 from zmqrel.outcome import Cause
 
 if TYPE_CHECKING:
@@ -73,6 +73,13 @@ class Row:
         self.place = Place.AHEAD
 
     @property
+    def is_plain(self) -> bool:
+        """It has nothing in the store but its row, and is at its first attempt."""
+        if self.key is not None or self.deadline_us or self.stated or self.waiting_at_us or self.suspect:
+            return False
+        return self.attempts == 1
+
+    @property
     def doubt(self) -> bool:
         """It may have been handed over in a life that nobody remembers."""
         return self.seq <= self.lane.doubt_upto or self.old
@@ -90,7 +97,7 @@ class Row:
     @property
     def body(self) -> memoryview:
         """The encoded body."""
-        return memoryview(self.record)[HEADER_BYTES + HEADER.unpack_from(self.record)[1] :]
+        return memoryview(self.record)[HEADER.size + HEADER.unpack_from(self.record)[0] : -CHECK_BYTES]
 
     def local_deadline_us(self) -> int | None:
         """The deadline by the own clock; None without one, or while it cannot be judged."""

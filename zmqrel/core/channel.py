@@ -14,7 +14,7 @@ import msgpack
 from zmqrel.core import frames, tables
 from zmqrel.core.effects import Received, Sent
 from zmqrel.core.entries import (
-    HEADER_BYTES,
+    FRAMING_BYTES,
     MAX_META_BYTES,
     ControlEntry,
     Notice,
@@ -168,7 +168,7 @@ class Channel:
         lanes = [self._lane_info(lane) for lane in self.own.values()]
         return Info(
             heard,
-            options.max_body_bytes + HEADER_BYTES + MAX_META_BYTES,
+            options.max_body_bytes + FRAMING_BYTES + MAX_META_BYTES,
             self.healing.i_am_old,
             self.healing.you_are_old,
             [(lane.id, lane.floor) for lane in self.theirs.values() if not lane.closed or lane.count],

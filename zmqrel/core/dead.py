@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import msgpack
 
 from zmqrel.core import tables
-from zmqrel.core.entries import Meta, decode_head, encode_messages, encode_meta
+from zmqrel.core.entries import CHECK_BYTES, Meta, decode_head, encode_messages, encode_meta
 from zmqrel.core.shared import Shared
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class DeadLetters:
         """The record of a new local message with the same key, headers and body."""
         head = decode_head(record)
         meta = Meta(key=head.meta.key, headers=head.meta.headers, origin_id=origin_id, cause=cause)
-        body = record[head.body_at :]
+        body = record[head.body_at : -CHECK_BYTES]
         return encode_messages([body], self._shared.now.store_us, 0, encode_meta(meta))[0]
 
 

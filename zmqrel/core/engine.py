@@ -76,6 +76,8 @@ class Engine:
         self._links: dict[int, Channel] = {}
         self._busy: dict[Channel, None] = {}
         self._byes: set[int] = set()
+        self._fresh = Held([], [])
+        """Of the last turn, whose commit may fail yet."""
         self._held = Held([], [])
         self._released = Held([], [])
         self._unflushed = False
@@ -142,8 +144,10 @@ class Engine:
                 self._inbox.blame(row.lane.no, row.seq, row.attempts, False, False)
         self._inbox.end_withdrawn()
 
-    def rebind(self, rows: Iterable[Row]) -> None:
-        """After a failed commit this engine replaces another: these rows are still with workers."""
+    def replace(self, other: Engine, rows: Iterable[Row]) -> None:
+        """The commit of `other` failed, this engine takes its place: `rows` are still with workers."""
+        self._held, self._released = other._held, other._released
+        self._outbox.search_again(other._outbox)
         for row in rows:
             self._inbox.rebind(row)
 
@@ -161,8 +165,18 @@ class Engine:
         """A turn begins. `wall_us` is only kept, for the store clock of the next life."""
         self.shared.now = now
         self._wall_us = wall_us
-        self.shared.effects = Effects()
         self._byes.clear()
+        self._held, self._fresh = _joined(self._held, self._fresh), Held([], [])
+
+    def limit_intake(self, most_bytes: int | None) -> None:
+        """What this turn may take in from peers, None for as much as comes. One message always goes."""
+        self.shared.intake_bytes = 0
+        self.shared.most_intake_bytes = most_bytes
+
+    @property
+    def intake_bytes(self) -> int:
+        """Bytes of messages that this turn took in from peers."""
+        return self.shared.intake_bytes
 
     def set_accepting(self, accepting: bool) -> None:
         """Whether the store has room: without it nothing is taken in and nothing handed over."""
@@ -175,9 +189,9 @@ class Engine:
         """A handler, or the callers of `receive`, take this queue's rows from `buffer`."""
         self._inbox.serve(queue, buffer, policy)
 
-    def finished(self, row: Row, result: Result) -> None:
-        """A worker is through with a row."""
-        self._inbox.finish(row, result)
+    def finished(self, results: list[tuple[Row, Result]]) -> None:
+        """Workers are through with rows."""
+        self._inbox.finish_all(results)
 
     def command(self, command: c.Command) -> None:
         """Something that the application asks; answered in `Effects.replies`."""
@@ -342,6 +356,7 @@ class Engine:
         effects.frames = self._encode_frames()
         if shared.options.durability == "relaxed":
             self._hold_back(effects)
+        shared.effects = Effects()
         return effects
 
     def _run_timers(self) -> None:
@@ -431,25 +446,31 @@ class Engine:
 
     def _hold_back(self, effects: Effects) -> None:
         """Outcomes are told only after a flush that covers them (F13)."""
-        told_now, self._released = self._released, Held([], [])
-        self._held.notices.extend(n for n in effects.notices if isinstance(n, Ended | HandedOver))
-        self._held.replies.extend(item for item in effects.replies if isinstance(item[0], _TELLING))
-        effects.notices = told_now.notices + [n for n in effects.notices if not isinstance(n, Ended | HandedOver)]
-        effects.replies = told_now.replies + [item for item in effects.replies if not isinstance(item[0], _TELLING)]
+        self._fresh.notices.extend(n for n in effects.notices if isinstance(n, Ended | HandedOver))
+        self._fresh.replies.extend(item for item in effects.replies if isinstance(item[0], _TELLING))
+        effects.notices = [n for n in effects.notices if not isinstance(n, Ended | HandedOver)]
+        effects.replies = [item for item in effects.replies if not isinstance(item[0], _TELLING)]
+        self.release(effects)
+
+    def release(self, effects: Effects) -> None:
+        """Add to `effects` what was held back and is covered by a flush now."""
+        effects.notices[:0], effects.replies[:0] = self._released
+        self._released = Held([], [])
 
     def flush_due_us(self) -> int | None:
         """When the store wants to be flushed (monotonic), None if there is nothing to flush."""
         if self.shared.options.durability != "relaxed":
             return None
-        if not (self._unflushed or self._held.notices or self._held.replies):
+        if not (self._unflushed or any(self._held) or any(self._fresh)):
             return None
         return self._flushed_us + _FLUSH_US
 
     def flushed(self) -> None:
-        """In a turn: everything committed so far was flushed just before."""
+        """Everything committed so far was flushed just before."""
         self._unflushed = False
         self._flushed_us = self.shared.now.mono_us
-        self._released, self._held = self._held, Held([], [])
+        self._released = _joined(self._released, self._held)
+        self._held = Held([], [])
         for channel in self.channels.values():
             channel.flushed()
 
@@ -491,6 +512,10 @@ class Engine:
             "commits": ledger.commit_count,
             "peers_connected": sum(bool(channel.sessions.open) for channel in self.channels.values()),
         }
+
+
+def _joined(one: Held, other: Held) -> Held:
+    return Held(one.notices + other.notices, one.replies + other.replies)
 
 
 _TELLING = (c.Find, c.Recall, c.RecallWhere, c.TakeOutcomes)

@@ -1,10 +1,13 @@
 """What a lane carries: MESSAGE records on data lanes, control entries on the control lane, and their bytes.
 
 A record is encoded once, in the sending caller's thread. The same bytes lie in the outbox, travel on the wire
-and lie in the inbox; a CRC-32 in front tells a damaged one wherever it is read back.
+and lie in the inbox; a CRC-32 at the end tells a damaged one wherever it is read back.
 
-    MESSAGE   crc u32 | meta length u32 | sent_at u64 | deadline u64 (0: none) | meta | body
-    control   crc u32 | msgpack list: kind, store id of the lane spoken of, ...
+    MESSAGE   meta length u32 | sent_at u64 | deadline u64 (0: none) | meta | body | crc u32, little-endian
+    control   msgpack list: kind, store id of the lane spoken of, ... | crc u32, little-endian
+
+The CRC of a whole record, its own CRC included, is the same number for every good record: so a thousand of them are
+checked by one pass of `crc32` each and nothing else.
 
 Times are microseconds of the sender's store clock. Nothing here knows lanes, peers or the store.
 """
@@ -20,10 +23,13 @@ import msgpack
 
 from zmqrel.outcome import Cause, Outcome
 
-HEADER = Struct(">IIQQ")
-HEADER_BYTES = HEADER.size
-_AFTER_CRC = Struct(">IQQ")
-_CRC = Struct(">I")
+HEADER = Struct(">IQQ")
+CHECK_BYTES = 4
+FRAMING_BYTES = HEADER.size + CHECK_BYTES
+"""What a MESSAGE record has beside meta and body."""
+RESIDUE = 0x2144DF1C
+"""The CRC-32 of anything followed by its own CRC-32."""
+_CRC = Struct("<I")
 MAX_META_BYTES = 65_536
 """Headers, key, id and the rest of a message beside its body."""
 MAX_U64 = 2**64 - 1
@@ -57,7 +63,7 @@ NO_META = Meta()
 
 
 class MessageHead(NamedTuple):
-    """The decoded head of a MESSAGE record; the body starts at `body_at` in the record."""
+    """The decoded head of a MESSAGE record; the body lies from `body_at` to the CRC."""
 
     sent_at_us: int
     deadline_us: int
@@ -72,17 +78,20 @@ def encode_meta(meta: Meta) -> bytes:
 
 def encode_messages(bodies: Iterable[bytes], sent_at_us: int, deadline_us: int, meta: bytes) -> list[bytes]:
     """MESSAGE records of `bodies`, which share everything but the body."""
-    shared = _AFTER_CRC.pack(len(meta), sent_at_us, deadline_us) + meta
+    shared = HEADER.pack(len(meta), sent_at_us, deadline_us) + meta
     shared_crc = crc32(shared)
     crc_bytes = _CRC.pack
-    return [crc_bytes(crc32(body, shared_crc)) + shared + body for body in bodies]
+    return [shared + body + crc_bytes(crc32(body, shared_crc)) for body in bodies]
 
 
 def verify(record: bytes) -> bool:
     """True if the record is as it was when it was made."""
-    if len(record) < 4:
-        return False
-    return bool(_CRC.unpack_from(record)[0] == crc32(memoryview(record)[4:]))
+    return crc32(record) == RESIDUE
+
+
+def verify_all(records: list[bytes]) -> bool:
+    """True if all of them are as they were made."""
+    return not records or set(map(crc32, records)) == {RESIDUE}
 
 
 def decode_head(record: bytes) -> MessageHead:
@@ -90,17 +99,17 @@ def decode_head(record: bytes) -> MessageHead:
 
     Raises BadRecord if it is shorter than it says or its meta is not what `encode_meta` makes.
     """
-    if len(record) < HEADER_BYTES:
-        raise BadRecord(f"a MESSAGE record has at least {HEADER_BYTES} bytes, got {len(record)}")
-    _, meta_length, sent_at_us, deadline_us = HEADER.unpack_from(record)
+    if len(record) < FRAMING_BYTES:
+        raise BadRecord(f"a MESSAGE record has at least {FRAMING_BYTES} bytes, got {len(record)}")
+    meta_length, sent_at_us, deadline_us = HEADER.unpack_from(record)
     if sent_at_us > MAX_TIME_US or deadline_us > MAX_TIME_US:
         raise BadRecord("times are before the year 9999")
     if not meta_length:
-        return MessageHead(sent_at_us, deadline_us, NO_META, HEADER_BYTES)
-    body_at = HEADER_BYTES + meta_length
-    if meta_length > MAX_META_BYTES or body_at > len(record):
+        return MessageHead(sent_at_us, deadline_us, NO_META, HEADER.size)
+    body_at = HEADER.size + meta_length
+    if meta_length > MAX_META_BYTES or body_at + CHECK_BYTES > len(record):
         raise BadRecord(f"meta of {meta_length} bytes does not fit a record of {len(record)}")
-    return MessageHead(sent_at_us, deadline_us, _decode_meta(record[HEADER_BYTES:body_at]), body_at)
+    return MessageHead(sent_at_us, deadline_us, _decode_meta(record[HEADER.size : body_at]), body_at)
 
 
 def _decode_meta(data: bytes) -> Meta:
@@ -139,10 +148,12 @@ def is_number(value: object) -> bool:
     return type(value) is int and 0 <= value <= MAX_U64
 
 
-def unpack(data: bytes, max_bytes: int, maps: bool = True) -> Any:
+def unpack(data: bytes, max_bytes: int, max_list: int = _MAX_CONTROL_LIST, maps: bool = True) -> Any:
     """One msgpack value from another machine or from disk, with every limit set.
 
-    Raises BadRecord for anything malformed, too large or of an extension type, and without `maps` for a map.
+    A list takes memory for what it claims to hold before anything of it was read, and lists nest: hence
+    `max_list`. Raises BadRecord for anything malformed, too large or of an extension type, and without `maps`
+    for a map.
     """
     if len(data) > max_bytes:
         raise BadRecord(f"{len(data)} bytes where at most {max_bytes} are allowed")
@@ -154,7 +165,7 @@ def unpack(data: bytes, max_bytes: int, maps: bool = True) -> Any:
             strict_map_key=True,
             max_str_len=limit,
             max_bin_len=limit,
-            max_array_len=min(limit, _MAX_CONTROL_LIST),
+            max_array_len=min(limit, max_list),
             max_map_len=limit // 2 if maps else 0,
             max_ext_len=0,
         )
@@ -245,7 +256,7 @@ _WITHDRAW, _SETTLE, _NOTICE, _STATE = 1, 2, 3, 4
 def encode_control(entry: ControlEntry) -> bytes:
     """The record of a control entry."""
     payload = msgpack.packb(_control_fields(entry))
-    return _CRC.pack(crc32(payload)) + cast(bytes, payload)
+    return cast(bytes, payload) + _CRC.pack(crc32(payload))
 
 
 def _control_fields(entry: ControlEntry) -> list[Any]:
@@ -263,7 +274,7 @@ def decode_control(record: bytes) -> ControlEntry:
     """The control entry of a record. Raises BadRecord if it is damaged or makes no sense."""
     if not verify(record):
         raise BadRecord("the checksum of a control entry does not match")
-    fields = unpack(record[4:], len(record))
+    fields = unpack(record[:-CHECK_BYTES], len(record))
     try:
         return _control_entry(fields)
     except (TypeError, ValueError, IndexError, KeyError) as error:

@@ -41,7 +41,7 @@ _MAX_HEADER_BYTES = {HELLO: 1024, WELCOME: MAX_HEADER_BYTES, OPEN: MAX_HEADER_BY
     ACK: 1024 * 1024,
 }
 MAX_ENTRIES = 65_536
-"""Records and void runs in one DATA frame."""
+"""Records and void runs in one DATA frame, lanes in any other."""
 COUNT_AT = 3
 """Where the commit count stands in every header: it is filled in when the turn's commit is known."""
 
@@ -171,7 +171,7 @@ def decode(parts: list[bytes]) -> Frame:
     if len(start) < 2 or not 0x94 <= start[0] <= 0x9F or start[1] not in FRAME_NAMES:
         raise BadFrame("a header is a list of at least type, session, instance and commit count")
     try:
-        fields = unpack(parts[0], _MAX_HEADER_BYTES[start[1]], maps=False)
+        fields = unpack(parts[0], _MAX_HEADER_BYTES[start[1]], MAX_ENTRIES, maps=False)
     except BadRecord as error:
         raise BadFrame(str(error)) from None
     frame_type, session, instance, count = fields[:4]

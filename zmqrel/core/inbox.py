@@ -21,7 +21,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import TYPE_CHECKING, NamedTuple, cast
-from zlib import crc32
 
 import msgpack
 
@@ -40,8 +39,8 @@ from zmqrel.core.buffer import (
 )
 from zmqrel.core.dead import DeadLetters
 from zmqrel.core.entries import (
+    FRAMING_BYTES,
     HEADER,
-    HEADER_BYTES,
     MAX_TIME_US,
     BadRecord,
     Notice,
@@ -50,6 +49,7 @@ from zmqrel.core.entries import (
     Settled,
     decode_head,
     verify,
+    verify_all,
 )
 from zmqrel.core.lane import DATA, DELAYED, LOCAL, InLane
 from zmqrel.core.offset import ClockOffset
@@ -230,7 +230,9 @@ class Inbox:
             return
         row.lane = lane
         row.clock = self._clock(lane) if row.deadline_us else None
-        lane.rows[row.seq] = row
+        self._hold_alone(row)
+        if row.suspect and row.place is Place.RUNNING:
+            self._suspect_out = row
 
     # --------------------------------------------------------------------------------------- acceptance
 
@@ -274,7 +276,7 @@ class Inbox:
         order = shared.now.store_us
         rows = [Row(lane, seq, order, record) for seq, record in zip(seqs, records, strict=True)]
         for row in rows:
-            _, meta_length, _, deadline_us = HEADER.unpack_from(row.record)
+            meta_length, _, deadline_us = HEADER.unpack_from(row.record)
             if meta_length or deadline_us:
                 self._index(row, deadline_us)
         no = lane.no
@@ -409,9 +411,11 @@ class Inbox:
         room = buffer.room()
         rows: list[Row] = []
         examined = 0
-        while len(rows) < room:
-            if examined >= _EXAMINED_PER_TURN:
-                break
+        while len(rows) < room and examined < _EXAMINED_PER_TURN:
+            lane = self._only_source(queue)
+            if lane is not None:
+                examined += self._claim_ahead(queue, lane, rows, room)
+                continue
             row = self._next_row(queue)
             examined += 1
             if row is None:
@@ -422,6 +426,36 @@ class Inbox:
                 rows.append(row)
         if rows:
             self._shared.effects.offers.append((buffer, rows))
+
+    def _only_source(self, queue: Queue) -> InLane | None:
+        """The lane that all rows come from now, if there is just one with rows ahead: then nothing is to be merged."""
+        if len(queue.heap) != 1 or queue.waiting or queue.promoted:
+            return None
+        if self._shared.now.store_us >= queue.waiting_next_us:
+            return None
+        return self._shared.in_lanes[queue.heap[0][1]]
+
+    def _claim_ahead(self, queue: Queue, lane: InLane, rows: list[Row], room: int) -> int:
+        """Claim what lies ahead of one lane into `rows`, up to `room`. Returns how many rows were looked at."""
+        head = lane.head
+        channel = self._channels.get(lane.peer)
+        may_claim = channel is None or not channel.awaits_state
+        examined = 0
+        while head and len(rows) < room:
+            row = head.popleft()
+            examined += 1
+            plain = may_claim and row.place is Place.AHEAD and row.key is None and row.clock is None
+            if plain or self._claimable(queue, row):
+                row.place = Place.CLAIMED
+                rows.append(row)
+        if not head:
+            self._refill(lane)
+        if head:
+            queue.heap[0] = (head[0].order_us, lane.no)
+        else:
+            queue.heap.clear()
+            queue.active.discard(lane.no)
+        return examined
 
     @property
     def unexamined(self) -> bool:
@@ -671,6 +705,45 @@ class Inbox:
             self._shared.journal.delete(tables.lane_seq(tables.SUSPECT, lane_no, seq))
 
     # --------------------------------------------------------------------------------------- results
+
+    def finish_all(self, results: list[tuple[Row, Result]]) -> None:
+        """What workers made of rows, in the order in which they were through."""
+        plain = [row for row, result in results if type(result) is Handled and row.is_plain]
+        if len(plain) < len(results):
+            for row, result in results:
+                if not (type(result) is Handled and row.is_plain):
+                    self.finish(row, result)
+        if plain:
+            self._finish_plain(plain)
+
+    def _finish_plain(self, rows: list[Row]) -> None:
+        """Settle rows that were acknowledged and have no more than their row in INBOX: in runs, not one by one."""
+        shared = self._shared
+        shared.effects.freed.extend([row.slot for row in rows])
+        rows = [row for row in rows if row.lane.rows.pop(row.seq, None) is row]
+        if not rows:
+            return
+        shared.counters["handled"] += len(rows)
+        rows.sort(key=_lane_and_seq)
+        start = 0
+        for at, row in enumerate(rows):
+            following = rows[at + 1] if at + 1 < len(rows) else None
+            if following is None or following.lane is not row.lane or following.seq != row.seq + 1:
+                self._end_run(rows[start : at + 1])
+                start = at + 1
+        for name in {row.queue for row in rows}:
+            self.queue(name).examine = True
+
+    def _end_run(self, rows: list[Row]) -> None:
+        """HANDLED, at the first attempt, for neighbours of one lane."""
+        lane, first, last = rows[0].lane, rows[0].seq, rows[-1].seq
+        self._shared.journal.pop(*tables.lane_bounds(tables.INBOX, lane.no, first, last))
+        for row in rows:
+            row.place = Place.GONE
+        self._count(lane, -len(rows), -sum([len(row.record) for row in rows]))
+        now_us = self._shared.now.store_us
+        settled = Settled(first, last, Outcome.HANDLED, None, 1, rows[-1].handed_us, now_us, False)
+        self._settled.setdefault(lane, []).append((first, settled))
 
     def finish(self, row: Row, result: Result) -> None:
         """What a worker made of a row."""
@@ -1065,15 +1138,19 @@ class Inbox:
 
 
 def _check(records: list[bytes]) -> None:
-    """Raises BadRecord for the first that is no MESSAGE: nothing is written before all are known to be good."""
+    """Raises BadRecord unless all are MESSAGEs: nothing is written before all are known to be good."""
+    if not verify_all(records):
+        raise BadRecord("the checksum of a record does not match")
     for record in records:
-        if len(record) < HEADER_BYTES:
-            raise BadRecord(f"a MESSAGE record has at least {HEADER_BYTES} bytes, got {len(record)}")
-        crc, meta_length, sent_at_us, deadline_us = HEADER.unpack_from(record)
-        if crc != crc32(memoryview(record)[4:]):
-            raise BadRecord("the checksum of a record does not match")
+        if len(record) < FRAMING_BYTES:
+            raise BadRecord(f"a MESSAGE record has at least {FRAMING_BYTES} bytes, got {len(record)}")
+        meta_length, sent_at_us, deadline_us = HEADER.unpack_from(record)
         if meta_length or sent_at_us > MAX_TIME_US or deadline_us > MAX_TIME_US:
             decode_head(record)
+
+
+def _lane_and_seq(row: Row) -> tuple[int, int]:
+    return row.lane.no, row.seq
 
 
 def _withdrawn_outcome(cause: Cause, doubt: bool) -> tuple[Outcome, str]:

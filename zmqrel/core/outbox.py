@@ -19,6 +19,7 @@ from zmqrel.core.commands import EndedAs, Find, Found, Recall, RecallWhere, Send
 from zmqrel.core.dead import DeadLetters
 from zmqrel.core.effects import Ended, HandedOver, Moved, Withdrawing
 from zmqrel.core.entries import (
+    CHECK_BYTES,
     HEADER,
     BadRecord,
     MessageHead,
@@ -280,6 +281,11 @@ class Outbox:
         ]
         self._searches.append(RecallSearch(command, lanes))
 
+    def search_again(self, other: Outbox) -> None:
+        """Begin the searches of `other` anew: this outbox takes its place."""
+        for search in other._searches:
+            self.start_search(search.command)
+
     @property
     def searching(self) -> bool:
         """True while a search is under way."""
@@ -338,7 +344,7 @@ class Outbox:
             shared.clock_timers.set_earlier("out_deadline", shared.now.store_us)
 
     def _judge_message(self, lane: OutLane, seq: int, record: bytes) -> None:
-        _, _, _, deadline_us = HEADER.unpack_from(record)
+        _, _, deadline_us = HEADER.unpack_from(record)
         overdue = deadline_us and deadline_us < self._shared.now.store_us
         if deadline_us and not overdue:
             # It was given up before its deadline, unless it was received: look again at the deadline.
@@ -408,7 +414,7 @@ class Outbox:
         named: list[tuple[int, str | None, str | None]] = []
         unpack_from = HEADER.unpack_from
         for key, record in rows:
-            _, meta_length, _, deadline_us = unpack_from(record) if len(record) >= HEADER.size else (0, 0, 0, 0)
+            meta_length, _, deadline_us = unpack_from(record) if len(record) >= HEADER.size else (0, 0, 0)
             if deadline_us:
                 journal.delete(tables.out_deadline_key(tables.OUT_DEADLINE, deadline_us, *tables.split_lane_seq(key)))
             if meta_length:
@@ -516,7 +522,7 @@ class Outbox:
         journal = self._shared.journal
         message_id = head.meta.id or f"{old.id:016x}-{seq}"
         meta = encode_meta(head.meta._replace(id=message_id))
-        body = record[head.body_at :]
+        body = record[head.body_at : -CHECK_BYTES]
         moved = encode_messages([body], head.sent_at_us, head.deadline_us, meta)[0]
         new_seq = new.append([moved])
         journal.put(tables.lane_seq(tables.OUTBOX, new.no, new_seq), moved)

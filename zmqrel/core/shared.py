@@ -117,6 +117,10 @@ class Shared:
     """Frames of this turn whose headers still lack the commit count."""
     accepting: bool = True
     """False while the store is full: nothing new is taken in, nothing handed over."""
+    intake_bytes: int = 0
+    """Bytes of messages that this turn took in from peers."""
+    most_intake_bytes: int | None = None
+    """The limit of it, None while there is none."""
     touched: dict[int, OutLane | InLane] = field(default_factory=dict)
     """Lanes whose row this turn's commit must hold."""
     stale: dict[int, OutLane | InLane] = field(default_factory=dict)

@@ -22,6 +22,8 @@ from zmqrel.errors import StoreFull
 
 _PROBE_US = 500_000
 """How often a full store is asked whether there is room again."""
+_ENOUGH_INTAKE_BYTES = 16 * 1024 * 1024
+"""A turn that takes in so much after the store was full needs no limit any more."""
 
 
 class World(Protocol):
@@ -76,6 +78,9 @@ class Turns:
         """Not even the headroom was enough: only time can help."""
         self._full = False
         self._probe_at_us = 0
+        self._intake_bytes: int | None = None
+        """What a turn may take in from peers: a store that was full is approached in small steps, or the same batch
+        would fill it again and again."""
         self.engine: Engine
 
     def open(self, now: Now, wall_us: int) -> None:
@@ -113,6 +118,7 @@ class Turns:
         except StoreFull as error:
             self._after_full(now, wall_us, work, results, error)
             return
+        self._widen_intake()
         self._apply(effects)
 
     def _step(
@@ -124,6 +130,7 @@ class Turns:
         if flush:
             self.store.flush()
         engine.begin(now, wall_us)
+        engine.limit_intake(self._intake_bytes)
         if flush:
             engine.flushed()
         for link in work.links_down:
@@ -131,8 +138,7 @@ class Turns:
         for link, parts in work.frames:
             engine.frame(link, parts)
         for _, finished in results:
-            for row, result in finished:
-                engine.finished(row, result)
+            engine.finished(finished)
         for command in work.commands:
             if isinstance(command, c.Connect):
                 self._endpoints[command.name] = command.endpoint
@@ -181,6 +187,8 @@ class Turns:
         """Nothing of the turn was kept: load anew, use the headroom, and do over what frees room."""
         self._full = True
         self._probe_at_us = now.mono_us + _PROBE_US
+        if self.engine.intake_bytes:
+            self._intake_bytes = max(1, self.engine.intake_bytes // 2)
         self.store.abort()
         self.store.set_growing(False)
         sends = [command for command in work.commands if isinstance(command, c.Send)]
@@ -204,14 +212,21 @@ class Turns:
         for link in self._links.values():
             self._world.hang_up(link)
         self._links.clear()
+        failed = self.engine
         self.engine = self._make_engine(now)
         self.engine.begin(now, wall_us)
         self.engine.set_accepting(False)
-        self.engine.rebind(with_workers)
+        self.engine.replace(failed, with_workers)
         for queue, (buffer, policy) in self._served.items():
             self.engine.serve(queue, buffer, policy)
         for name, endpoint in self._endpoints.items():
             self.engine.command(c.Connect(name, endpoint))
+
+    def _widen_intake(self) -> None:
+        if self._intake_bytes is not None and self.engine.intake_bytes:
+            self._intake_bytes *= 2
+            if self._intake_bytes > _ENOUGH_INTAKE_BYTES:
+                self._intake_bytes = None
 
     def _stall(self, work: Work, results: list[tuple[Buffer, list[tuple[Row, Result]]]], error: StoreFull) -> None:
         self._stalled = True

@@ -95,9 +95,15 @@ def damaged(data: Path, what: str) -> StoreDamaged:
     )
 
 
+def error_number(error: Exception) -> int:
+    """Return the errno of an error of LMDB or of the system; 0 if it has none, as some of LMDB's."""
+    number = getattr(error, "errno", None) or getattr(error, "code", None)
+    return number if isinstance(number, int) else 0
+
+
 def failed(data: Path, error: lmdb.Error | OSError) -> Error:
     """Return what to raise for an error of LMDB or of the system; the caller has looked for a full map."""
-    code = error.errno if isinstance(error, OSError) else error.code
+    code = error_number(error)
     if code in FULL:
         return StoreFull(f"the store {data.parent} cannot be written: {error}; make room on the disk")
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -136,7 +142,7 @@ def _check(data: Path, environment: lmdb.Environment) -> None:
 
 
 def _not_opened(data: Path, map_size: int, error: Exception) -> Error:
-    code = getattr(error, "code", None)
+    code = error_number(error)
     if isinstance(error, OverflowError) or code in (errno.ENOMEM, errno.EINVAL):
         return ConfigError(
             f"map_size_bytes={map_size} cannot be mapped for {data}: {error}; lower it, or raise the limit "

@@ -240,7 +240,7 @@ class LmdbStore:
 
     def room(self) -> bool:
         """Return whether there is room for new rows with the headroom untouched."""
-        return self._space.admits(self._in_use, margin=True)
+        return self._open and self._space.admits(self._in_use, margin=True)
 
     def close(self, clean: bool = True) -> None:
         """Close the store; calling it again does nothing.
@@ -436,8 +436,9 @@ class LmdbStore:
             return ValueError(KEY_LENGTH)
         if isinstance(error, lmdb.MapFullError):
             return StoreFull(f"the store {self._path} cannot be written: {self._space.map_is_full()}")
+        code = environment.error_number(error)
         # A write that the disk takes a part of is told as EIO.
-        if error.code in FULL or (error.code == errno.EIO and self._space.disk_is_full()):
+        if code in FULL or (code == errno.EIO and self._space.disk_is_full()):
             return StoreFull(f"the store {self._path} cannot be written: {DISK_IS_FULL}")
         return environment.failed(self._data, error)
 

@@ -206,9 +206,7 @@ class Links:
 
         self._at(at_us, arrive)
 
-    def _lose(
-        self, connection: Connection, sender: Process, receiver: Process, link: int, parts: list[bytes]
-    ) -> None:
+    def _lose(self, connection: Connection, sender: Process, receiver: Process, link: int, parts: list[bytes]) -> None:
         """The frame is lost, or comes when nobody expects it any more, from a connection that is no more."""
         if not (self.faults.late and self._rng.random() < self.faults.late):
             self.lost += 1
