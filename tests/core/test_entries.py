@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from zmqrel.core import entries
 from zmqrel.core.entries import (
+    CHECK_BYTES,
     FRAMING_BYTES,
     MAX_META_BYTES,
     MAX_SEQ,
@@ -120,7 +121,6 @@ def test_garbage_is_no_record(garbage: bytes) -> None:
 @pytest.mark.parametrize("length", range(FRAMING_BYTES))
 def test_what_is_shorter_than_a_header_is_no_message(length: int) -> None:
     record = encode_messages([b""], 1, 0, b"")[0][:length]
-    assert not verify(record)
     with pytest.raises(BadRecord):
         decode_head(record)
 

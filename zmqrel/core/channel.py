@@ -314,7 +314,10 @@ class Channel:
             self._acknowledged(lane)
         if ack.floor >= lane.acked:
             lane.grant_seq, lane.grant_bytes = ack.grant_seq, ack.grant_bytes
+            lane.parked = False
         if ack.gap and ack.floor == lane.acked and self._may_rewind(lane):
+            # What was sent again from here was not taken again: there is no room for it, or no luck.
+            lane.parked = lane.rewound_to == ack.floor
             lane.rewound_at_us, lane.rewound_to = now_us, ack.floor
             lane.rewind(ack.floor)
             self._shared.counters["resent_gaps"] += 1
@@ -373,6 +376,9 @@ class Channel:
     def _transmit_lane(self, session: Session, lane: OutLane, room: int) -> int:
         """One batch of a lane. Returns its bytes, or 1 for a batch of voids; 0 if nothing left."""
         if lane.after and not self._is_released(lane):
+            return 0
+        if lane.parked:
+            self._arm_resend(lane)
             return 0
         if room <= 0 and (lane.flight or lane.kind != CONTROL) and not self._may_probe(lane):
             return 0
@@ -470,8 +476,14 @@ class Channel:
         if lane.flight:
             self._shared.counters["resend_timeouts"] += 1
         lane.rewind(lane.acked)
+        lane.parked = False
         lane.grant_seq = max(lane.grant_seq, lane.acked)
         self.activate(lane)
+        control = self.out.get((CONTROL, ""))
+        if lane.withdrawn and control is not None and control.flight:
+            # Its withdrawals may be lost too, and are to be there before it.
+            control.rewind(control.acked)
+            self.activate(control)
 
     def deadline_added(self, deadline_us: int) -> None:
         """A row of this peer has this deadline, by its clock."""

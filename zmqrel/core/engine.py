@@ -179,10 +179,7 @@ class Engine:
         return self.shared.intake_bytes
 
     def set_accepting(self, accepting: bool) -> None:
-        """Whether the store has room: without it nothing is taken in and nothing handed over."""
-        if accepting and not self.shared.accepting:
-            for queue in self._inbox.queues.values():
-                queue.examine = True
+        """Whether the store has room: without it nothing new is taken in."""
         self.shared.accepting = accepting
 
     def serve(self, queue: str, buffer: Buffer, policy: Policy) -> None:

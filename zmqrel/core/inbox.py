@@ -273,6 +273,7 @@ class Inbox:
         if not records:
             return
         shared = self._shared
+        shared.intake_bytes += sum(map(len, records))  # first, so that it is known if the store refuses them
         order = shared.now.store_us
         rows = [Row(lane, seq, order, record) for seq, record in zip(seqs, records, strict=True)]
         for row in rows:
@@ -337,7 +338,7 @@ class Inbox:
 
     def _fitting(self, lane: InLane, records: list[bytes]) -> int:
         """How many of these records fit the limits. One always does if the lane holds none (F7)."""
-        messages, size = self._room(lane)
+        messages, size = self._credit(lane)
         if len(records) <= messages and sum(map(len, records)) <= size:
             return len(records)
         fitting = 0
@@ -346,9 +347,24 @@ class Inbox:
             if size < 0:
                 break
             fitting += 1
-        if not fitting and records and not lane.count and self._shared.accepting:
+        if not fitting and records and self._takes_one(lane):
             return 1
         return fitting
+
+    def _takes_one(self, lane: InLane) -> bool:
+        """Whether one message may come however large it is: there is none, or it is the first after a full store."""
+        shared = self._shared
+        if not shared.accepting:
+            return False
+        return not lane.count or (shared.most_intake_bytes is not None and not shared.intake_bytes and any(self._room(lane)))
+
+    def _credit(self, lane: InLane) -> tuple[int, int]:
+        """Messages and bytes of the lane that this turn may still take in."""
+        messages, size = self._room(lane)
+        shared = self._shared
+        if shared.most_intake_bytes is None:
+            return messages, size
+        return messages, max(0, min(size, shared.most_intake_bytes - shared.intake_bytes))
 
     def _room(self, lane: InLane) -> tuple[int, int]:
         """Messages and bytes that the lane may still add.
@@ -371,7 +387,7 @@ class Inbox:
 
     def grant(self, lane: InLane) -> tuple[int, int]:
         """How far the sender of this lane may go now: an absolute sequence number, and bytes beyond the floor."""
-        messages, size = self._room(lane)
+        messages, size = self._grantable(lane)
         if messages < _MOST_GRANTED or size < _AHEAD_BYTES:
             self._starved[lane.no] = lane
         else:
@@ -379,16 +395,24 @@ class Inbox:
         if not messages and not lane.count and self._shared.accepting:
             messages, size = 1, max(size, 1)
         lane.granted = lane.floor + min(messages, _MOST_GRANTED)
+        lane.granted_bytes = size
         return lane.granted, size
+
+    def _grantable(self, lane: InLane) -> tuple[int, int]:
+        messages, size = self._room(lane)
+        most = self._shared.most_intake_bytes
+        return messages, size if most is None else min(size, most)
 
     def regrant(self) -> None:
         """Tell the senders of lanes that were short of credit when there is room again."""
-        for lane in list(self._starved.values()):
-            messages, _ = self._room(lane)
-            worth_telling = max(1, min(256, self._shared.options.inbox_max_messages // 8))
-            if lane.floor + min(messages, _MOST_GRANTED) >= lane.granted + worth_telling or (
-                not lane.count and lane.granted <= lane.floor and self._shared.accepting
-            ):
+        options = self._shared.options
+        worth_messages = max(1, min(256, options.inbox_max_messages // 8))
+        worth_bytes = max(1, min(_AHEAD_BYTES // 8, options.inbox_max_bytes // 8))
+        for lane in self._starved.values():
+            messages, size = self._grantable(lane)
+            more = lane.floor + min(messages, _MOST_GRANTED) >= lane.granted + worth_messages
+            larger = messages > 0 and min(size, _AHEAD_BYTES) >= lane.granted_bytes + worth_bytes
+            if more or larger or (not lane.count and lane.granted <= lane.floor and self._shared.accepting):
                 self._grants.add(lane)
 
     def take_grants(self) -> set[InLane]:
@@ -399,9 +423,10 @@ class Inbox:
     # --------------------------------------------------------------------------------------- claims
 
     def claim(self) -> None:
-        """Fill the buffers of all queues that may have something to claim."""
-        if not self._shared.accepting:
-            return
+        """Fill the buffers of all queues that may have something to claim.
+
+        A full store does not stop it: what is settled makes room, and the headroom is there for that.
+        """
         gate = self._suspect_gate()
         for queue in self.queues.values():
             if queue.examine and queue.buffer is not None and not (gate and cast(Policy, queue.policy).push):
@@ -461,7 +486,7 @@ class Inbox:
     def unexamined(self) -> bool:
         """True if a queue has room and rows that this turn did not get to."""
         gate = self._suspect_out is not None
-        return self._shared.accepting and any(
+        return any(
             queue.examine
             and queue.buffer is not None
             and queue.buffer.has_room

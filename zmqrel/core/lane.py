@@ -48,6 +48,7 @@ class OutLane:
         "kind",
         "next_seq",
         "no",
+        "parked",
         "peer",
         "queue",
         "resend_attempt",
@@ -91,7 +92,9 @@ class OutLane:
         self.grant_bytes = 2**62
         self.resend_attempt = 0
         self.rewound_at_us = 0
-        self.rewound_to = 0
+        self.rewound_to = -1
+        self.parked = False
+        """The receiver drops what it is sent for want of room: wait until it says more, or for the resend timer."""
         self.ack_us = 0
         """How long an acknowledgement takes, smoothed."""
 
@@ -162,6 +165,7 @@ class InLane:
         "floor",
         "gap",
         "granted",
+        "granted_bytes",
         "head",
         "id",
         "kind",
@@ -196,6 +200,7 @@ class InLane:
         self.scan_seq = 1
         self.gap = False
         self.granted = 0
+        self.granted_bytes = 0
 
     def encode(self) -> bytes:
         """The durable row."""

@@ -116,7 +116,7 @@ class Shared:
     frames: list[tuple[int, list[Any], list[bytes] | None]] = field(default_factory=list)
     """Frames of this turn whose headers still lack the commit count."""
     accepting: bool = True
-    """False while the store is full: nothing new is taken in, nothing handed over."""
+    """False while the store is full: nothing new is taken in."""
     intake_bytes: int = 0
     """Bytes of messages that this turn took in from peers."""
     most_intake_bytes: int | None = None

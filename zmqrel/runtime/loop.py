@@ -144,9 +144,9 @@ class Loop:
         self._finished_rows = True
         self._wire.wake()
 
-    def new_buffer(self, queue: str, prefetch: int, condition: threading.Condition) -> Buffer:
-        """A buffer whose takers wait on `condition`."""
-        return Buffer(queue, prefetch, self._in_hand, condition, condition.notify)
+    def new_buffer(self, queue: str, prefetch: int, lock: threading.Lock, notify: Callable[[int], None]) -> Buffer:
+        """A buffer under `lock`, which calls `notify` with the number of rows that came."""
+        return Buffer(queue, prefetch, self._in_hand, lock, notify)
 
     def serve(self, queue: str, buffer: Buffer, policy: Policy) -> Call:
         """Let rows of `queue` go to `buffer`."""

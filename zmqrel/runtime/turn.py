@@ -271,20 +271,26 @@ class Turns:
         for buffer, _ in self._served.values():
             buffer.clear()
             running += buffer.handed_over()
+        if self._stalled:
+            self.store.close(clean=False)
+            return
         try:
-            self._step(now, wall_us, Work(), results)
+            first = self._step(now, wall_us, Work(), results)
             self.engine.leave(running)
             self.engine.close("closing")
-            effects = self.engine.finish()
+            last = self.engine.finish()
             self.store.commit()
+            self.store.flush()
         except StoreFull:
             # What is in hand stays in the in-hand table and is redelivered: nothing is lost, so nothing to raise.
             self.store.abort()
             self.store.close(clean=False)
             return
-        effects.offers.clear()
-        self.store.flush()
+        self.engine.begin(now, wall_us)
         self.engine.flushed()
-        self._apply(effects)
+        self.engine.release(last)
+        for effects in (first, last):
+            effects.offers.clear()
+            self._apply(effects)
         self._in_hand.clear()
         self.store.close()

@@ -28,8 +28,10 @@ class Consumer:
         self.settling = threading.Lock()
         """Held for the instant in which a message of this queue is settled."""
         self._loop = loop
-        self._condition = threading.Condition()
-        self._buffer: Buffer = loop.new_buffer(queue, prefetch, self._condition)
+        # A plain lock: the buffer takes it for every message, and Condition's own is reentrant and dearer.
+        lock = threading.Lock()
+        self._condition = threading.Condition(lock)
+        self._buffer: Buffer = loop.new_buffer(queue, prefetch, lock, self._condition.notify)
         self._policy = policy
         self._stopping = False
         self._threads: list[threading.Thread] = []

@@ -1,5 +1,4 @@
-"""The directory of a store on disk: who may use it, who is using it, how it was left, and what is set aside
-in it.
+"""The directory of a store: who may use it, who is using it, how it was left, and what was set aside in it.
 
 Nothing here knows what is in the data file.
 """
@@ -14,8 +13,9 @@ from typing import Final
 from zlib import crc32
 
 from zmqrel.core.storage import Previous
-from zmqrel.errors import ConfigError, StoreLocked
+from zmqrel.errors import ConfigError, StoreFull, StoreLocked
 from zmqrel.store.boot import boot_id
+from zmqrel.store.space import FULL
 
 DATA: Final = "data.mdb"
 LIFE: Final = "life"
@@ -87,11 +87,10 @@ class StoreDirectory:
             os.close(fd)
 
     def set_aside(self) -> Path:
-        """Move the store's files into a new directory `damaged-N` beside them and return its path. Raises
-        OSError.
+        """Move the store's files into a new directory `damaged-N` beside them and return its path.
 
         The record of its life goes first, so that a death in between leaves a store of unknown past: it is
-        verified, found damaged and set aside when next opened.
+        verified, found damaged and set aside when next opened. Raises OSError.
         """
         number = 1
         while (aside := self.path / f"damaged-{number}").exists():
@@ -143,7 +142,12 @@ def _make(path: Path) -> None:
     except (FileExistsError, NotADirectoryError) as error:
         raise ConfigError(f"store takes a directory, and {_first_file(path)} is a file") from error
     except OSError as error:
-        raise ConfigError(f"store: the directory {path} cannot be made: {error.strerror}") from error
+        raise _refused(f"the directory {path} cannot be made", error) from error
+
+
+def _refused(what: str, error: OSError) -> ConfigError | StoreFull:
+    kind = StoreFull if error.errno in FULL else ConfigError
+    return kind(f"store: {what}: {error.strerror}")
 
 
 def _first_file(path: Path) -> Path:
@@ -182,14 +186,15 @@ def _lock(path: Path) -> int:
     try:
         fd = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigError(f"store: {path / LOCK} cannot be opened: {error.strerror}") from error
+        raise _refused(f"{path / LOCK} cannot be opened", error) from error
     try:
         flock(fd, LOCK_EX | LOCK_NB)
     except OSError as error:
         holder = os.pread(fd, _PID_BYTES, 0).decode("ascii", "replace").strip()
         os.close(fd)
         raise _locked(path, holder) from error
-    with suppress(OSError):  # The number is only for the message; a full disk must not keep a store from opening.
+    # The number is only for the message; a full disk must not keep a store from opening.
+    with suppress(OSError):
         os.pwrite(fd, str(os.getpid()).ljust(_PID_BYTES).encode(), 0)
     return fd
 

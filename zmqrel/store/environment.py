@@ -1,5 +1,4 @@
-"""Making, checking and opening the LMDB file, with all that can be wrong with it turned into this package's
-errors.
+"""Making, checking and opening the LMDB file, with all that can be wrong with it as this package's errors.
 
 Nothing here keeps state; the file is opened without LMDB's own lock, so the caller holds the directory's.
 """

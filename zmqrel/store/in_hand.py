@@ -29,7 +29,7 @@ _SLOT_BYTES: Final = 32
 _STATE: Final = _SLOT.size  # where the state stands in a slot
 _FIRST_BYTES: Final = 64 * 1024
 
-# Apart in five bits and more, so that a flipped one is seen.
+# Apart in four bits and more, so that flipped ones are seen.
 _FREE: Final = 0x00
 _RUNNING: Final = 0x5A
 _DONE: Final = 0xA7

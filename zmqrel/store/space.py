@@ -119,8 +119,9 @@ class Space:
 
 
 def fill(fd: int, start: int, end: int, size: int) -> None:
-    """Allocate blocks from `start` to `end` of a file of `size` bytes, changing nothing in it. Raises
-    OSError.
+    """Allocate blocks from `start` to `end` of a file of `size` bytes, changing nothing in it.
+
+    Raises OSError.
     """
     try:
         if hasattr(os, "posix_fallocate"):

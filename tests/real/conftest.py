@@ -1,0 +1,30 @@
+"""Nets of peers, closed and looked over at the end of each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.real.net import Net
+
+
+@pytest.fixture(params=["tcp", "ipc", "memory"])
+def net(request: pytest.FixtureRequest) -> Iterator[Net]:
+    """Peers over each transport; "memory" is tcp with stores in memory."""
+    with Net(request.param) as net:
+        yield net
+
+
+@pytest.fixture(params=["tcp", "ipc"])
+def lasting(request: pytest.FixtureRequest) -> Iterator[Net]:
+    """Peers whose stores outlive them."""
+    with Net(request.param) as net:
+        yield net
+
+
+@pytest.fixture
+def local() -> Iterator[Net]:
+    """Peers over ipc, with stores on the disk: for what has nothing to do with the transport."""
+    with Net("ipc") as net:
+        yield net
