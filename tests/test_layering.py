@@ -25,8 +25,10 @@ LAYERS = [
     "retry",
     "body",
     "options",
-    "message",
     "core",
+    "receipts",
+    "message",
+    "sending",
     "store",
     "runtime",
     "testing",
@@ -79,8 +81,6 @@ PUBLIC = {
     "UnknownMessage",
     "UnknownPeer",
     "Verdict",
-    "as_completed",
-    "wait_all",
 }
 PUBLIC_MODULES = {"aio", "testing"}
 

@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from zmqrel.body import decode_body
 from zmqrel.checks import Duration, check_queue, duration_s
 from zmqrel.core.buffer import HANDLED, Failed, MoveTo, Rejected, Result, RetryAt, Row
+from zmqrel.core.commands import EndedAs
 from zmqrel.errors import AlreadySettled, ConfigError, NotHandled
 from zmqrel.outcome import Outcome, State, Verdict
+from zmqrel.receipts import Ticket
 
-if TYPE_CHECKING:
-    from zmqrel.core.commands import EndedAs
-    from zmqrel.peer import Peer
-    from zmqrel.runtime.receipts import Ticket
-    from zmqrel.runtime.workers import Consumer
+
+class _Recalls(Protocol):
+    """What a receipt needs of its peer."""
+
+    def recall(self, receipt_or_id: Receipt | str, *, timeout: Duration = 0) -> Recall: ...
+
+    def _to_datetime(self, store_us: int) -> datetime: ...
+
+
+class _Settles(Protocol):
+    """What a message needs of who took it from its queue."""
+
+    @property
+    def settling(self) -> AbstractContextManager[object]: ...
+
+    def now_us(self) -> int: ...
+
+    def finish(self, row: Row, result: Result) -> None: ...
+
+    def to_datetime(self, row: Row, their_us: int) -> datetime: ...
+
 
 _EPOCH = datetime.fromtimestamp(0, timezone.utc)
 
@@ -31,7 +50,7 @@ class Receipt:
 
     __slots__ = ("_index", "_peer", "_ticket")
 
-    def __init__(self, peer: Peer, ticket: Ticket, index: int = 0) -> None:
+    def __init__(self, peer: _Recalls, ticket: Ticket, index: int = 0) -> None:
         self._peer = peer
         self._ticket = ticket
         self._index = index
@@ -187,7 +206,7 @@ class Message:
 
     __slots__ = ("_body", "_consumer", "_decoded", "_row", "_settled")
 
-    def __init__(self, row: Row, consumer: Consumer) -> None:
+    def __init__(self, row: Row, consumer: _Settles) -> None:
         self._row = row
         self._consumer = consumer
         self._settled = False

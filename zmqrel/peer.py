@@ -31,9 +31,9 @@ from zmqrel.core.inbox import Policy
 from zmqrel.errors import ConfigError, ForkedPeer, OutboxFull, PeerClosed, UnknownMessage, UnknownPeer
 from zmqrel.message import Handler, Message, Recall, Receipt
 from zmqrel.options import Options
+from zmqrel.receipts import Ticket
 from zmqrel.retry import Retry
 from zmqrel.runtime.loop import Loop
-from zmqrel.runtime.receipts import Ticket
 from zmqrel.runtime.workers import Consumer
 from zmqrel.sending import SendCall, message_filter, send_call
 

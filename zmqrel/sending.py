@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import msgpack
 
@@ -25,8 +25,13 @@ from zmqrel.core.commands import Found
 from zmqrel.core.entries import MAX_META_BYTES, Meta, encode_messages, encode_meta
 from zmqrel.errors import ConfigError, DeadlinePassed, MessageTooLarge
 
-if TYPE_CHECKING:
-    from zmqrel.runtime.clock import Clock
+
+class StoreClock(Protocol):
+    """What turning arguments into a record needs of the clock."""
+
+    def store_us(self) -> int: ...
+
+    def from_posix(self, posix_s: float) -> int: ...
 
 
 class SendCall:
@@ -61,7 +66,7 @@ class SendCall:
         self.max_attempts = None if max_attempts is None else whole("max_attempts", max_attempts, 1)
         self.delayed = delay is not None or not_before is not None
 
-    def encode(self, clock: Clock, bodies: list[Any], max_body_bytes: int) -> tuple[list[bytes], int, int]:
+    def encode(self, clock: StoreClock, bodies: list[Any], max_body_bytes: int) -> tuple[list[bytes], int, int]:
         """Records, deadline (0: none) and sending time, both by the store clock in microseconds.
 
         Raises NotSerializable, MessageTooLarge and DeadlinePassed.
@@ -87,12 +92,12 @@ class SendCall:
             raise MessageTooLarge(f"headers: {len(meta)} bytes when encoded; {MAX_META_BYTES} are allowed")
         return encode_messages(encoded, now_us, deadline_us, meta), deadline_us, now_us
 
-    def _not_before_us(self, clock: Clock, now_us: int) -> int:
+    def _not_before_us(self, clock: StoreClock, now_us: int) -> int:
         if self.delay_s is not None:
             return now_us + round(self.delay_s * 1e6)
         return 0 if self.not_before_s is None else max(0, clock.from_posix(self.not_before_s))
 
-    def _deadline_us(self, clock: Clock, now_us: int, not_before_us: int) -> int:
+    def _deadline_us(self, clock: StoreClock, now_us: int, not_before_us: int) -> int:
         """The earlier of ttl and deadline; 0 without either."""
         deadlines = []
         if self.ttl_s is not None:
@@ -138,7 +143,7 @@ def _check_on_expiry(value: object) -> str:
 
 
 def message_filter(
-    clock: Clock, headers: Mapping[str, Any] | None, sent_after: Instant | None, sent_before: Instant | None
+    clock: StoreClock, headers: Mapping[str, Any] | None, sent_after: Instant | None, sent_before: Instant | None
 ) -> Callable[[Found], bool] | None:
     """The filters of `recall_where` that look into a message, as one function; None if there are none."""
     wanted = check_headers(headers)

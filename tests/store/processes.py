@@ -39,9 +39,17 @@ class Child:
 
     def kill(self) -> list[str]:
         """End it with SIGKILL; the lines that it had still printed."""
+        assert self.process.stdin
+        assert self.process.stdout
         self.process.kill()
-        rest = self.process.communicate()[0]
-        return rest.split()
+        self.process.wait()
+        if self.process.stdout.closed:
+            return []
+        # Not by communicate, which passes over what line() has read ahead.
+        rest = self.process.stdout.read().split()
+        self.process.stdin.close()
+        self.process.stdout.close()
+        return rest
 
 
 def in_fork(act: Callable[[], str], user: int | None = None) -> str:

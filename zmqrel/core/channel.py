@@ -165,15 +165,19 @@ class Channel:
     def _info(self) -> Info:
         heard = Heard(self.their_store, self.their_instance, self.their_count) if self.their_store else None
         options = self._shared.options
-        lanes = [self._lane_info(lane) for lane in self.own.values()]
+        lanes = [self._lane_info(lane) for lane in self.own.values() if not self._is_through(lane)]
         return Info(
             heard,
             options.max_body_bytes + FRAMING_BYTES + MAX_META_BYTES,
             self.healing.i_am_old,
             self.healing.you_are_old,
             [(lane.id, lane.floor) for lane in self.theirs.values() if not lane.closed or lane.count],
-            [info for info in lanes if not (info.closed and info.lowest > self.own[info.lane_id].acked)],
+            lanes,
         )
+
+    def _is_through(self, lane: OutLane) -> bool:
+        """True of a closed lane of which everything was received and is final."""
+        return lane.closed and lane.acked >= lane.sent_upto and self._outbox.lowest(lane) > lane.sent_upto
 
     def _lane_info(self, lane: OutLane) -> LaneInfo:
         lowest = min(self._outbox.lowest(lane), lane.next_seq)
@@ -305,6 +309,8 @@ class Channel:
 
     def _on_ack(self, ack: LaneAck) -> None:
         lane = self.own.get(ack.lane_id)
+        if lane is not None and lane.closed:
+            ack = ack._replace(floor=min(ack.floor, lane.sent_upto))  # beyond the boundary is what a lost life sent
         if lane is None or ack.floor > lane.sent_upto:
             self._shared.counters["stale_acks"] += 1
             return

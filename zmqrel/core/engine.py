@@ -10,8 +10,7 @@ store for longer than a turn. `next_wake_us` is a pure query.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from random import Random  # for the type only
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zmqrel.core import commands as c
 from zmqrel.core import frames, tables
@@ -29,6 +28,9 @@ from zmqrel.core.storage import InHand, Storage
 from zmqrel.core.times import Now
 from zmqrel.errors import Error
 from zmqrel.options import Options
+
+if TYPE_CHECKING:
+    from random import Random
 
 _LAZY_US = 300_000
 """How long what is not worth a commit of its own waits for one."""

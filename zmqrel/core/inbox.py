@@ -356,7 +356,9 @@ class Inbox:
         shared = self._shared
         if not shared.accepting:
             return False
-        return not lane.count or (shared.most_intake_bytes is not None and not shared.intake_bytes and any(self._room(lane)))
+        return not lane.count or (
+            shared.most_intake_bytes is not None and not shared.intake_bytes and any(self._room(lane))
+        )
 
     def _credit(self, lane: InLane) -> tuple[int, int]:
         """Messages and bytes of the lane that this turn may still take in."""

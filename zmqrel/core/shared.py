@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from random import Random  # for the type only: the generator is given, never made here
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgpack
 
@@ -17,6 +16,9 @@ from zmqrel.core.storage import Row, Storage
 from zmqrel.core.timers import Timers
 from zmqrel.core.times import Now
 from zmqrel.options import Options
+
+if TYPE_CHECKING:
+    from random import Random
 
 
 class Journal:

@@ -25,8 +25,8 @@ from zmqrel.core.storage import InHandTable, Store
 from zmqrel.core.times import Now
 from zmqrel.errors import PeerClosed
 from zmqrel.options import Options
+from zmqrel.receipts import Receipts, Ticket
 from zmqrel.runtime.clock import Clock
-from zmqrel.runtime.receipts import Receipts, Ticket
 from zmqrel.runtime.turn import Turns, Work
 from zmqrel.runtime.wire import Wire
 from zmqrel.store.in_hand import InHandFile, MemoryInHand

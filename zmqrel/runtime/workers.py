@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 from datetime import datetime
 from time import monotonic
 
@@ -35,7 +34,10 @@ class Consumer:
         self._policy = policy
         self._stopping = False
         self._threads: list[threading.Thread] = []
-        self.now_us: Callable[[], int] = loop.clock.store_us
+
+    def now_us(self) -> int:
+        """The store clock."""
+        return self._loop.clock.store_us()
 
     def serve(self) -> None:
         """Let the queue's messages come."""
@@ -50,7 +52,7 @@ class Consumer:
             thread.start()
 
     def _work(self, handler: Handler) -> None:
-        take, now_us = self._buffer.take, self.now_us
+        take, now_us = self._buffer.take, self._loop.clock.store_us
         while not self._stopping:
             row = take(now_us())
             if row is None:
