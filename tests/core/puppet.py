@@ -13,6 +13,8 @@ from zmqrel.core.lane import CONTROL, DATA
 from zmqrel.outcome import Cause, Outcome
 
 LINK = 7
+PATIENT = {"heartbeat_s": 3000.0, "liveness_s": 3600.0}
+"""Options of a host that does not mind a puppet's silence."""
 MESSAGES, CONTROLS = 0xDA7A, 0xC0
 """Ids of the puppet's two lanes."""
 
@@ -27,6 +29,9 @@ class Puppet:
         self.instance = 0x11FE
         self.commits = 1
         self.heard: list[Frame] = []
+        self.told: list[ControlEntry] = []
+        """Control entries that the engine sent, each once however often it was sent."""
+        self._seen: set[tuple[int, int]] = set()
         self.session = b"puppet__"
         self.records: dict[int, bytes] = {}
         """Its control entries."""
@@ -70,7 +75,22 @@ class Puppet:
         said = [frames.decode(parts) for link, parts in self.host.out if link == LINK]
         self.host.out.clear()
         self.heard += said
+        for frame in said:
+            if frame.type == frames.DATA and frame.fields[0].kind == CONTROL:
+                self._take_control(frame.fields[0], frame.payload)
         return said
+
+    def _take_control(self, data: Data, payload: bytes) -> None:
+        for seq, record in enumerate(unpack_records(data.sizes, payload), data.first_seq):
+            if (data.lane_id, seq) not in self._seen:
+                self._seen.add((data.lane_id, seq))
+                self.told.append(decode_control(record))
+
+    def forget(self) -> None:
+        """What was heard so far is of no interest."""
+        self.listen()
+        self.heard.clear()
+        self.told.clear()
 
     def last(self, frame_type: int) -> Frame:
         """The last frame of a type that the engine sent."""
@@ -81,7 +101,7 @@ class Puppet:
         """The types of what was heard, which is then forgotten."""
         self.listen()
         names = [frames.FRAME_NAMES[frame.type] for frame in self.heard]
-        self.heard.clear()
+        self.forget()
         return names
 
     # ------------------------------------------------------------------------------------------- as a sender
@@ -114,21 +134,12 @@ class Puppet:
         settled = Settled(first, last or first, outcome, None, 0, 0, self.host.now().store_us, False)
         self.control(Settle(store_id, lane_id, [settled._replace(**given)]))
 
-    def told(self) -> list[ControlEntry]:
-        """The control entries that the engine sent, those sent again included."""
-        self.listen()
-        found = []
-        for frame in self.heard:
-            if frame.type == frames.DATA and frame.fields[0].kind == CONTROL:
-                data: Data = frame.fields[0]
-                found += [decode_control(record) for record in unpack_records(data.sizes, frame.payload)]
-        return found
-
     def settlements(self) -> list[tuple[int, str, str | None, bool]]:
         """Sequence number, outcome, reason, handed over: as the engine told them of MESSAGES."""
+        self.listen()
         return [
             (seq, each.outcome.name, each.reason, bool(each.handed_at_us))
-            for entry in self.told()
+            for entry in self.told
             if isinstance(entry, Settle) and entry.lane_id == MESSAGES
             for each in entry.ranges
             for seq in range(each.first, each.last + 1)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.core.pump import QUEUE, Host, Time
-from tests.core.puppet import Puppet
+from tests.core.puppet import PATIENT, Puppet
 from zmqrel.core import commands as c
 from zmqrel.core import frames
 from zmqrel.core.effects import HandedOver, Received, Sent
@@ -25,7 +25,7 @@ class Case:
     def __init__(self, state: str) -> None:
         self.time = Time()
         # One byte: only one message is on the wire, and what is sent behind it stays stored.
-        self.host = Host("a", self.time, window_bytes=1)
+        self.host = Host("a", self.time, window_bytes=1, **PATIENT)
         self.puppet = Puppet(self.host)
         deadline_us = self.host.now().store_us + DEADLINE_S * 1_000_000
         self.host.send("puppet", b"one", deadline_us=deadline_us)
@@ -34,8 +34,7 @@ class Case:
         self.seq = 1
         getattr(self, state)()
         self.host.notices.clear()
-        self.puppet.listen()
-        self.puppet.heard.clear()
+        self.puppet.forget()
 
     def was_stored(self) -> None:
         self.seq = 2
@@ -82,8 +81,9 @@ class Case:
         return self.host.engine.shared.ledger.store_id
 
     def withdrawals(self) -> list[tuple[int, Cause]]:
-        """What the peer was asked since, each once."""
-        asked = [entry for entry in self.puppet.told() if isinstance(entry, Withdraw)]
+        """What the peer was asked since."""
+        self.puppet.listen()
+        asked = [entry for entry in self.puppet.told if isinstance(entry, Withdraw)]
         return [(first, entry.cause) for entry in asked for first, last in entry.ranges if first <= self.seq <= last]
 
     def outcome(self) -> Outcome | None:
@@ -206,7 +206,7 @@ def records_in(puppet: Puppet) -> list[tuple[list[int], int]]:
     """Runs and payload bytes of the data batches that were heard."""
     puppet.listen()
     heard = [frame for frame in puppet.heard if frame.type == frames.DATA and frame.fields[0].kind != CONTROL]
-    puppet.heard.clear()
+    puppet.forget()
     return [(frame.fields[0].runs, len(frame.payload)) for frame in heard]
 
 
@@ -238,7 +238,7 @@ def test_a_gap_is_answered_once_per_round_trip() -> None:
 
 
 def test_what_is_not_acknowledged_is_sent_again_and_later_each_time() -> None:
-    host = Host("a", Time(), liveness_s=3600, heartbeat_s=3000)
+    host = Host("a", Time(), **PATIENT)
     puppet = Puppet(host)
     host.send("puppet", b"x")
     records_in(puppet)
@@ -286,12 +286,13 @@ def test_messages_that_ended_make_room() -> None:
 
 
 def test_what_is_not_received_for_so_long_is_given_up() -> None:
-    host = Host("a", Time(), give_up_after_s=5)
+    host = Host("a", Time(), give_up_after_s=5, **PATIENT)
     puppet = Puppet(host)
     lane = host.send("puppet", b"sent").lane
     host.time.pass_s(5.001)
     host.turn()
-    asked = [entry for entry in puppet.told() if isinstance(entry, Withdraw)]
+    puppet.listen()
+    asked = [entry for entry in puppet.told if isinstance(entry, Withdraw)]
     assert [(entry.ranges, entry.cause) for entry in asked] == [([(1, 1)], Cause.GIVE_UP)]
     puppet.settle(lane.id, 1, Outcome.EXHAUSTED, reason="gave up")
     assert host.outcomes() == [(1, "EXHAUSTED", "gave up")]
@@ -308,13 +309,14 @@ def test_what_never_left_is_given_up_at_once_and_kept_as_a_dead_letter() -> None
 
 
 def test_what_was_received_is_not_given_up() -> None:
-    host = Host("a", Time(), give_up_after_s=5, liveness_s=3600)
+    host = Host("a", Time(), give_up_after_s=5, **PATIENT)
     puppet = Puppet(host)
     lane = host.send("puppet", b"x", deadline_us=host.now().store_us + 20_000_000).lane
     puppet.ack(lane.id, 1)
     host.time.pass_s(30)
     host.turn()
-    assert (puppet.told(), host.outcomes()) == ([], [])
+    puppet.listen()
+    assert (puppet.told, host.outcomes()) == ([], [])
 
 
 def test_giving_up_comes_before_a_later_deadline_and_the_deadline_is_still_judged() -> None:

@@ -160,20 +160,24 @@ def test_a_forked_child_neither_keeps_the_lock_nor_frees_it(tmp_path: Path, open
     store = open_lmdb(tmp_path)
     answer = in_fork(lambda: f"opened {LmdbStore(tmp_path).previous}")
     assert "StoreLocked" in answer
-    read_end, write_end = os.pipe()
+    until, end_it = os.pipe()
+    told, tell = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(write_end)
-        os.read(read_end, 1)
+        os.close(end_it)
+        os.write(tell, b"!")
+        os.read(until, 1)
         os._exit(0)
-    os.close(read_end)
+    os.read(told, 1)
     store.put(b"\x10a", b"1")
     store.commit()
     store.close()
     # The child lives and holds nothing.
     assert open_lmdb(tmp_path).get(b"\x10a") == b"1"
-    os.close(write_end)
+    os.close(end_it)
     assert os.waitpid(child, 0)[1] == 0
+    for fd in (until, told, tell):
+        os.close(fd)
 
 
 def test_a_file_instead_of_a_directory(tmp_path: Path, open_lmdb: OpenLmdb) -> None:

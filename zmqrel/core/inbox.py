@@ -379,8 +379,9 @@ class Inbox:
             return 0, 0
         messages = options.inbox_max_messages - shared.ledger.inbox_messages
         size = options.inbox_max_bytes - shared.ledger.inbox_bytes
-        if messages > options.inbox_max_messages // 2 and size > options.inbox_max_bytes // 2:
-            return messages, size
+        free, free_size = messages - options.inbox_max_messages // 2, size - options.inbox_max_bytes // 2
+        if free > _MOST_GRANTED and free_size > options.max_body_bytes + _AHEAD_BYTES:
+            return free, free_size  # the others' halves of their shares are not more than half of all
         others = [other for other in shared.in_lanes.values() if other.kind in (DATA, DELAYED) and other is not lane]
         share = 2 * (len(others) + 1)
         messages -= sum(max(0, options.inbox_max_messages // share - other.count) for other in others)

@@ -241,7 +241,8 @@ class Loop:
             self._turns = Turns(self._store, self._in_hand, self._make_engine, self)
             self._turns.open(self.clock.now(), self.clock.wall_us())
         except BaseException:
-            self._store.close(clean=False)
+            # A clean predecessor stays clean; what another left in hand is still to be taken over.
+            self._store.close(clean=self._store.previous in ("new", "clean"))
             if hasattr(self, "_wire"):
                 self._wire.close()
             raise
@@ -324,6 +325,13 @@ class Loop:
                 item()
             else:
                 self.reply(item, error)
+        # What was taken from the queue and not answered: a search under way, or a turn that failed.
+        for identity in list(self._calls):
+            asker = self._calls.pop(identity, None)
+            if isinstance(asker, Call):
+                asker.answer(error)
+            elif asker is not None:
+                asker.fail(error)
         self._answer_all(self._drained, error)
         self._answer_all([call for call, _ in self._wanting_room], error)
 

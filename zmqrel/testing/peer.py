@@ -235,6 +235,7 @@ class SimulatedPeer:
     def _end_life(self) -> None:
         self.life += 1
         self.running = False
+        self.network.observe("stopped", self)
         self.turns = None
         self._turn_at_us = None
         self._frames.clear()
@@ -570,7 +571,6 @@ class _Mortal:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> bool:
         if kind is not ProcessDied:
             return False
-        self._peer.network.observe("died", self._peer)
         self._peer.die()
         return True
 
