@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     peer.on_outcome(zmqrel.Outcome.REJECTED, zmqrel.Outcome.EXHAUSTED, zmqrel.Outcome.UNCERTAIN)(not_handled)
     with peer, reported(peer, lambda: {"rows": progress.rows(args.label)}):
         feed(peer, args, progress, stop)
-        while next(iter(peer.outbox()), None) is not None and not stop.wait(0.1):
+        while peer.stats().get("outbox_messages", 0) and not stop.wait(0.1):
             pass
     return 0
 

@@ -31,9 +31,11 @@ from zmqrel.core.inbox import Policy
 from zmqrel.errors import ConfigError, ForkedPeer, OutboxFull, PeerClosed, UnknownMessage, UnknownPeer
 from zmqrel.message import Handler, Message, Recall, Receipt
 from zmqrel.options import Options
-from zmqrel.receipts import Ticket
+from zmqrel.outcome import Outcome
+from zmqrel.receipts import Ticket, ended_ticket
 from zmqrel.retry import Retry
 from zmqrel.runtime.loop import Loop
+from zmqrel.runtime.outcomes import Listener, OutcomeTeller
 from zmqrel.runtime.workers import Consumer
 from zmqrel.sending import SendCall, message_filter, send_call
 
@@ -42,6 +44,7 @@ MEMORY: Final = ":memory:"
 
 _DEFAULT_RETRY = Retry.exponential(0.5, max_interval=60, max_attempts=10, jitter="full")
 _H = TypeVar("_H", bound=Handler)
+_R = TypeVar("_R")
 _MOST_WORKERS = 1024
 
 
@@ -90,6 +93,8 @@ class Peer:
             self._check_reach(endpoint)
         self._registrations: dict[str, _Registration] = {}
         self._consumers: dict[str, Consumer] = {}
+        self._listeners: list[Listener] = []
+        self._teller: OutcomeTeller | None = None
         self._guard = threading.Lock()
         self._loop: Loop | None = None
         self._closed = False
@@ -121,6 +126,9 @@ class Peer:
             self._serve(queue, registration)
         for name, endpoint in self._peers.items():
             loop.ask(c.Connect(name, endpoint)).result()
+        if self._listeners:
+            self._teller = OutcomeTeller(loop, self._listeners)
+            self._teller.start()
         return self
 
     def __enter__(self) -> Peer:
@@ -180,6 +188,8 @@ class Peer:
             consumer.stop()
         for consumer in self._consumers.values():
             consumer.join(deadline)
+        if self._teller is not None:
+            self._teller.stop(deadline - monotonic())
         loop.stop()
         self._last_stats = loop.final_stats
         stats = self._last_stats
@@ -450,6 +460,36 @@ class Peer:
                 consumer.serve()
                 self._consumers[queue] = consumer
         return consumer
+
+    # -------------------------------------------------------------------------------------------- outcomes
+
+    def on_outcome(
+        self, *outcomes: Outcome, to: str | None = None, queue: str | None = None
+    ) -> Callable[[Callable[[Receipt], _R]], Callable[[Receipt], _R]]:
+        """Let the decorated function be called with the receipt of every message that ends so; without `outcomes`, all.
+
+        It is called in a thread of its own, in order, at least once, also for what ended while this program did not
+        run, until it returned: an exception is retried with backoff. It may call the peer. Register before `start`.
+        """
+        for outcome in outcomes:
+            if not isinstance(outcome, Outcome):
+                raise ConfigError.of("outcomes", "members of zmqrel.Outcome", outcome)
+        only_to = None if to is None else check_name(to, "to")
+        only_queue = None if queue is None else check_queue(queue)
+
+        def register(function: Callable[[Receipt], _R]) -> Callable[[Receipt], _R]:
+            if not callable(function):
+                raise ConfigError.of("on_outcome", "a callable that takes a Receipt", function)
+            if self._loop is not None:
+                raise ConfigError(f"on_outcome: peer {self.name!r} runs already; register before it is started")
+
+            def call(found: c.Found) -> _R:
+                return function(Receipt(self, ended_ticket(found)))
+
+            self._listeners.append(Listener(call, frozenset(outcomes), only_to, only_queue))
+            return function
+
+        return register
 
     # ------------------------------------------------------------------------------------------------ the rest
 

@@ -40,6 +40,10 @@ class LaneView:
     """(first, last, index of the first in its ticket, ticket), ascending and disjoint."""
     swept: int = 0
     """Length of `held` after it was last cleared of tickets that nobody holds."""
+    looked_up: dict[int, list[tuple[int, ReferenceType[Ticket]]]] = field(default_factory=dict)
+    """Number -> (index in its ticket, ticket), for tickets of one message that may be held by others too."""
+    swept_looked_up: int = 0
+    """Its length when it was last cleared."""
 
 
 class Ticket:
@@ -167,6 +171,16 @@ class Ticket:
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             waiter.release()
+
+
+def ended_ticket(found: Found) -> Ticket:
+    """The ticket of a message that has ended; nothing more will be told of it."""
+    lane = found.lane
+    ticket = Ticket(lane.peer, lane.queue, found.key, found.id, 1, found.sent_at_us)
+    if found.ended is not None:
+        ticket.end(0, 0, found.ended)
+    ticket.stored(LaneView(lane.no, lane.id, lane.sent_upto, lane.acked), found.seq)
+    return ticket
 
 
 class Receipts:

@@ -33,6 +33,7 @@ class Puppet:
         """Control entries that the engine sent, each once however often it was sent."""
         self._seen: set[tuple[int, int]] = set()
         self.session = b"puppet__"
+        self.link = LINK
         self.records: dict[int, bytes] = {}
         """Its control entries."""
         self.largest_entry = 2**30
@@ -49,9 +50,14 @@ class Puppet:
     def hello(self) -> None:
         self.say(frames.HELLO, self.identity(), self.host.now().store_us)
 
-    def open(self, **info: Any) -> None:
-        clock = [self.last(frames.WELCOME).fields[1][2], *[self.host.now().store_us] * 2]
-        self.say(frames.OPEN, self.identity(), clock, self.info(**info))
+    def open(self, *, session: bytes | None = None, **info: Any) -> None:
+        now_us = self.host.now().store_us
+        self.say(frames.OPEN, self.identity(), [now_us] * 3, self.info(**info), session=session)
+
+    def welcome(self, *, session: bytes | None = None, identity: list[Any] | None = None, **info: Any) -> None:
+        """The answer to the engine's HELLO."""
+        now_us = self.host.now().store_us
+        self.say(frames.WELCOME, identity or self.identity(), [now_us] * 3, self.info(**info), session=session)
 
     def identity(self) -> list[Any]:
         return [frames.PROTOCOL, self.name, self.store_id]
@@ -67,13 +73,13 @@ class Puppet:
         self.say_parts(frames.encode(head, payload))
 
     def say_parts(self, parts: list[bytes]) -> None:
-        self.host.turn([(LINK, parts)])
+        self.host.turn([(self.link, parts)])
         self.listen()
 
     def listen(self) -> list[Frame]:
         """What the engine said since."""
-        said = [frames.decode(parts) for link, parts in self.host.out if link == LINK]
-        self.host.out.clear()
+        said = [frames.decode(parts) for link, parts in self.host.out if link == self.link]
+        self.host.out = [(link, parts) for link, parts in self.host.out if link != self.link]
         self.heard += said
         for frame in said:
             if frame.type == frames.DATA and frame.fields[0].kind == CONTROL:

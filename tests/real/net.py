@@ -153,8 +153,9 @@ class Net:
         return self.peer("billing", hears="shop", **options)
 
     def pair(self, **options: Any) -> tuple[Peer, Peer]:
-        """Both, started."""
-        return self.sender(**options), self.receiver(**options).start()
+        """Both, started: first the one that is dialled, for a refused connection is tried again after 0.1 s or more."""
+        billing = self.receiver(**options).start()
+        return self.sender(**options), billing
 
 
 def until(condition: Callable[[], object]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from zmqrel.core import commands as c
 from zmqrel.core.buffer import Buffer
-from zmqrel.core.effects import Event, ReceiptNotice
+from zmqrel.core.effects import Ended, Event, ReceiptNotice
 from zmqrel.core.engine import Engine, read_clock
 from zmqrel.core.inbox import Policy
 from zmqrel.core.storage import InHandTable, Store
@@ -77,6 +77,8 @@ class Loop:
         self.options = options
         self.receipts = Receipts()
         self.endpoints: list[str] = []
+        self.on_ended: Callable[[], None] | None = None
+        """Called in the loop's thread when messages have got their outcome."""
         self.clock: Clock
         self._directory = directory
         self._bind = bind
@@ -376,6 +378,8 @@ class Loop:
     def notice(self, notices: list[ReceiptNotice]) -> None:
         """Tell receipts."""
         self.receipts.tell(notices)
+        if self.on_ended is not None and any(isinstance(notice, Ended) for notice in notices):
+            self.on_ended()
 
     def report(self, event: Event) -> None:
         """Log what an operator wants to know. Names and reasons come from elsewhere: they are escaped and cut."""

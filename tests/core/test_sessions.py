@@ -1,0 +1,426 @@
+"""Sessions: state by frame, with a peer made by hand at the other end of the link, and what time does to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.core.pump import Host, Pump, Time, pair
+from tests.core.puppet import LINK, PATIENT, Puppet
+from zmqrel.core import commands as c
+from zmqrel.core import frames
+from zmqrel.core.buffer import HANDLED
+from zmqrel.core.entries import encode_messages
+
+OLD = b"an old session__"
+
+
+class Case:
+    """An engine and a link to it, in a state."""
+
+    def __init__(self, state: str) -> None:
+        self.host = Host("b", Time(), **PATIENT)
+        self.host.serve()
+        self.puppet = Puppet(self.host, dial=False)
+        getattr(self, state)()
+        self.puppet.forget()
+
+    # The engine is the one that was dialled, ...
+
+    def nothing(self) -> None:
+        pass
+
+    def pending(self) -> None:
+        self.puppet.hello()
+        self.puppet.session = self.puppet.last(frames.WELCOME).session
+
+    def opened(self) -> None:
+        self.pending()
+        self.puppet.open()
+
+    # ... or the one that dials.
+
+    def dialling(self) -> None:
+        self.host.engine.dialled("puppet", LINK)
+        self.host.turn()
+        self.puppet.session = self.puppet.last(frames.HELLO).session + b"puppets_"
+
+    def dialled(self) -> None:
+        self.dialling()
+        self.puppet.welcome()
+
+    @property
+    def is_open(self) -> bool:
+        return self.host.engine.has_session(LINK)
+
+    def session(self) -> bytes | None:
+        sessions = self.host.engine.channels["puppet"].sessions.open
+        return sessions[LINK].id if sessions else None
+
+
+def data(session: bytes | None = None) -> Callable[[Puppet], None]:
+    def say(puppet: Puppet) -> None:
+        known = puppet.session
+        puppet.session = session or known
+        puppet.data(1, *encode_messages([b"x"], puppet.host.now().store_us, 0, b""))
+        puppet.session = known
+
+    return say
+
+
+def hello(half: bytes) -> Callable[[Puppet], None]:
+    return lambda puppet: puppet.say(frames.HELLO, puppet.identity(), 5, session=half)
+
+
+def ping_of_another_life(puppet: Puppet) -> None:
+    puppet.instance += 1
+    puppet.say(frames.PING, 5)
+    puppet.instance -= 1
+
+
+EVENTS: dict[str, Callable[[Puppet], None]] = {
+    "HELLO again": hello(b"puppet__"),
+    "HELLO of a new session": hello(b"anewhalf"),
+    "WELCOME": lambda puppet: puppet.welcome(),
+    "WELCOME of another": lambda puppet: puppet.welcome(session=OLD),
+    "OPEN": lambda puppet: puppet.open(session=puppet.session),
+    "OPEN of another": lambda puppet: puppet.open(session=OLD),
+    "BYE": lambda puppet: puppet.say(frames.BYE, "why"),
+    "BYE of another": lambda puppet: puppet.say(frames.BYE, "why", session=OLD),
+    "DATA": data(),
+    "DATA of another": data(OLD),
+    "PING": lambda puppet: puppet.say(frames.PING, 5),
+    "PING of another": lambda puppet: puppet.say(frames.PING, 5, session=OLD),
+    "PING of another life": ping_of_another_life,
+    "PONG": lambda puppet: puppet.say(frames.PONG, 5, 5, 5),
+    "ACK": lambda puppet: puppet.ack(1, 0),
+    "ACK of another": lambda puppet: puppet.say(frames.ACK, [], session=OLD),
+}
+OFFERED = ["WELCOME"]
+REFUSED = ["BYE"]
+SILENCE: list[str] = []
+TABLE: dict[str, dict[str, list[str]]] = {
+    # A first HELLO draws a WELCOME and changes nothing; everything else is of no session here.
+    "nothing": {event: REFUSED for event in EVENTS}
+    | {"HELLO again": OFFERED, "HELLO of a new session": OFFERED, "BYE": SILENCE, "BYE of another": SILENCE},
+    "pending": {
+        "HELLO again": OFFERED,
+        "HELLO of a new session": OFFERED,
+        "WELCOME": SILENCE,
+        "WELCOME of another": SILENCE,
+        "OPEN": ["PING"],
+        "OPEN of another": REFUSED,
+        "BYE": SILENCE,
+        "BYE of another": SILENCE,
+        "DATA": SILENCE,
+        "DATA of another": REFUSED,
+        "PING": SILENCE,
+        "PING of another": REFUSED,
+        "PING of another life": SILENCE,
+        "PONG": SILENCE,
+        "ACK": SILENCE,
+        "ACK of another": REFUSED,
+    },
+    "opened": {
+        "HELLO again": OFFERED,
+        "HELLO of a new session": OFFERED,
+        "WELCOME": SILENCE,
+        "WELCOME of another": SILENCE,
+        "OPEN": ["PING"],
+        "OPEN of another": REFUSED,
+        "BYE": ["BYE"],
+        "BYE of another": SILENCE,
+        "DATA": ["ACK"],
+        "DATA of another": REFUSED,
+        "PING": ["PONG"],
+        "PING of another": REFUSED,
+        "PING of another life": REFUSED,
+        "PONG": SILENCE,
+        "ACK": SILENCE,
+        "ACK of another": REFUSED,
+    },
+    "dialling": {event: REFUSED for event in EVENTS}
+    | {
+        "HELLO again": OFFERED,
+        "HELLO of a new session": OFFERED,
+        "WELCOME": ["OPEN"],
+        "WELCOME of another": SILENCE,
+        "BYE": SILENCE,
+        "BYE of another": SILENCE,
+    },
+}
+TABLE["dialled"] = TABLE["opened"] | {"OPEN": ["PING"]}
+OPENS = {("pending", "OPEN"), ("dialling", "WELCOME")}
+ENDS = {("opened", "BYE"), ("dialled", "BYE")}
+
+
+@pytest.mark.parametrize("state", TABLE)
+@pytest.mark.parametrize("event", EVENTS)
+def test_state_by_frame(state: str, event: str) -> None:
+    case = Case(state)
+    before = case.session()
+    EVENTS[event](case.puppet)
+    assert case.puppet.types() == TABLE[state][event]
+    if (state, event) in OPENS:
+        assert case.session() == case.puppet.session
+    elif (state, event) in ENDS:
+        assert case.session() is None
+    else:
+        assert case.session() == before
+    assert case.host.kinds() == []
+
+
+def test_the_same_hello_draws_the_same_welcome() -> None:
+    case = Case("pending")
+    case.puppet.say(frames.HELLO, case.puppet.identity(), 5, session=b"puppet__")
+    assert case.puppet.last(frames.WELCOME).session == case.puppet.session
+    case.puppet.open()
+    case.puppet.say(frames.HELLO, case.puppet.identity(), 5, session=b"puppet__")
+    assert case.puppet.last(frames.WELCOME).session == case.puppet.session
+
+
+def test_a_refusal_names_the_session_that_it_refuses() -> None:
+    case = Case("opened")
+    case.puppet.say(frames.PING, 5, session=OLD)
+    assert case.puppet.last(frames.BYE).session == OLD
+
+
+def test_sixty_four_old_frames_draw_one_refusal_a_turn() -> None:
+    case = Case("opened")
+    old = frames.encode([frames.PING, OLD, case.puppet.instance, 1, 5])
+    case.host.turn([(LINK, old)] * 64)
+    assert case.puppet.types() == ["BYE"]
+    assert case.is_open
+
+
+def test_a_connector_repeats_its_hello_and_then_its_open() -> None:
+    case = Case("dialling")
+    heard: list[str] = []
+    for _ in range(100):
+        case.host.time.pass_s(0.05)
+        case.host.turn()
+        heard += case.puppet.types()
+    assert set(heard) == {"HELLO"}
+    assert 4 <= len(heard) <= 12, "more rarely each time, but at least once a second"
+    case.puppet.welcome()
+    case.puppet.forget()
+    for _ in range(40):
+        case.host.time.pass_s(0.05)
+        case.host.turn()
+    assert "OPEN" in case.puppet.types()
+    case.puppet.say(frames.PING, 5)
+    case.puppet.forget()
+    for _ in range(40):
+        case.host.time.pass_s(0.05)
+        case.host.turn()
+    assert case.puppet.types() == []
+
+
+def test_a_refused_connector_begins_anew_with_another_half() -> None:
+    case = Case("dialling")
+    half = case.puppet.session[:8]
+    case.puppet.say(frames.BYE, "not now", session=half)
+    assert case.puppet.types() == []
+    case.host.time.pass_s(1.1)
+    case.host.turn()
+    assert case.puppet.last(frames.HELLO).session != half
+
+
+def test_a_connector_whose_session_ended_begins_anew() -> None:
+    case = Case("dialled")
+    half = case.puppet.session[:8]
+    case.puppet.say(frames.BYE, "restarting")
+    case.host.time.pass_s(0.05)
+    case.host.turn()
+    assert case.puppet.last(frames.HELLO).session != half
+
+
+# ----------------------------------------------------------------------------------------------- who it is
+
+
+@pytest.mark.parametrize(
+    ("identity", "event"),
+    [([99, "puppet", 1], "refused"), ([1, "stranger", 1], "refused"), ([1, "b", 1], "refused")],
+    ids=["protocol", "name", "itself"],
+)
+def test_a_hello_of_the_wrong_peer_is_refused(identity: list[Any], event: str) -> None:
+    case = Case("nothing")
+    case.puppet.say(frames.HELLO, identity, 5)
+    assert case.puppet.types() == ["BYE"]
+    assert case.host.kinds() == [event]
+
+
+def test_with_accept_any_a_stranger_is_let_in() -> None:
+    host = Host("b", Time(), accept="any")
+    puppet = Puppet(host, name="stranger", dial=False)
+    host.engine.channels.pop("stranger")
+    puppet.dial()
+    assert host.engine.has_session(LINK)
+
+
+def test_one_link_speaks_for_one_peer() -> None:
+    case = Case("opened")
+    case.host.turn([], c.Connect("other", None))
+    case.puppet.say(frames.HELLO, [1, "other", 5], 5, session=b"_another")
+    assert case.host.kinds() == ["malformed"]
+    assert case.puppet.types() == []
+
+
+def test_a_hello_names_half_of_a_session() -> None:
+    case = Case("nothing")
+    case.puppet.say(frames.HELLO, case.puppet.identity(), 5, session=bytes(16))
+    assert case.host.kinds() == ["malformed"]
+
+
+@pytest.mark.parametrize("identity", [[99, "puppet", 1], [1, "other", 1]], ids=["protocol", "name"])
+def test_a_welcome_of_the_wrong_peer_is_refused(identity: list[Any]) -> None:
+    case = Case("dialling")
+    case.puppet.welcome(identity=identity)
+    assert not case.is_open
+    assert case.host.kinds() == ["refused"]
+
+
+def test_a_newcomer_with_a_living_peers_name_is_refused() -> None:
+    case = Case("opened")
+    newcomer = Puppet(case.host, dial=False)
+    newcomer.store_id += 1
+    newcomer.link = LINK + 1
+    newcomer.hello()
+    assert case.puppet.types() == ["PING"], "the first is asked whether it lives"
+    case.host.time.pass_s(0.1)
+    case.puppet.say(frames.PONG, 5, 5, 5)
+    newcomer.hello()
+    assert newcomer.types() == []
+    assert case.is_open
+    assert case.host.kinds() == ["refused"]
+
+
+def test_a_newcomer_takes_over_from_one_that_does_not_answer() -> None:
+    case = Case("opened")
+    newcomer = Puppet(case.host, dial=False)
+    newcomer.store_id += 1
+    newcomer.link = LINK + 1
+    newcomer.hello()
+    case.host.time.pass_s(0.1)
+    newcomer.hello()
+    assert newcomer.types() == [], "the first has some time to answer"
+    case.host.time.pass_s(0.3)
+    newcomer.hello()
+    newcomer.session = newcomer.last(frames.WELCOME).session
+    newcomer.open()
+    assert case.host.engine.has_session(LINK + 1)
+    assert not case.is_open
+
+
+# ---------------------------------------------------------------------------------------------------- liveness
+
+
+def test_a_heartbeat_keeps_an_idle_session_open() -> None:
+    a, b, pump = pair()
+    pump.pass_s(60)
+    assert (a.kinds(), b.kinds()) == ([], [])
+    assert a.engine.stats()["sessions"] == 1
+
+
+def test_two_idle_peers_do_not_make_each_other_commit() -> None:
+    a, b, pump = pair()
+    pump.pass_s(5)
+    commits = [host.engine.stats()["commits"] for host in (a, b)]
+    pump.pass_s(300)
+    assert [host.engine.stats()["commits"] for host in (a, b)] == commits
+
+
+def test_a_silent_link_is_down_and_dialled_anew() -> None:
+    a, b, pump = pair()
+    pump.pass_s(5, keep=lambda host, frame: False)
+    assert a.kinds() == ["silent"]
+    assert a.hung_up == [1]
+    pump.pass_s(1)
+    assert a.engine.stats()["peers_connected"] == b.engine.stats()["peers_connected"] == 1
+    a.send("b", b"x")
+    pump.run()
+    assert bytes(b.take().body) == b"x"
+
+
+def test_a_transport_that_says_the_link_is_gone_is_believed() -> None:
+    a, b, pump = pair()
+    b.engine.link_down(1)
+    b.turn()
+    assert b.engine.stats()["peers_connected"] == 0
+    b.engine.link_down(99)
+    pump.pass_s(0.1)
+    assert b.engine.stats()["peers_connected"] == 1, "its BYE made the other begin anew"
+    assert a.kinds() == []
+
+
+def test_both_may_dial_and_neither_link_ends_the_other() -> None:
+    time = Time()
+    a, b = Host("a", time), Host("b", time)
+    b.serve()
+    a.serve()
+    pump = Pump(a, b)
+    pump.connect(both=True)
+    assert len(a.engine.channels["b"].sessions.open) == len(b.engine.channels["a"].sessions.open) == 2
+    a.send("b", b"to b")
+    b.send("a", b"to a")
+    pump.run()
+    b.finish(b.take(), HANDLED)
+    a.finish(a.take(), HANDLED)
+    pump.run()
+    assert a.outcomes() == b.outcomes() == [(1, "HANDLED", None)]
+    a.engine.link_down(1)
+    a.send("b", b"over the other link")
+    pump.run()
+    assert bytes(b.take().body) == b"over the other link"
+    pump.pass_s(30)
+    assert "resent_gaps" not in a.engine.stats()
+
+
+def test_disconnect_keeps_what_waits_and_connect_takes_it_up() -> None:
+    a, b, pump = pair()
+    a.turn([], c.Disconnect("b"), c.Disconnect("nobody"))
+    pump.run()
+    assert a.engine.stats()["peers_connected"] == b.engine.stats()["peers_connected"] == 0
+    stored = a.send("b", b"x")
+    pump.pass_s(3)
+    assert stored.lane.sent_upto == 0
+    pump.connect()
+    pump.run()
+    assert bytes(b.take().body) == b"x"
+
+
+def test_connecting_to_another_endpoint_leaves_the_first() -> None:
+    a, b, pump = pair()
+    a.turn([], c.Connect("b", "elsewhere"))
+    assert a.hung_up == [1]
+    pump.run()
+    a.send("b", b"x")
+    pump.run()
+    assert bytes(b.take().body) == b"x"
+
+
+def test_closing_says_goodbye() -> None:
+    a, b, pump = pair()
+    a.engine.begin(a.now(), 0)
+    a.engine.close("closing")
+    a._apply(a.engine.finish())
+    pump.run()
+    assert b.engine.stats()["peers_connected"] == 0
+
+
+def test_a_new_life_of_a_peer_ends_the_session_of_its_old_one() -> None:
+    a, b, pump = pair()
+    a.send("b", b"x")
+    pump.run()
+    b.finish(b.take(), HANDLED)
+    b.out.clear()  # the settlement is lost with the link
+    a.reopen()
+    pump.connect()
+    pump.pass_s(1)
+    assert a.outcomes() == [(1, "HANDLED", None)]
+    assert a.kinds() == b.kinds() == []
+    a.send("b", b"y")
+    pump.run()
+    assert (bytes(b.take().body), b.engine.stats()["received"]) == (b"y", 2)

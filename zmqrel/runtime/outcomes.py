@@ -1,0 +1,102 @@
+"""Tells the application the outcomes of what it sent: in order, at least once, also those of an earlier life (F11).
+
+Outcomes lie in the store, numbered in the order in which they became known. This thread takes those that were not
+told, calls back, and has the number up to which all callbacks returned committed: what was told in between is told
+again if the process dies.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from zmqrel.core import commands as c
+from zmqrel.errors import PeerClosed
+from zmqrel.outcome import Outcome
+from zmqrel.retry import Retry
+from zmqrel.runtime.loop import Loop
+
+_log = logging.getLogger("zmqrel")
+_AT_ONCE = 100
+_AGAIN = Retry.exponential(0.1, max_interval=30, jitter="full")
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A callback and what it wants to hear of; empty outcomes are all."""
+
+    callback: Callable[[c.Found], object]
+    outcomes: Collection[Outcome]
+    to: str | None
+    queue: str | None
+
+    def wants(self, found: c.Found) -> bool:
+        """True if this outcome is to be told."""
+        if found.ended is None or (self.outcomes and found.ended.outcome not in self.outcomes):
+            return False
+        return (self.to is None or self.to == found.lane.peer) and (
+            self.queue is None or self.queue == found.lane.queue
+        )
+
+
+class OutcomeTeller:
+    """The thread that calls the listeners of one peer."""
+
+    def __init__(self, loop: Loop, listeners: list[Listener]) -> None:
+        self._loop = loop
+        self._listeners = listeners
+        self._news = threading.Event()
+        self._closing = threading.Event()
+        self._rng = random.Random(loop.options.seed)
+        self._thread = threading.Thread(target=self._work, name=f"zmqrel-{loop.name}-outcomes", daemon=True)
+
+    def start(self) -> None:
+        """Begin with what was not told before."""
+        self._loop.ask(c.Subscribe()).result()
+        self._loop.on_ended = self._news.set
+        self._news.set()
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Let a running callback return, for at most `timeout_s` seconds. The rest is told in the next life."""
+        self._closing.set()
+        self._news.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(max(0.0, timeout_s))
+
+    def _work(self) -> None:
+        try:
+            while not self._closing.is_set():
+                self._news.wait()
+                self._news.clear()
+                while not self._closing.is_set() and self._tell_some():
+                    pass
+        except PeerClosed:
+            return  # the rest is told in the next life
+
+    def _tell_some(self) -> bool:
+        """Tell the next outcomes. False if there were none, or the peer closes before all were told."""
+        upto, found = self._loop.ask(c.TakeOutcomes(_AT_ONCE)).result()
+        for item in found:
+            for listener in self._listeners:
+                if listener.wants(item) and not self._tell(listener, item):
+                    return False
+        if found:
+            self._loop.ask(c.ToldOutcomes(upto)).result()
+        return bool(found)
+
+    def _tell(self, listener: Listener, found: c.Found) -> bool:
+        """Call until it returns. False if the peer closes before."""
+        attempt = 0
+        while True:
+            try:
+                listener.callback(found)
+                return True
+            except BaseException:  # as in handlers, whatever it raises: it is called again
+                attempt += 1
+                _log.warning("on_outcome callback failed for %s, attempt %d", found.id, attempt, exc_info=True)
+            if self._closing.wait(_AGAIN.delay(attempt, self._rng) or 0.0):
+                return False
