@@ -82,7 +82,10 @@ def replace(file: Path, content: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def reported(peer: zmqrel.Peer, own: Callable[[], Mapping[str, int]] = dict) -> Iterator[None]:
-    """Report `peer.stats()` and this node's own counts to the launcher, if there is one, until left."""
+    """Report `peer.stats()` and this node's own counts to the launcher, if there is one; last when left.
+
+    Enter it before the peer, so that the last report is made when the peer is closed and its counts are final.
+    """
     file = os.environ.get("ZMQREL_STATUS_FILE")
     if not file:
         yield

@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # Without a limit of attempts: a full disk is mended, and then the message is wanted.
     peer.handler(args.queue, retry=zmqrel.Retry.exponential(0.2, max_interval=10, jitter="full"))(write)
-    with peer, reported(peer, table.counts):
+    with reported(peer, table.counts), peer:
         # An earlier life may have written the last message and died before it could end.
         if not (args.until_end and table.complete()):
             stop.wait()

@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     progress = Progress(Path(f"{args.store}.progress.json"))
     peer = peer_of(args)
     peer.on_outcome(zmqrel.Outcome.REJECTED, zmqrel.Outcome.EXHAUSTED, zmqrel.Outcome.UNCERTAIN)(not_handled)
-    with peer, reported(peer, lambda: {"rows": progress.rows(args.label)}):
+    with reported(peer, lambda: {"rows": progress.rows(args.label)}), peer:
         feed(peer, args, progress, stop)
         while peer.stats().get("outbox_messages", 0) and not stop.wait(0.1):
             pass

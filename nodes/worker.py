@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         peer.handler(queue, workers=args.workers, retry=retry)(function)
     if args.setup is not None:
         args.setup(peer)
-    with peer, reported(peer):
+    with reported(peer), peer:
         stop.wait()
     return 0
 

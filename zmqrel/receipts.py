@@ -8,8 +8,8 @@ writes; readers need no lock, for every step of the loop leaves a state that is 
 from __future__ import annotations
 
 from _thread import LockType, allocate_lock
-from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterable
+from bisect import bisect_right, insort
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import NamedTuple
@@ -188,6 +188,7 @@ class Receipts:
 
     def __init__(self) -> None:
         self._lanes: dict[int, LaneView] = {}
+        self._out_lanes: Mapping[int, OutLane] = {}
 
     def view(self, lane: OutLane) -> LaneView:
         """What is known of a lane."""
@@ -196,9 +197,10 @@ class Receipts:
             view = self._lanes[lane.no] = LaneView(lane.no, lane.id, lane.sent_upto, lane.acked)
         return view
 
-    def reload(self, lanes: Iterable[OutLane]) -> None:
-        """The core was loaded anew: marks may have gone back to what is committed."""
-        for lane in lanes:
+    def reload(self, lanes: Mapping[int, OutLane]) -> None:
+        """The core was loaded (anew: marks may have gone back to what is committed). `lanes` stay its own."""
+        self._out_lanes = lanes
+        for lane in lanes.values():
             view = self._lanes.get(lane.no)
             if view is not None:
                 view.sent_upto = lane.sent_upto
@@ -206,7 +208,10 @@ class Receipts:
     def stored(self, ticket: Ticket, stored: Stored) -> None:
         """A send call is committed."""
         view = self.view(stored.lane)
-        self._hold(view, stored.first, stored.first + stored.messages - 1, 0, ticket)
+        if stored.repeated:
+            self._hold_one(view, stored.first, 0, ticket)
+        else:
+            self._hold(view, stored.first, stored.first + stored.messages - 1, ticket)
         ticket.stored(view, stored.first)
 
     def found(self, ticket: Ticket, found: Found) -> None:
@@ -217,7 +222,7 @@ class Receipts:
         if found.ended is not None:
             ticket.end(0, 0, found.ended)
         else:
-            self._hold(view, found.seq, found.seq, 0, ticket)
+            self._hold_one(view, found.seq, 0, ticket)
         ticket.stored(view, found.seq)
 
     def tell(self, notices: list[ReceiptNotice]) -> None:
@@ -253,11 +258,12 @@ class Receipts:
                 ticket.progressed()
 
     def _move(self, view: LaneView, notice: Moved) -> None:
-        new = self._lanes.get(notice.new_lane)
-        if new is None:
+        lane = self._out_lanes.get(notice.new_lane)
+        if lane is None:
             return
+        new = self.view(lane)
         for ticket, index, _, _ in self._covering(view, notice.seq, notice.seq):
-            self._hold(new, notice.new_seq, notice.new_seq, index, ticket)
+            self._hold_one(new, notice.new_seq, index, ticket)
             ticket.moved(index, Place(new, notice.new_seq))
 
     def _covering(self, view: LaneView, first: int, last: int) -> list[tuple[Ticket, int, int, int]]:
@@ -273,16 +279,38 @@ class Receipts:
                 continue
             from_seq, to_seq = max(start, first), min(stop, last)
             parts.append((ticket, base + from_seq - start, from_seq, to_seq))
+        if view.looked_up:
+            parts += self._covering_one(view, first, last)
         return parts
 
-    def _hold(self, view: LaneView, first: int, last: int, base: int, ticket: Ticket) -> None:
+    @staticmethod
+    def _covering_one(view: LaneView, first: int, last: int) -> list[tuple[Ticket, int, int, int]]:
+        looked_up = view.looked_up
+        if last - first < len(looked_up):
+            seqs = [seq for seq in range(first, last + 1) if seq in looked_up]
+        else:
+            seqs = [seq for seq in looked_up if first <= seq <= last]
+        return [
+            (ticket, index, seq, seq)
+            for seq in seqs
+            for index, reference in looked_up[seq]
+            if (ticket := reference()) is not None
+        ]
+
+    @staticmethod
+    def _hold(view: LaneView, first: int, last: int, ticket: Ticket) -> None:
+        """A ticket of new messages, which stand behind all that came before."""
         held = view.held
         if len(held) > 2 * view.swept + 256:
             view.held = held = [item for item in held if item[3]() is not None]
             view.swept = len(held)
-        item = (first, last, base, ref(ticket))
-        if not held or held[-1][0] < first:
-            held.append(item)
-        else:
-            # Two tickets may stand for one message, one of them looked up by its id.
-            held.insert(bisect_left(held, first, key=lambda other: other[0]), item)
+        held.append((first, last, 0, ref(ticket)))
+
+    @staticmethod
+    def _hold_one(view: LaneView, seq: int, index: int, ticket: Ticket) -> None:
+        """One more ticket for a message that others may stand for too."""
+        if len(view.looked_up) > 2 * view.swept_looked_up + 256:
+            kept = {seq: [item for item in items if item[1]() is not None] for seq, items in view.looked_up.items()}
+            view.looked_up = {seq: items for seq, items in kept.items() if items}
+            view.swept_looked_up = len(view.looked_up)
+        view.looked_up.setdefault(seq, []).append((index, ref(ticket)))

@@ -103,7 +103,8 @@ class Launched:
 
 def environment() -> dict[str, str]:
     """The environment with this checkout first on the path, wherever a command is run."""
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+    path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
 def is_gone(pid: int) -> bool:

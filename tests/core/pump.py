@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from itertools import count
 from random import Random
 from typing import Any
 
@@ -43,8 +42,6 @@ class Time:
 class Host:
     """One engine with its store. `out` keeps the frames that it sent, the lists what it told."""
 
-    _seeds = count(1)
-
     def __init__(self, name: str, time: Time, *, ahead_us: int = 0, **options: Any) -> None:
         self.name = name
         self.time = time
@@ -59,11 +56,13 @@ class Host:
         self.hung_up: list[int] = []
         self.dial: list[str] = []
         self.served: dict[str, Policy] = {}
+        self.lives = 0
         self.open()
 
     def open(self) -> None:
         """A life begins, over the store as it is."""
-        rng = Random(next(self._seeds))
+        self.lives += 1
+        rng = Random(f"{self.name} {self.lives}")
         self.buffers: dict[str, Buffer] = {}
         left = self.in_hand.open()
         self.out = []

@@ -41,14 +41,23 @@ class Puppet:
         if dial:
             self.dial()
 
-    def dial(self, **info: Any) -> None:
+    def dial(self, half: bytes = b"puppet__", **info: Any) -> None:
         """HELLO, and OPEN once there is a WELCOME."""
+        self.session = half
         self.hello()
         self.session = self.last(frames.WELCOME).session
         self.open(**info)
 
     def hello(self) -> None:
         self.say(frames.HELLO, self.identity(), self.host.now().store_us)
+
+    def live_anew(self, **info: Any) -> None:
+        """It dies, comes back, and takes over from its old life, which does not answer any more."""
+        self.instance += 1
+        self.session = f"life{self.instance:04x}".encode()[-8:]
+        self.hello()
+        self.host.time.pass_s(0.4)
+        self.dial(self.session, **info)
 
     def open(self, *, session: bytes | None = None, **info: Any) -> None:
         now_us = self.host.now().store_us

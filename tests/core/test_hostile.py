@@ -80,7 +80,7 @@ def test_the_frames_to_be_mutated_are_of_every_kind_that_a_session_carries() -> 
     assert len(SAID) > 5
 
 
-@pytest.mark.parametrize("seed", range(150))
+@pytest.mark.parametrize("seed", range(50))
 def test_mutated_frames_of_an_open_session_never_raise(seed: int) -> None:
     rng = Random(seed)
     host, puppet = open_host()
@@ -99,16 +99,11 @@ def test_mutated_frames_of_an_open_session_never_raise(seed: int) -> None:
     host.time.pass_s(100)
     host.turn()
     # It still does its work.
-    honest = Puppet(host)
-    honest.store_id += 1
-    honest.instance += 1
-    host.time.pass_s(0.4)
-    honest.hello()
-    host.time.pass_s(0.4)
-    honest.dial()
+    puppet.store_id += 1
+    puppet.live_anew()
     while (row := host.buffers["work"].take(host.now().store_us)) is not None:
         host.finish(row, HANDLED)
-    honest.data(1, *encode_messages([b"after"], host.now().store_us, 0, b""), lane_id=0xF00D)
+    puppet.data(1, *encode_messages([b"after"], host.now().store_us, 0, b""), lane_id=0xF00D)
     assert bytes(host.take().body) == b"after"
 
 
@@ -173,6 +168,7 @@ def test_every_value_of_a_frame_may_be_any_other(seed: int) -> None:
         host.time.pass_s(0.05)
         while (row := host.buffers["work"].take(host.now().store_us)) is not None:
             host.finish(row, HANDLED)
+    host.turn()
     assert host.idle()
 
 
@@ -216,9 +212,9 @@ def test_a_bad_control_entry_leaves_those_before_it_alone() -> None:
         puppet.records.clear()
         puppet.control(withdraw, bad)
     assert host.engine.stats()["malformed"] == 6
-    assert lasting(host)[: len(before)] == before or [
-        row for row in lasting(host) if row[0][0] not in (tables.LANE,)
-    ] == [row for row in before if row[0][0] not in (tables.LANE,)]
+    assert [row for row in lasting(host) if row[0][0] != tables.LANE] == [
+        row for row in before if row[0][0] != tables.LANE
+    ], "no more than that the control lane is known"
     assert bytes(host.take().body) == b"good", "it was not withdrawn"
 
 
@@ -280,9 +276,7 @@ def test_a_clock_that_lies_does_not_stop_the_judge() -> None:
 def test_a_handshake_may_say_anything(info: dict[str, Any]) -> None:
     host, puppet = open_host()
     heard = [host.engine.shared.ledger.store_id, host.engine.shared.ledger.instance, 1]
-    puppet.session = b"_another"
-    puppet.instance += 1
-    puppet.dial(**({"heard": heard} | info))
+    puppet.live_anew(**({"heard": heard} | info))
     for _ in range(20):
         host.time.pass_s(0.5)
         host.turn()

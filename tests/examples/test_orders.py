@@ -23,7 +23,7 @@ Orders = Callable[..., Launched]
 
 SAMPLE = ROOT / "examples" / "orders" / "orders.csv"
 COLUMNS = ["InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country"]
-FAST = ("--set", "rate=60", "--set", "deadline=0.5", "--set", "packing=0.9", "--every", "0.2")
+FAST = ("--set", "rate=40", "--set", "deadline=1.0", "--set", "packing=1.2", "--every", "0.2")
 
 
 def ended_right(run: Launched, data: Path) -> dict[str, int]:

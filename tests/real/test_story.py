@@ -770,3 +770,15 @@ def test_nothing_can_be_asked_of_a_closed_peer(net: Net) -> None:
     with pytest.raises(zmqrel.PeerClosed):
         unstarted.send("y", 1)
     assert unstarted.close().unsettled == 0
+
+
+def test_what_is_larger_than_its_receiver_takes_is_exhausted(net: Net) -> None:
+    billing = net.receiver(max_body_bytes=5_000_000)
+    billing.handler()(Got())
+    billing.start()
+    shop = net.sender()
+    assert shop.send("billing", b"x" * 4_000_000).wait(LIMIT_S) is Outcome.HANDLED
+    outcome, reason, attempts = ended(shop.send("billing", b"x" * 8_000_000))
+    assert (outcome, attempts) == (Outcome.EXHAUSTED, 0)
+    assert "bytes" in str(reason)
+    assert shop.send("billing", "small").wait(LIMIT_S) is Outcome.HANDLED

@@ -42,6 +42,8 @@ _LEAST_RESEND_US = 100_000
 """Added to the backoff's first steps: a connection delivers in order, so this timer only matters after a loss that
 the transport did not notice, and full jitter alone would now and then resend a whole window after a millisecond."""
 _LEAST_GAP_US = 5_000
+_LARGEST_CONTROL = 3 << 20
+"""Bytes of a control entry that every peer takes, however small the bodies are that it takes."""
 
 
 class Channel:
@@ -273,6 +275,9 @@ class Channel:
     def _take_control(self, lane: InLane, data: Data, records: list[bytes]) -> None:
         # All or none: an entry that makes no sense must not leave those before it applied and unacknowledged.
         entries = [decode_control(record) for record in records]
+        for entry in entries:
+            if isinstance(entry, Withdraw):
+                self._check_withdraw(entry)
         seq = data.first_seq
         taken = iter(entries)
         for run in data.runs:
@@ -297,11 +302,16 @@ class Channel:
         else:
             self.healing.take_state(entry)
 
+    def _check_withdraw(self, entry: Withdraw) -> None:
+        if entry.kind not in (DATA, DELAYED) or sum(b - a + 1 for a, b in entry.ranges) > MOST_WITHDRAWN:
+            raise BadFrame(f"a WITHDRAW names at most {MOST_WITHDRAWN} messages of a data lane")
+        known = self.theirs.get(entry.lane_id)
+        if not entry.queue or (known is not None and (known.kind, known.queue) != (entry.kind, entry.queue)):
+            raise BadFrame(f"lane {entry.lane_id:016x} is of another kind or queue")
+
     def _take_withdraw(self, entry: Withdraw) -> None:
         if entry.store_id != self.their_store:
             return
-        if entry.kind not in (DATA, DELAYED) or sum(b - a + 1 for a, b in entry.ranges) > MOST_WITHDRAWN:
-            raise BadFrame(f"a WITHDRAW names at most {MOST_WITHDRAWN} messages of a data lane")
         lane = self.their_lane(entry.lane_id, entry.kind, entry.queue)
         self._inbox.withdraw(lane, entry.ranges, entry.cause)
 
@@ -388,7 +398,8 @@ class Channel:
             return 0
         if room <= 0 and (lane.flight or lane.kind != CONTROL) and not self._may_probe(lane):
             return 0
-        batch = self._next_batch(lane, room, session.largest_entry)
+        largest = session.largest_entry if lane.kind != CONTROL else max(session.largest_entry, _LARGEST_CONTROL)
+        batch = self._next_batch(lane, room, largest)
         if batch is None:
             self._arm_resend(lane)
             return 0

@@ -353,6 +353,8 @@ class Engine:
             shared.timers.set("lazy", shared.now.mono_us + _LAZY_US)
         effects = shared.effects
         effects.frames = self._encode_frames()
+        for link in effects.hang_up:
+            self._links.pop(link, None)
         if shared.options.durability == "relaxed":
             self._hold_back(effects)
         shared.effects = Effects()
@@ -376,6 +378,8 @@ class Engine:
                 self.channels[lane.peer].resend_due(lane)
         elif kind == "hello":
             self.channels[name].sessions.hello_due()
+        elif kind == "pending":
+            self.channels[name].sessions.pending_due(key[2])
         else:
             self.channels[name].sessions.ping_due(key[2])
 

@@ -66,6 +66,8 @@ _AHEAD_BYTES = 1 << 20
 _MOST_PROMOTED = 10_000
 _EXAMINED_PER_TURN = 4096
 _MOST_GRANTED = 65_536
+_MOST_IN_ENTRY = 1000
+"""Ranges in one SETTLE, so that it fits a frame whatever their reasons are."""
 MOST_WITHDRAWN = 1_000_000
 """Sequence numbers that one WITHDRAW may name."""
 
@@ -1080,7 +1082,9 @@ class Inbox:
             channel = self._channels.get(lane.peer)
             if lane.kind == LOCAL or channel is None or lane.store_id != channel.their_store:
                 continue  # nobody waits for it: its own message, or one of a store that is gone (F4)
-            channel.append_control(Settle(lane.store_id, lane.id, _merge(items)))
+            ranges = _merge(items)
+            for start in range(0, len(ranges), _MOST_IN_ENTRY):
+                channel.append_control(Settle(lane.store_id, lane.id, ranges[start : start + _MOST_IN_ENTRY]))
         self._settled.clear()
 
     # --------------------------------------------------------------------------------------- dead letters

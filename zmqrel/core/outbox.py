@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 _CAUSE_BYTES = {cause: bytes((cause.value,)) for cause in Cause}
 _SCANNED_PER_TURN = 2000
+_MOST_IN_ENTRY = 20_000
+"""Messages named by one WITHDRAW, so that it fits a frame whatever their numbers are."""
 
 
 class RecallSearch:
@@ -251,10 +253,13 @@ class Outbox:
 
     def write_withdrawals(self) -> None:
         """Append this turn's WITHDRAW entries."""
+        store_id = self._shared.ledger.store_id
         for (lane, cause), seqs in self._withdrawals.items():
-            store_id = self._shared.ledger.store_id
-            entry = Withdraw(store_id, lane.id, lane.kind, lane.queue, to_ranges(sorted(seqs)), cause)
-            self._channels[lane.peer].append_control(entry)
+            seqs.sort()
+            for start in range(0, len(seqs), _MOST_IN_ENTRY):
+                ranges = to_ranges(seqs[start : start + _MOST_IN_ENTRY])
+                entry = Withdraw(store_id, lane.id, lane.kind, lane.queue, ranges, cause)
+                self._channels[lane.peer].append_control(entry)
         self._withdrawals.clear()
 
     def append_again(self, lane: OutLane) -> None:

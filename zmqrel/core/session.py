@@ -22,6 +22,8 @@ from zmqrel.core.shared import Shared
 
 _FIRST_HELLO_US = 50_000
 _MOST_HELLO_US = 1_000_000
+_PENDING_US = 10_000_000
+"""How long a HELLO may stay without its OPEN before its link is forgotten."""
 _LONG_AGO_US = -(2**62)
 _CHALLENGE_US = 300_000
 """How long the holder of a name has to show that it lives when another claims the name."""
@@ -68,6 +70,8 @@ class Sessions:
         """Inbound link -> session id that its HELLO drew."""
         self.dialled_link: int | None = None
         self._half = b""
+        self._instance = 0
+        """The life of the peer that clock samples are of."""
         self._hello_wait_us = _FIRST_HELLO_US
         self._challenged_us = _LONG_AGO_US
 
@@ -150,6 +154,7 @@ class Sessions:
         if session_id is None or session_id[:8] != frame.session:
             session_id = frame.session + self._shared.random_id().to_bytes(8, "big")
             self._pending[link] = session_id
+            self._shared.timers.set(("pending", self._name, link), self._shared.now.mono_us + _PENDING_US)
         now_us = self._shared.now.store_us
         self._send(link, frames.WELCOME, session_id, self._identity(), [sent_us, now_us, now_us], self._info())
 
@@ -200,11 +205,13 @@ class Sessions:
         return True
 
     def _take_instance(self, instance: int) -> None:
-        """Sessions of an older life of the peer end; its clock may have been set anew."""
+        """A new life of the peer: sessions of older ones end, and its clock may have been set anew."""
+        if instance != self._instance:
+            self._instance = instance
+            self._clock.forget_samples()
         for session in list(self.open.values()):
             if session.instance != instance:
                 self.end(session, "the peer began a new life")
-                self._clock.forget_samples()
 
     def _session(self, link: int, frame: Frame, identity: Identity, info: Info, dialled: bool) -> Session:
         return Session(
@@ -241,6 +248,11 @@ class Sessions:
         if self.dialled_link is not None and self.dialled_link in self.open:
             return self.open[self.dialled_link]
         return next(iter(self.open.values()), None)
+
+    def pending_due(self, link: int) -> None:
+        """A connector that said HELLO had time enough to open its session."""
+        if self._pending.pop(link, None) is not None and link not in self.open:
+            self._shared.effects.hang_up.append(link)
 
     def is_pending(self, link: int, session_id: bytes) -> bool:
         """True if the session was offered and its OPEN has not come yet."""
@@ -283,8 +295,8 @@ class Sessions:
     def lost(self, session: Session) -> None:
         """The link is down: a DEALER is made anew, for one with a half-open connection can stay deaf."""
         self.end(session, "silent")
-        self._shared.effects.hang_up.append(session.link)
         if session.link == self.dialled_link:
+            self._shared.effects.hang_up.append(session.link)
             self.dialled_link = None
             self._shared.effects.dial.append(self._name)
 
@@ -300,6 +312,8 @@ class Sessions:
         if self.open.get(session.link) is session:
             del self.open[session.link]
             self.bye(session.link, session.id, reason)
+            if session.link != self.dialled_link:
+                self._shared.effects.hang_up.append(session.link)  # should it speak again, it is a new link
             self._ended()
 
     def end_all(self, reason: str) -> None:

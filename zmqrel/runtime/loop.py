@@ -253,7 +253,7 @@ class Loop:
 
     def _make_engine(self, now: Now) -> Engine:
         engine = Engine(self.name, self.options, self._rng, self._random_id, self._store, now)
-        self.receipts.reload(engine.shared.out_lanes.values())
+        self.receipts.reload(engine.shared.out_lanes)
         return engine
 
     def _random_id(self) -> int:

@@ -156,10 +156,16 @@ class Turns:
             buffer.offer(rows)
         for link, parts in effects.frames:
             world.send(link, parts)
+        # Receipts of what was accepted in this turn come first, for it may have ended in it too; who asks for a recall
+        # is answered when its receipt tells what became of it.
+        for command, value in effects.replies:
+            if isinstance(command, c.Send):
+                world.reply(command, value)
         if effects.notices:
             world.notice(effects.notices)
         for command, value in effects.replies:
-            world.reply(command, value)
+            if not isinstance(command, c.Send):
+                world.reply(command, value)
         for event in effects.events:
             world.report(event)
         for link in effects.hang_up:
