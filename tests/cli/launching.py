@@ -53,8 +53,14 @@ class Launched:
 
     def next(self, patience: float = PATIENCE_S) -> dict[str, Any] | None:
         """The next event, None after the last."""
-        event = self._coming.get(timeout=patience)
-        if event is not None:
+        try:
+            event = self._coming.get(timeout=patience)
+        except queue.Empty:
+            raise AssertionError(f"nothing came for {patience:g} s after {self.events[-5:]}") from None
+        if event is None:
+            # The end is the answer to every further question, too.
+            self._coming.put(None)
+        else:
             self.events.append(event)
         return event
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from random import Random
 from typing import Any
@@ -57,6 +57,8 @@ class Host:
         self.dial: list[str] = []
         self.served: dict[str, Policy] = {}
         self.lives = 0
+        self.answers: dict[c.Command, Any] = {}
+        """Of the last turn; a command may be answered in a later one."""
         self.open()
 
     def open(self) -> None:
@@ -102,20 +104,30 @@ class Host:
         self.buffers[row.queue].finish(row, result)
         self.turn()
 
-    def turn(self, frames: list[tuple[int, list[bytes]]] = [], *commands: c.Command) -> list[Any]:  # noqa: B006
-        """One turn. Returns the answers to the commands, in order."""
+    def turn(
+        self,
+        frames: Sequence[tuple[int, list[bytes]]] = (),
+        *commands: c.Command,
+        flush: bool = False,
+    ) -> list[Any]:
+        """One turn, after a flush if it is due or asked for. Returns the answers to the commands, in order."""
         now = self.now()
+        due_us = self.engine.flush_due_us()
+        flush = flush or (due_us is not None and due_us <= now.mono_us)
+        if flush:
+            self.store.flush()
         self.engine.begin(now, now.store_us)
+        if flush:
+            self.engine.flushed()
         for link, parts in frames:
             self.engine.frame(link, parts)
         for buffer in self.buffers.values():
-            for row, result in buffer.finished():
-                self.engine.finished([(row, result)])
+            self.engine.finished(buffer.finished())
         for command in commands:
             self.engine.command(command)
         effects = self.engine.finish()
         self._apply(effects)
-        answers = dict(effects.replies)
+        answers = self.answers = dict(effects.replies)
         return [answers.get(command) for command in commands]
 
     def _apply(self, effects: Effects) -> None:
@@ -190,7 +202,9 @@ class Pump:
     def run(self, keep: Callable[[Host, Frame], bool] = keep_all) -> None:
         """Until nothing moves any more. A frame that `keep(sender, frame)` does not keep is lost."""
         for _ in range(10_000):
-            if not any([self._step(host, other, keep) for host, other in (self.hosts, self.hosts[::-1])]):
+            a, b = self.hosts
+            moved = self._step(a, b, keep)
+            if not self._step(b, a, keep) and not moved:
                 return
         raise AssertionError("the two never come to rest")
 

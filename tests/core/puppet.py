@@ -13,7 +13,7 @@ from zmqrel.core.lane import CONTROL, DATA
 from zmqrel.outcome import Cause, Outcome
 
 LINK = 7
-PATIENT = {"heartbeat_s": 3000.0, "liveness_s": 3600.0}
+PATIENT: dict[str, Any] = {"heartbeat_s": 3000.0, "liveness_s": 3600.0}
 """Options of a host that does not mind a puppet's silence."""
 MESSAGES, CONTROLS = 0xDA7A, 0xC0
 """Ids of the puppet's two lanes."""
@@ -52,8 +52,9 @@ class Puppet:
         self.say(frames.HELLO, self.identity(), self.host.now().store_us)
 
     def live_anew(self, **info: Any) -> None:
-        """It dies, comes back, and takes over from its old life, which does not answer any more."""
+        """It dies, comes back over another link, and takes over from its old life, which is silent."""
         self.instance += 1
+        self.link += 1
         self.session = f"life{self.instance:04x}".encode()[-8:]
         self.hello()
         self.host.time.pass_s(0.4)
@@ -76,7 +77,9 @@ class Puppet:
         fields = {"heard": None, "largest_entry": self.largest_entry, "i_am_old": False, "you_are_old": False}
         return list((fields | {"floors": [], "lanes": []} | given).values())
 
-    def say(self, frame_type: int, *fields: Any, session: bytes | None = None, payload: list[bytes] | None = None) -> None:
+    def say(
+        self, frame_type: int, *fields: Any, session: bytes | None = None, payload: list[bytes] | None = None
+    ) -> None:
         """One frame, taken in a turn of its own."""
         head = [frame_type, self.session if session is None else session, self.instance, self.commits, *fields]
         self.say_parts(frames.encode(head, payload))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import product
+from contextlib import suppress
+from itertools import pairwise, product
 from typing import Any
 from zlib import crc32
 
@@ -13,7 +14,6 @@ from hypothesis import strategies as st
 
 from zmqrel.core import entries
 from zmqrel.core.entries import (
-    CHECK_BYTES,
     FRAMING_BYTES,
     MAX_META_BYTES,
     MAX_SEQ,
@@ -44,11 +44,20 @@ SEQ = st.integers(1, MAX_SEQ)
 TIME = st.one_of(st.integers(0, MAX_TIME_US), st.sampled_from([0, MAX_TIME_US]))
 TEXT = st.text(max_size=20)
 HEADERS = st.dictionaries(
-    TEXT, st.one_of(TEXT, st.integers(-(2**63), 2**64 - 1), st.floats(allow_nan=False), st.booleans(), st.binary(max_size=9))
+    TEXT,
+    st.one_of(TEXT, st.integers(-(2**63), 2**64 - 1), st.floats(allow_nan=False), st.booleans(), st.binary(max_size=9)),
 )
 EXPIRY = st.sampled_from(["drop", "dead", "queue:q", "queue:" + "x" * 64])
 METAS = st.builds(
-    Meta, st.none() | TEXT, st.none() | TEXT, st.none() | HEADERS, TIME, EXPIRY, st.none() | U64, st.none() | TEXT, st.none() | TEXT
+    Meta,
+    st.none() | TEXT,
+    st.none() | TEXT,
+    st.none() | HEADERS,
+    TIME,
+    EXPIRY,
+    st.none() | U64,
+    st.none() | TEXT,
+    st.none() | TEXT,
 )
 RANGE = st.tuples(SEQ, SEQ).map(lambda ends: (min(ends), max(ends)))
 RANGES = st.lists(RANGE, max_size=4)
@@ -112,10 +121,8 @@ def test_garbage_is_no_record(garbage: bytes) -> None:
     assert verify(sealed)
     with pytest.raises(BadRecord):
         decode_control(sealed)
-    try:
+    with suppress(BadRecord):
         assert decode_head(sealed).body_at <= len(sealed)
-    except BadRecord:
-        pass
 
 
 @pytest.mark.parametrize("length", range(FRAMING_BYTES))
@@ -237,7 +244,9 @@ def test_a_truth_value_is_no_number(place: tuple[int, ...]) -> None:
         decode_control(sealed(replaced(VALID[0], place, True)))
 
 
-@pytest.mark.parametrize("fields", [None, 5, "text", b"\x03\x01\x02\x03\x04", {}, {"a": 1}, [], [0], [5, 1], [1], [4, 1, 2]])
+@pytest.mark.parametrize(
+    "fields", [None, 5, "text", b"\x03\x01\x02\x03\x04", {}, {"a": 1}, [], [0], [5, 1], [1], [4, 1, 2]]
+)
 def test_what_is_no_entry_at_all_is_refused(fields: Any) -> None:
     with pytest.raises(BadRecord):
         decode_control(sealed(fields))
@@ -245,7 +254,11 @@ def test_what_is_no_entry_at_all_is_refused(fields: Any) -> None:
 
 @pytest.mark.parametrize("last", [MAX_SEQ + 1, 2**64 - 1])
 def test_ranges_end_where_sequence_numbers_do(last: int) -> None:
-    for fields in ([1, 5, 6, 1, "q", [[1, last]], 1], [2, 5, 6, [[1, last, 1, None, 0, 0, 9, False]]], [3, 5, 6, last, 0]):
+    for fields in (
+        [1, 5, 6, 1, "q", [[1, last]], 1],
+        [2, 5, 6, [[1, last, 1, None, 0, 0, 9, False]]],
+        [3, 5, 6, last, 0],
+    ):
         with pytest.raises(BadRecord):
             decode_control(sealed(fields))
 
@@ -262,4 +275,4 @@ def test_what_is_too_long_is_not_decoded() -> None:
 def test_ranges_say_exactly_what_they_were_made_of(seqs: set[int]) -> None:
     ranges = to_ranges(sorted(seqs))
     assert {seq for first, last in ranges for seq in range(first, last + 1)} == seqs
-    assert all(last + 1 < first for (_, last), (first, _) in zip(ranges, ranges[1:], strict=False))
+    assert all(one[1] + 1 < other[0] for one, other in pairwise(ranges))

@@ -25,7 +25,12 @@ LANE_INFO = st.tuples(U64, U64, st.text(max_size=64), FLAG, SEQ, SEQ, U64).map(
     lambda info: [*info[:4], min(info[4:6]), max(info[4:6]), info[6]]
 )
 INFO = st.tuples(
-    st.none() | CLOCK, U64, FLAG, FLAG, st.lists(st.tuples(U64, U64).map(list), max_size=3), st.lists(LANE_INFO, max_size=3)
+    st.none() | CLOCK,
+    U64,
+    FLAG,
+    FLAG,
+    st.lists(st.tuples(U64, U64).map(list), max_size=3),
+    st.lists(LANE_INFO, max_size=3),
 ).map(list)
 RUNS = st.lists(st.integers(-1000, 5).filter(bool), min_size=1, max_size=8)
 RECORDS = st.lists(st.binary(max_size=40), min_size=40, max_size=40)

@@ -15,7 +15,16 @@ from tests.core.pump import Host, Time, pair
 from tests.core.puppet import CONTROLS, LINK, MESSAGES, PATIENT, Puppet
 from zmqrel.core import frames, tables
 from zmqrel.core.buffer import HANDLED
-from zmqrel.core.entries import MAX_SEQ, MAX_TIME_US, Meta, Settle, Withdraw, encode_control, encode_messages, encode_meta
+from zmqrel.core.entries import (
+    MAX_SEQ,
+    MAX_TIME_US,
+    Meta,
+    Settle,
+    Withdraw,
+    encode_control,
+    encode_messages,
+    encode_meta,
+)
 from zmqrel.core.frames import pack_sizes
 from zmqrel.core.lane import CONTROL, DATA
 from zmqrel.outcome import Cause
@@ -45,7 +54,7 @@ def sealed(payload: bytes) -> bytes:
 
 @given(st.lists(st.lists(st.binary(max_size=60), max_size=3), min_size=1, max_size=5))
 def test_garbage_is_counted_and_changes_nothing(garbage: list[list[bytes]]) -> None:
-    host, puppet = open_host()
+    host, _ = open_host()
     before = lasting(host)
     host.turn([(LINK, parts) for parts in garbage])
     assert host.engine.stats()["malformed"] == len(garbage)
@@ -268,7 +277,13 @@ def test_a_clock_that_lies_does_not_stop_the_judge() -> None:
     [
         {"floors": [(5, 2**64 - 1)], "lanes": []},
         {"lanes": [[MESSAGES, DATA, "work", False, MAX_SEQ, MAX_SEQ, 2**64 - 1]]},
-        {"lanes": [[MESSAGES, DATA, "another", False, 1, 1, 0], [9, 7, "x", True, 1, 1, 0], [9, 0, "x", True, 1, 1, 0]]},
+        {
+            "lanes": [
+                [MESSAGES, DATA, "another", False, 1, 1, 0],
+                [9, 7, "x", True, 1, 1, 0],
+                [9, 0, "x", True, 1, 1, 0],
+            ]
+        },
         {"heard": [5, 6, 2**64 - 1], "largest_entry": 0},
         {"i_am_old": True, "you_are_old": True},
     ],

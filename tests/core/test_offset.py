@@ -12,7 +12,9 @@ OFFSETS = st.integers(-(10**12), 10**12)
 START_US = 1_700_000_000_000_000
 
 
-def exchange(clock: ClockOffset, offset_us: int, there_us: int, held_us: int, back_us: int, at_us: int = START_US) -> None:
+def exchange(
+    clock: ClockOffset, offset_us: int, there_us: int, held_us: int, back_us: int, at_us: int = START_US
+) -> None:
     """One PING and PONG: `there_us` and `back_us` on the way, `held_us` at the other side."""
     received_there = at_us + there_us + offset_us
     clock.sample(at_us, received_there, received_there + held_us, at_us + there_us + held_us + back_us)

@@ -103,7 +103,7 @@ SETTLE: dict[str, Callable[[Case], None]] = {
 FOREIGN: dict[str, Callable[[Case], None]] = {
     "settled in an unknown lane": lambda case: case.settled(Outcome.REJECTED, lane_id=case.lane.id ^ 1),
     "settled in another store": lambda case: case.settled(Outcome.REJECTED, store_id=case.store_id ^ 1),
-    "nothing": lambda case: case.host.turn() and None,
+    "nothing": lambda case: None,
 }
 EVENTS = (
     SETTLE

@@ -103,7 +103,7 @@ REFUSED = ["BYE"]
 SILENCE: list[str] = []
 TABLE: dict[str, dict[str, list[str]]] = {
     # A first HELLO draws a WELCOME and changes nothing; everything else is of no session here.
-    "nothing": {event: REFUSED for event in EVENTS}
+    "nothing": dict.fromkeys(EVENTS, REFUSED)
     | {"HELLO again": OFFERED, "HELLO of a new session": OFFERED, "BYE": SILENCE, "BYE of another": SILENCE},
     "pending": {
         "HELLO again": OFFERED,
@@ -141,7 +141,7 @@ TABLE: dict[str, dict[str, list[str]]] = {
         "ACK": SILENCE,
         "ACK of another": REFUSED,
     },
-    "dialling": {event: REFUSED for event in EVENTS}
+    "dialling": dict.fromkeys(EVENTS, REFUSED)
     | {
         "HELLO again": OFFERED,
         "HELLO of a new session": OFFERED,

@@ -124,7 +124,8 @@ class Engine:
         if trusted:
             self._blame(left)
         else:
-            self.shared.ledger.doubt_before_us = self.shared.now.store_us
+            # The clock may stand where it stood when the last row came: a step back of the wall clock adds nothing.
+            self.shared.ledger.doubt_before_us = self.shared.now.store_us + 1
             self.shared.journal.wrote = True
         self._inbox.end_withdrawn()
         self._inbox.begin()
@@ -222,6 +223,7 @@ class Engine:
         if isinstance(command, c.TakeOutcomes):
             return self._outbox.untold(command)
         self.shared.ledger.told_outcome = max(self.shared.ledger.told_outcome, command.upto)
+        self.shared.clock_timers.set_earlier("outcomes", self.shared.now.store_us)
         self.shared.journal.wrote = True
         return None
 

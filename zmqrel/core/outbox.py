@@ -480,6 +480,8 @@ class Outbox:
         rows = journal.scan(*tables.table_bounds(tables.OUTCOME), 500)
         for key, data in rows:
             lane_no, _, last, _, _, _, _, at_us, named = msgpack.unpackb(data)
+            if int.from_bytes(key[1:], "big") > shared.ledger.told_outcome:
+                return  # however long the application was away, it is told first
             if at_us + retention_us > shared.now.store_us:
                 shared.clock_timers.set_earlier("outcomes", at_us + retention_us)
                 return
@@ -537,9 +539,9 @@ class Outbox:
         digest = msgpack.unpackb(known)[2] if known is not None else b""
         journal.put(id_key, cast(bytes, msgpack.packb([new.no, new_seq, digest])))
         if head.deadline_us:
-            key_of, table = tables.out_deadline_key, tables.OUT_DEADLINE
-            journal.delete(key_of(table, head.deadline_us, old.no, seq))
-            journal.put(key_of(table, head.deadline_us, new.no, new_seq), b"")
+            journal.delete(tables.out_deadline_key(tables.OUT_DEADLINE, head.deadline_us, old.no, seq))
+        if head.deadline_us or self._shared.options.give_up_after_s is not None:
+            self._index_deadlines(new, new_seq, 1, head.deadline_us)
         self._shared.effects.notices.append(Moved(old.no, seq, new.no, new_seq))
 
 

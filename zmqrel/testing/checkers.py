@@ -43,6 +43,8 @@ class History:
     unmet: bool = False
     """Its receiver has a lost or old store and was not in contact with its sender since."""
     running: bool = False
+    doubtful: bool = False
+    """Its receiver's machine stopped, so that nobody knows whether it was handed over."""
 
 
 class Checker:
@@ -107,6 +109,11 @@ class Checker:
                 history.at_risk = True
 
     _on_store_lost = _on_rolled_back
+
+    def _on_power_lost(self, peer: SimulatedPeer) -> None:
+        for history in self.histories.values():
+            if peer.name == history.receipt.to:
+                history.doubtful = True
 
     # --------------------------------------------------------------------------------------- hand-overs
 
@@ -197,7 +204,7 @@ class Checker:
             raise self._broken(receipt.body, "HANDLED was told, but no handler acknowledged it")
         if outcome is Outcome.REJECTED and not history.rejected:
             raise self._broken(receipt.body, "REJECTED was told, but no handler refused it")
-        if outcome is Outcome.UNCERTAIN and not history.at_risk:
+        if outcome is Outcome.UNCERTAIN and not history.at_risk and not history.doubtful:
             raise self._broken(receipt.body, "UNCERTAIN was told, but no store was lost")
 
     def _excused_outcome(self, history: History) -> bool:

@@ -186,6 +186,7 @@ class Network:
         peer.disk.lose_unflushed()
         peer.in_hand.boot_matches = False
         peer.hardware.booted_us = self._now_us
+        self.observe("power lost", peer)
 
     def backup(self, name: str) -> Copy:
         """Copy the store of a peer, which may run."""

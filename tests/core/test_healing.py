@@ -1,0 +1,441 @@
+"""Lost, rolled-back and damaged stores: what two peers find out at their next contact, and what becomes of messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.core.pump import QUEUE, Host, Pump, Time, pair
+from tests.core.puppet import MESSAGES, PATIENT, Puppet
+from zmqrel.core import commands as c
+from zmqrel.core import tables
+from zmqrel.core.buffer import HANDLED
+from zmqrel.core.effects import Moved
+from zmqrel.core.entries import InLaneState, OutLaneState, State, encode_messages
+from zmqrel.core.lane import CONTROL, DATA
+from zmqrel.outcome import Cause
+from zmqrel.store import MemoryInHand, MemoryStore
+
+DEAF: Any = staticmethod(lambda host, frame: False)
+
+
+def roll_back(host: Host, snapshot: MemoryStore) -> None:
+    """The machine comes back with an old copy of its disk."""
+    host.store.abort()
+    host.store.restore(snapshot)
+    host.in_hand = MemoryInHand()
+    host.reopen("clean")
+
+
+def lose_store(host: Host) -> None:
+    host.store = MemoryStore(durability=host.options.durability)
+    host.in_hand = MemoryInHand()
+    host.open()
+
+
+def meet(pump: Pump) -> None:
+    """They find each other again, and have time for everything that they have to say."""
+    pump.connect()
+    pump.pass_s(3)
+
+
+def handle_all(host: Host, pump: Pump) -> list[tuple[bytes, bool]]:
+    """Handle what is there: bodies, and whether they were said to be redelivered or in doubt."""
+    seen = []
+    for _ in range(50):
+        row = host.buffers[QUEUE].take(host.now().store_us)
+        if row is None:
+            break
+        seen.append((bytes(row.body), row.redelivered or row.doubt))
+        host.finish(row, HANDLED)
+        pump.run()
+    pump.pass_s(1)
+    return seen
+
+
+def at_rest(*hosts: Host) -> bool:
+    """Nothing is left over in any store, and nobody is said to be old any more."""
+    return all(
+        host.engine.stats()["outbox_messages"] == host.engine.stats()["inbox_messages"] == 0
+        and not any(
+            channel.healing.i_am_old or channel.healing.you_are_old or channel.awaits_state
+            for channel in host.engine.channels.values()
+        )
+        and host.store.keys(*tables.table_bounds(tables.TOMBSTONE), 9) == []
+        for host in hosts
+    )
+
+
+# ------------------------------------------------------------------------------------------- the sender is old
+
+
+def test_a_rolled_back_sender_that_accepts_offline_gives_no_number_a_second_body() -> None:
+    """F3: it passes the receiver's floor before the first contact."""
+    a, b, pump = pair()
+    a.send("b", b"1")
+    pump.run()
+    snapshot = a.store.snapshot()
+    a.send("b", b"2", b"3")
+    pump.run()
+    assert [body for body, _ in handle_all(b, pump)] == [b"1", b"2", b"3"]
+    roll_back(a, snapshot)
+    a.turn([], c.Connect("b", None))
+    a.send("b", b"4", b"5", b"6")
+    meet(pump)
+    seen = handle_all(b, pump)
+    assert seen == [(b"4", True), (b"5", True), (b"6", True)]
+    assert a.kinds().count("old_copy") == b.kinds().count("peer_old_copy") == 1
+    moved = [notice for notice in a.notices if isinstance(notice, Moved)]
+    assert len(moved) == 3
+    assert sorted(outcome for _, outcome, _ in a.outcomes()) == sorted(
+        ["HANDLED"] * 3 + ["HANDLED"] * 3 + ["UNCERTAIN"]
+    )
+    assert at_rest(a, b)
+
+
+def test_a_message_that_moved_is_found_by_its_old_id_and_recalled_in_doubt() -> None:
+    a, b, pump = pair()
+    a.send("b", b"1")
+    pump.run()
+    handle_all(b, pump)
+    snapshot = a.store.snapshot()
+    a.send("b", b"2")
+    pump.run()
+    handle_all(b, pump)
+    roll_back(a, snapshot)
+    a.turn([], c.Connect("b", None))
+    own = a.send("b", b"own", id="mine", deadline_us=a.now().store_us + 10**9)
+    other = a.send("b", b"other")
+    old_id = f"{other.lane.id:016x}-{other.first}"
+    b.serve("nothing else")
+    b.buffers[QUEUE].close()
+    meet(pump)
+    found = a.turn([], c.Find("mine"), c.Find(old_id))
+    assert [each.id for each in found] == ["mine", old_id]
+    assert all(each.lane is not own.lane for each in found)
+    a.turn([], c.Recall([(each.lane.no, each.seq) for each in found]))
+    pump.pass_s(1)
+    assert sorted(each for each in a.outcomes()[-2:]) == [
+        (1, "UNCERTAIN", "recalled"),
+        (2, "UNCERTAIN", "recalled"),
+    ]
+    assert at_rest(a, b)
+
+
+def test_what_a_rolled_back_sender_thinks_unsettled_is_settled_by_state() -> None:
+    a, b, pump = pair()
+    a.send("b", b"waits", b"handled")
+    pump.run()
+    snapshot = a.store.snapshot()
+    first, second = b.take(), b.take()
+    b.finish(second, HANDLED)
+    pump.run()
+    assert a.outcomes() == [(2, "HANDLED", None)]
+    roll_back(a, snapshot)
+    a.notices.clear()
+    meet(pump)
+    assert a.outcomes() == [(2, "UNCERTAIN", "store lost")], "what was told to the lost life is not told again"
+    b.finish(first, HANDLED)
+    pump.pass_s(1)
+    assert a.outcomes()[1:] == [(1, "HANDLED", None)]
+    assert at_rest(a, b)
+
+
+def test_a_recall_of_a_rolled_back_sender_still_gets_an_answer() -> None:
+    a, b, pump = pair()
+    stored = a.send("b", b"1")
+    pump.run(DEAF)
+    snapshot = a.store.snapshot()
+    a.send("b", b"2")
+    pump.run(DEAF)
+    roll_back(a, snapshot)
+    lane = a.engine.shared.out_lanes[stored.lane.no]
+    a.turn([], c.Connect("b", None))
+    a.recall(c.Stored(lane, 1, 1))
+    meet(pump)
+    assert [outcome for _, outcome, _ in a.outcomes()] in (["RECALLED"], ["UNCERTAIN"])
+    assert handle_all(b, pump) == []
+    assert at_rest(a, b)
+
+
+# ----------------------------------------------------------------------------------------- the receiver is old
+
+
+def test_a_rolled_back_receiver_is_sent_again_what_it_forgot_and_says_that_it_may_be_known() -> None:
+    a, b, pump = pair()
+    a.send("b", b"1")
+    pump.run()
+    handle_all(b, pump)
+    snapshot = b.store.snapshot()
+    a.send("b", b"2", b"3")
+    pump.run()
+    b.finish(b.take(), HANDLED)
+    b.out.clear()  # and the news of it is lost with the store
+    roll_back(b, snapshot)
+    meet(pump)
+    assert handle_all(b, pump) == [(b"2", True), (b"3", True)]
+    assert [outcome for _, outcome, _ in a.outcomes()] == ["HANDLED"] * 3
+    assert b.kinds().count("old_copy") == a.kinds().count("peer_old_copy") == 1
+    assert at_rest(a, b)
+
+
+def test_a_withdrawal_that_a_rolled_back_receiver_forgot_is_said_again_and_ends_uncertain() -> None:
+    a, b, pump = pair()
+    stored = a.send("b", b"1")
+    pump.run()
+    snapshot = b.store.snapshot()
+    running = b.take()
+    a.recall(stored)
+    pump.run()
+    assert running.withdrawn is Cause.RECALL
+    roll_back(b, snapshot)
+    meet(pump)
+    assert a.outcomes() == [(1, "UNCERTAIN", "recalled")]
+    assert handle_all(b, pump) == []
+    assert at_rest(a, b)
+
+
+def test_what_a_rolled_back_receiver_holds_and_its_sender_knows_the_outcome_of_is_dropped() -> None:
+    a, b, pump = pair()
+    a.send("b", b"1", b"2")
+    pump.run()
+    snapshot = b.store.snapshot()
+    b.finish(b.take(), HANDLED)
+    pump.run()
+    roll_back(b, snapshot)
+    meet(pump)
+    assert handle_all(b, pump) == [(b"2", True)]
+    assert [outcome for _, outcome, _ in a.outcomes()] == ["HANDLED", "HANDLED"]
+    assert at_rest(a, b)
+
+
+def test_an_old_copy_hands_over_nothing_before_the_state_of_the_sender_is_here() -> None:
+    host = Host("b", Time(), **PATIENT)
+    puppet = Puppet(host)
+    host.serve()
+    puppet.data(1, *encode_messages([b"1"], host.now().store_us, 0, b""))
+    assert len(host.buffers[QUEUE]) == 1
+    ledger = host.engine.shared.ledger
+    heard = [ledger.store_id, ledger.instance, ledger.commit_count + 10]
+    lanes = [[MESSAGES, DATA, QUEUE, False, 1, 2, 0], [0xC0, CONTROL, "", False, 1, 1, 0]]
+    puppet.live_anew(heard=heard, lanes=lanes)
+    assert host.kinds() == ["old_copy"]
+    assert host.buffers[QUEUE].take(host.now().store_us) is None, "taken back out of the buffer"
+    # The binder had to begin anew, to say that it is old.
+    puppet.session = b"in_peace"
+    puppet.dial(b"in_peace", heard=heard, lanes=lanes)
+    assert puppet.last(2).fields[2].i_am_old
+    assert host.buffers[QUEUE].take(host.now().store_us) is None
+    puppet.control(State(puppet.store_id, ledger.store_id, [], [OutLaneState(MESSAGES, 1, False, [(1, 1)])]))
+    row = host.take()
+    assert (bytes(row.body), row.doubt) == (b"1", True)
+
+
+# -------------------------------------------------------------------------------------------- a store is gone
+
+
+@pytest.mark.parametrize("on_store_loss", ["resend", "uncertain"])
+def test_a_receiver_with_a_new_store(on_store_loss: str) -> None:
+    a, b, pump = pair(on_store_loss=on_store_loss)
+    a.send("b", b"1")
+    recalled = a.send("b", b"2")
+    pump.run()
+    running = b.take()
+    assert b.take().seq == 2
+    a.recall(recalled)
+    pump.run()
+    lose_store(b)
+    a.send("b", b"3")
+    meet(pump)
+    seen = handle_all(b, pump)
+    assert running.seq == 1
+    if on_store_loss == "resend":
+        assert seen == [(b"1", True), (b"3", seen[1][1])]
+        assert sorted(a.outcomes()) == [(1, "HANDLED", None), (2, "UNCERTAIN", "store lost"), (3, "HANDLED", None)]
+    else:
+        assert (b"1", True) not in seen
+        assert (1, "UNCERTAIN", "store lost") in a.outcomes()
+        assert (2, "UNCERTAIN", "store lost") in a.outcomes()
+    assert a.kinds().count("peer_store_gone") == 1
+    assert at_rest(a, b)
+
+
+def test_a_sender_with_a_new_store_leaves_its_old_messages_to_be_handled() -> None:
+    a, b, pump = pair()
+    a.send("b", b"1", b"2")
+    pump.run()
+    lose_store(a)
+    meet(pump)
+    a.send("b", b"3")
+    pump.run()
+    assert [body for body, _ in handle_all(b, pump)] == [b"1", b"2", b"3"]
+    assert a.outcomes() == [(1, "HANDLED", None)], "F4: settlements of the old store's lanes have no meaning here"
+    assert b.kinds().count("peer_store_gone") == 1
+    assert at_rest(a, b)
+
+
+def test_a_tombstone_does_not_outlive_the_store_of_its_sender() -> None:
+    host = Host("b", Time(), **PATIENT)
+    puppet = Puppet(host)
+    host.serve()
+    puppet.withdraw(1)
+    assert len(host.store.keys(*tables.table_bounds(tables.TOMBSTONE), 9)) == 1
+    puppet.store_id += 1
+    puppet.records.clear()
+    puppet.live_anew()
+    puppet.data(1, *encode_messages([b"1"], host.now().store_us, 0, b""))
+    assert bytes(host.take().body) == b"1"
+    assert host.store.keys(*tables.table_bounds(tables.TOMBSTONE), 9) == []
+
+
+def test_a_lane_that_its_sender_does_not_name_any_more_is_closed() -> None:
+    host = Host("b", Time(), **PATIENT)
+    puppet = Puppet(host)
+    host.serve()
+    puppet.data(1, *encode_messages([b"1"], host.now().store_us, 0, b""))
+    puppet.live_anew(lanes=[[0xC0, CONTROL, "", False, 1, 1, 0]])
+    lane = host.engine.channels["puppet"].theirs[MESSAGES]
+    assert (lane.closed, lane.doubt_upto) == (True, 1)
+    row = host.take()
+    assert row.doubt
+
+
+# ---------------------------------------------------------------------------------------------------- STATE
+
+
+def test_state_about_other_stores_is_ignored() -> None:
+    host = Host("a", Time(), **PATIENT)
+    puppet = Puppet(host)
+    stored = host.send("puppet", b"1")
+    received = [InLaneState(stored.lane.id, 1, [], [])]
+    own = host.engine.shared.ledger.store_id
+    puppet.control(State(puppet.store_id ^ 1, own, received, []), State(puppet.store_id, own ^ 1, received, []))
+    assert host.outcomes() == []
+    puppet.control(State(puppet.store_id, own, [InLaneState(12345, 1, [], []), *received], []))
+    assert host.outcomes() == [(1, "UNCERTAIN", "store lost")]
+
+
+def test_state_ends_what_is_neither_held_nor_still_to_come_and_takes_causes_of_tombstones() -> None:
+    host = Host("a", Time(), **PATIENT)
+    puppet = Puppet(host)
+    stored = host.send("puppet", *[b"x"] * 8)
+    held = InLaneState(stored.lane.id, 5, [(1, 2), (4, 4)], [(6, Cause.RECALL.value), (99, Cause.RECALL.value)])
+    puppet.control(State(puppet.store_id, host.engine.shared.ledger.store_id, [held], []))
+    assert sorted(host.outcomes()) == [
+        (3, "UNCERTAIN", "store lost"),
+        (5, "UNCERTAIN", "store lost"),
+        (6, "RECALLED", "recalled"),
+    ]
+
+
+def test_state_drops_rows_whose_outcome_is_known_but_none_that_runs() -> None:
+    host = Host("b", Time(), **PATIENT)
+    puppet = Puppet(host)
+    host.serve()
+    puppet.data(1, *encode_messages([b"1", b"2", b"3", b"4", b"5"], host.now().store_us, 0, b""))
+    running = host.take()
+    puppet.withdraw(7, 9)
+    sent = [OutLaneState(MESSAGES, 4, False, [(3, 3)]), OutLaneState(777, 4, False, [])]
+    puppet.control(State(puppet.store_id, host.engine.shared.ledger.store_id, [], sent))
+    assert host.store.keys(*tables.table_bounds(tables.TOMBSTONE), 9) == [], "they would kill a later message"
+    assert [bytes(host.take().body) for _ in range(2)] == [b"3", b"5"]
+    host.finish(running, HANDLED)
+    assert (1, "HANDLED", None, True) in puppet.settlements()
+
+
+def test_state_of_a_closed_lane_drops_its_tombstones() -> None:
+    host = Host("b", Time(), **PATIENT)
+    puppet = Puppet(host)
+    puppet.withdraw(1)
+    sent = [OutLaneState(MESSAGES, 4, True, [])]
+    puppet.control(State(puppet.store_id, host.engine.shared.ledger.store_id, [], sent))
+    assert host.store.keys(*tables.table_bounds(tables.TOMBSTONE), 9) == []
+    assert host.engine.channels["puppet"].theirs[MESSAGES].doubt_upto == 0
+
+
+# --------------------------------------------------------------------------------------------------- damage
+
+
+def damage(host: Host, table: int, at: int = 25) -> None:
+    host.store.damage(host.store.keys(*tables.table_bounds(table), 1)[0], at)
+
+
+def test_a_damaged_message_that_never_left_is_exhausted_and_goes_as_a_void() -> None:
+    a, b, pump = pair()
+    a.turn([], c.Disconnect("b"))
+    a.send("b", b"1")
+    damage(a, tables.OUTBOX, 20)
+    a.send("b", b"2")
+    a.reopen()
+    meet(pump)
+    assert a.outcomes() == [(1, "EXHAUSTED", "damaged")]
+    assert "damaged" in a.kinds()
+    assert [body for body, _ in handle_all(b, pump)] == [b"2"]
+    assert at_rest(a, b)
+
+
+def test_a_damaged_message_that_may_have_left_is_uncertain() -> None:
+    a, b, pump = pair()
+    a.send("b", b"1", b"2")
+    pump.run(DEAF)
+    damage(a, tables.OUTBOX, 20)
+    a.reopen()
+    meet(pump)
+    assert a.outcomes() == [(1, "UNCERTAIN", "damaged")]
+    assert [body for body, _ in handle_all(b, pump)] == [b"2"]
+    assert at_rest(a, b)
+
+
+def test_a_damaged_settlement_is_skipped_and_state_is_sent_instead() -> None:
+    """F14: its sender must not wait for ever."""
+    a, b, pump = pair()
+    a.send("b", b"1", b"2")
+    pump.run()
+    b.finish(b.take(), HANDLED)
+    pump.run(DEAF)
+    damage(b, tables.OUTBOX, 8)
+    b.reopen()
+    meet(pump)
+    assert (1, "UNCERTAIN", "store lost") in a.outcomes()
+    handle_all(b, pump)
+    assert (2, "HANDLED", None) in a.outcomes()
+    assert at_rest(a, b)
+
+
+def test_a_damaged_row_of_the_inbox_is_settled_uncertain() -> None:
+    a, b, pump = pair()
+    a.send("b", b"1", b"2", key="k")
+    pump.run()
+    damage(b, tables.INBOX, 30)
+    b.reopen()
+    meet(pump)
+    assert [body for body, _ in handle_all(b, pump)] == [b"2"]
+    assert sorted(a.outcomes()) == [(1, "UNCERTAIN", "damaged"), (2, "HANDLED", None)]
+    assert at_rest(a, b)
+
+
+# -------------------------------------------------------------------------------------------------- too large
+
+
+def test_what_the_peer_does_not_take_is_exhausted_and_those_behind_it_go_on() -> None:
+    host = Host("a", Time(), **PATIENT)
+    puppet = Puppet(host, dial=False)
+    puppet.largest_entry = 100
+    puppet.dial()
+    host.send("puppet", b"1", b"x" * 200, b"2")
+    assert host.outcomes() == [(2, "EXHAUSTED", "224 bytes, but the peer takes 100")]
+    assert host.engine.stats()["dead_messages"] == 1
+    assert host.engine.stats()["sent"] == 2
+
+
+def test_control_entries_pass_however_small_the_bodies_are_that_the_peer_takes() -> None:
+    host = Host("a", Time(), **PATIENT)
+    puppet = Puppet(host, dial=False)
+    puppet.largest_entry = 60
+    puppet.dial()
+    stored = host.send("puppet", *[b""] * 100)
+    host.turn([], c.Recall([(stored.lane.no, seq) for seq in range(1, 101, 2)]))
+    puppet.listen()
+    assert len(puppet.told) == 1
+    assert host.kinds() == []

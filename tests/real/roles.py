@@ -1,0 +1,150 @@
+"""What child processes do in the tests: each function is a role, played until the parent hangs up or kills it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+from tests.real.line import Line
+from zmqrel import Message, Peer, Receipt, Retry
+from zmqrel.store.in_hand import InHandFile
+from zmqrel.store.lmdb import LmdbStore
+
+
+def die_at(boundary: int) -> None:
+    """Let this process kill itself at its n-th boundary: an instant before or after a commit, or a step of the in-hand
+    table; 0 is never."""
+    passed = 0
+
+    def step() -> None:
+        nonlocal passed
+        passed += 1
+        if passed == boundary:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    commit = LmdbStore.commit
+
+    def counted(store: LmdbStore) -> bool:
+        if store._wrote:
+            step()
+        wrote = commit(store)
+        if wrote:
+            step()
+        return wrote
+
+    def followed(name: str) -> Callable[..., Any]:
+        original = getattr(InHandFile, name)
+
+        def then_step(table: InHandFile, *arguments: Any) -> Any:
+            result = original(table, *arguments)
+            step()
+            return result
+
+        return then_step
+
+    LmdbStore.commit = counted  # type: ignore[method-assign]
+    for name in ("take", "done", "free"):
+        setattr(InHandFile, name, followed(name))
+
+
+def _serve(line: Line, peer: Peer, **answers: Callable[..., Any]) -> None:
+    """Answer what the parent asks for until it wants the peer to close."""
+    while True:
+        asked = line.hear()
+        word = asked.pop("do")
+        if word == "close":
+            report = peer.close()
+            line.say(close=[report.unsent, report.unsettled, report.inbox])
+            return
+        if word == "stats":
+            line.say(stats=peer.stats())
+        else:
+            line.say(**{word: answers[word](**asked)})
+
+
+# ------------------------------------------------------------------------------------------ the long run of kills
+
+
+def stream_source(line: Line, options: dict[str, Any]) -> None:
+    """Sends numbered messages as told; a number that was sent before is not sent twice, for it has an id."""
+    peer = Peer("shop", **options).start()
+    line.say(ready=True)
+
+    def send(first: int, last: int) -> int:
+        for number in range(first, last + 1):
+            peer.send_nowait("billing", number, id=f"m{number}", key=f"k{number % 50}" if number % 3 == 0 else None)
+        peer.flush()
+        return last
+
+    def finish(last: int) -> dict[str, int]:
+        outcomes: dict[str, int] = {}
+        for number in range(1, last + 1):
+            name = peer.receipt(f"m{number}").wait().name
+            outcomes[name] = outcomes.get(name, 0) + 1
+        return outcomes
+
+    _serve(line, peer, send=send, finish=finish)
+
+
+def stream_sink(line: Line, options: dict[str, Any], database: str, workers: int = 1) -> None:
+    """Records every delivery in a database, and tells of it, before it is handled."""
+    peer = Peer("billing", **options)
+    records = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
+    # What SIGKILL leaves is what was written; only power loss would need more.
+    records.execute("PRAGMA journal_mode=WAL")
+    records.execute("PRAGMA synchronous=OFF")
+    records.execute("CREATE TABLE IF NOT EXISTS delivery (n INTEGER PRIMARY KEY, id TEXT, attempt INT, redelivered INT)")
+
+    @peer.handler(workers=workers, retry=Retry.fixed(0.001))
+    def record(message: Message) -> None:
+        row = (message.id, message.attempt, message.redelivered)
+        records.execute("INSERT INTO delivery (id, attempt, redelivered) VALUES (?, ?, ?)", row)
+        line.say(handled=message.body)
+
+    peer.start()
+    line.say(ready=True)
+    _serve(line, peer)
+
+
+# ----------------------------------------------------------------------------------------- a kill at each boundary
+
+
+def small_source(line: Line, options: dict[str, Any], boundary: int) -> None:
+    """Sends a few messages of every kind, and tells what became of them."""
+    die_at(boundary)
+    peer = Peer("shop", **options).start()
+
+    def send(**arguments: Any) -> Receipt:
+        return peer.send("billing", arguments["id"], **arguments)
+
+    receipts = [
+        send(id="plain"),
+        send(id="first", key="k", ttl=3600),
+        send(id="second", key="k", headers={"n": 1}),
+        send(id="delayed", delay=0.01),
+        send(id="other", queue="other"),
+    ]
+    outcomes = [receipt.wait() for receipt in receipts]
+    line.say(outcomes=[outcome.name for outcome in outcomes])
+    _serve(line, peer)
+
+
+def small_sink(line: Line, options: dict[str, Any], boundary: int) -> None:
+    """Handles them, "first" at its second attempt."""
+    die_at(boundary)
+    peer = Peer("billing", **options)
+
+    @peer.handler(workers=2, retry=Retry.fixed(0))
+    def work(message: Message) -> None:
+        line.say(delivery=[message.id, message.attempt, message.redelivered])
+        if message.id == "first" and message.attempt == 1:
+            raise ValueError("again")
+
+    peer.handler("other", retry=Retry.fixed(0))(
+        lambda message: line.say(delivery=[message.id, message.attempt, message.redelivered])
+    )
+    peer.start()
+    _serve(line, peer)
