@@ -27,7 +27,7 @@ from zmqrel.checks import (
     whole,
 )
 from zmqrel.core import commands as c
-from zmqrel.core.inbox import Policy
+from zmqrel.core.rows import Policy
 from zmqrel.errors import ConfigError, ForkedPeer, OutboxFull, PeerClosed, UnknownMessage, UnknownPeer
 from zmqrel.message import Handler, Message, Recall, Receipt
 from zmqrel.options import Options

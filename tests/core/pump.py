@@ -14,7 +14,7 @@ from zmqrel.core.effects import Effects, Ended, Event, ReceiptNotice
 from zmqrel.core.engine import Engine
 from zmqrel.core.entries import Meta, encode_messages, encode_meta
 from zmqrel.core.frames import Frame
-from zmqrel.core.inbox import Policy
+from zmqrel.core.rows import Policy
 from zmqrel.core.times import Now
 from zmqrel.options import Options
 from zmqrel.retry import Retry

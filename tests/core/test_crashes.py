@@ -11,7 +11,7 @@ from tests.core.puppet import PATIENT, Puppet
 from zmqrel.core import commands as c
 from zmqrel.core.buffer import HANDLED, Failed, Handled, RetryAt, Row
 from zmqrel.core.entries import Meta, encode_messages, encode_meta
-from zmqrel.core.inbox import Policy
+from zmqrel.core.rows import Policy
 from zmqrel.outcome import Cause
 from zmqrel.retry import Retry
 

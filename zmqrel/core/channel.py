@@ -138,6 +138,10 @@ class Channel:
             raise BadFrame(f"lane {lane_id:016x} is of another kind or queue")
         return lane
 
+    def hears(self, lane: InLane) -> bool:
+        """True if the sender of this lane can be told anything now; a session begins with all that it must know."""
+        return bool(self.sessions.open) and lane.store_id == self.their_store
+
     def append_control(self, entry: ControlEntry) -> OutLane:
         """Add an entry to the control lane. Returns the lane; the entry is its last."""
         lane = self.lane_for("", CONTROL)
@@ -187,21 +191,23 @@ class Channel:
 
     def _begin(self, session: Session, info: Info, count: int) -> bool:
         """A session begins: judge what the other says of the past, then start every lane from its floor."""
+        # A handshake that comes late, or is overtaken on the other link, tells less than what was heard since.
+        stale = session.instance == self.their_instance and count < self.their_count
         if not self.healing.judge(session, info, count):
             return False
         floors = dict(info.floors)
-        others_open = len(self.sessions.open) > 1
         for lane in self.own.values():
             floor = min(floors.get(lane.id, 0), lane.sent_upto)
-            if others_open:
-                floor = max(floor, lane.acked)  # what this session tells may be older than the other's ACKs
+            if stale or len(self.sessions.open) > 1:
+                floor = max(floor, lane.acked)
             lane.begin_session(floor)
             self._acknowledged(lane)
             self.activate(lane)
         for told in info.lanes:
             self._take_lane_info(told)
-        self.healing.close_unnamed({told.lane_id for told in info.lanes})
-        self._inbox.rewind_passed()
+        if not stale:
+            self.healing.close_unnamed({told.lane_id for told in info.lanes})
+        self._inbox.claims.rewind_passed()
         self._wake(self)
         return True
 
@@ -229,7 +235,9 @@ class Channel:
     def on_frame(self, session: Session, frame: Frame) -> None:
         """A frame of an open session. Raises BadFrame or BadRecord if it makes no sense."""
         self.sessions.heard(session)
-        if frame.commits > self.their_count:
+        if session.instance != self.their_instance:
+            self.healing.opened(session.instance, frame.commits)
+        elif frame.commits > self.their_count:
             self.their_count = frame.commits
             self._shared.stale_peers[self.name] = self
         if frame.type == frames.DATA:
@@ -247,7 +255,7 @@ class Channel:
         self.clock.sample(echoed_us, received_there_us, sent_there_us, self._shared.now.store_us)
         self._shared.stale_peers[self.name] = self
         if not known:
-            self._inbox.rewind_passed()
+            self._inbox.claims.rewind_passed()
         self._arm_deadline()
 
     def _on_data(self, data: Data, payload: bytes) -> None:
@@ -446,10 +454,13 @@ class Channel:
     def _give_up(self, lane: OutLane, entry: Untransportable, largest_entry: int) -> None:
         """End a message that cannot be sent; it goes as a VOID from now on (F8, F14)."""
         if lane.kind == CONTROL:
-            self._shared.event("damaged", self.name, f"control entry {entry.seq}")
             self._shared.journal.delete(tables.lane_seq(tables.OUTBOX, lane.no, entry.seq))
             lane.tail = []
-            self.healing.send_state()
+            if entry.damaged:
+                self._shared.event("damaged", self.name, f"control entry {entry.seq}")
+                self.healing.send_state()
+            else:  # a STATE of a million scattered messages: another would be no smaller
+                self._shared.event("too_large", self.name, f"control entry {entry.seq} of {entry.size} bytes")
             return
         if not entry.damaged:
             outcome, reason = Outcome.EXHAUSTED, f"{entry.size} bytes, but the peer takes {largest_entry}"
@@ -466,7 +477,7 @@ class Channel:
             return
         acks = []
         for lane in self._acks:
-            seq, size = (0, 0) if lane.kind == CONTROL else self._inbox.grant(lane)
+            seq, size = (0, 0) if lane.kind == CONTROL else self._inbox.credit.grant(lane)
             acks.append([lane.id, lane.floor, seq, size, lane.gap])
             lane.gap = False
         self._acks.clear()

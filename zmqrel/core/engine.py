@@ -20,9 +20,10 @@ from zmqrel.core.dead import DeadLetters
 from zmqrel.core.effects import Effects, Ended, HandedOver, ReceiptNotice
 from zmqrel.core.entries import BadRecord
 from zmqrel.core.frames import BadFrame
-from zmqrel.core.inbox import Inbox, Policy
+from zmqrel.core.inbox import Inbox
 from zmqrel.core.lane import CONTROL, InLane, OutLane, decode_lane
 from zmqrel.core.outbox import Outbox
+from zmqrel.core.rows import Policy
 from zmqrel.core.shared import Journal, Ledger, Shared
 from zmqrel.core.storage import InHand, Storage
 from zmqrel.core.times import Now
@@ -100,7 +101,7 @@ class Engine:
             channel.load(value)
         for key, value in journal.scan(*tables.table_bounds(tables.LANE), 2**31):
             self._load_lane(decode_lane(int.from_bytes(key[1:], "big"), value))
-        self._inbox.begin()
+        self._inbox.claims.begin()
         now_us = self.shared.now.store_us
         for name in ("out_deadline", "outcomes", "dead"):
             self.shared.clock_timers.set(name, now_us)
@@ -128,7 +129,7 @@ class Engine:
             self.shared.ledger.doubt_before_us = self.shared.now.store_us + 1
             self.shared.journal.wrote = True
         self._inbox.end_withdrawn()
-        self._inbox.begin()
+        self._inbox.claims.begin()
 
     def _blame(self, left: list[InHand]) -> None:
         latest: dict[tuple[int, int], InHand] = {}
@@ -187,7 +188,7 @@ class Engine:
 
     def serve(self, queue: str, buffer: Buffer, policy: Policy) -> None:
         """A handler, or the callers of `receive`, take this queue's rows from `buffer`."""
-        self._inbox.serve(queue, buffer, policy)
+        self._inbox.claims.serve(queue, buffer, policy)
 
     def finished(self, results: list[tuple[Row, Result]]) -> None:
         """Workers are through with rows."""
@@ -343,7 +344,7 @@ class Engine:
         """The turn ends: judge what time brought, claim, transmit, and write what the commit must hold."""
         self._run_timers()
         self._outbox.work()
-        self._inbox.claim()
+        self._inbox.claims.claim()
         self._transmit()
         shared = self.shared
         if shared.journal.wrote:
@@ -393,7 +394,7 @@ class Engine:
         elif key == "dead":
             self._dead.expire()
         elif key[0] == "waiting":
-            self._inbox.waiting_due(key[1])
+            self._inbox.claims.waiting_due(key[1])
         else:
             self.channels[key[1]].judge_deadlines()
 
@@ -401,9 +402,9 @@ class Engine:
         """Until nothing is left to say: what is transmitted can end messages, and that can settle others."""
         while True:
             self._outbox.write_withdrawals()
-            self._inbox.write_settlements()
-            self._inbox.regrant()
-            for granted in self._inbox.take_grants():
+            self._inbox.settlements.write()
+            self._inbox.credit.regrant()
+            for granted in self._inbox.credit.take_lanes_to_tell():
                 channel = self.channels.get(granted.peer)
                 if channel is not None and granted.store_id == channel.their_store:
                     channel.ack(granted)
@@ -451,6 +452,9 @@ class Engine:
 
     def _hold_back(self, effects: Effects) -> None:
         """Outcomes are told only after a flush that covers them (F13)."""
+        if not self._unflushed:
+            self.release(effects)  # everything that this turn saw was flushed before it
+            return
         self._fresh.notices.extend(n for n in effects.notices if isinstance(n, Ended | HandedOver))
         self._fresh.replies.extend(item for item in effects.replies if isinstance(item[0], _TELLING))
         effects.notices = [n for n in effects.notices if not isinstance(n, Ended | HandedOver)]
@@ -483,7 +487,7 @@ class Engine:
 
     def next_wake_us(self, now: Now) -> int | None:
         """The monotonic time at which a turn is due though nothing comes in. None: never."""
-        if self._inbox.unexamined or self._outbox.searching or self._busy:
+        if self._inbox.claims.unexamined or self._outbox.searching or self._busy:
             return now.mono_us
         times = [self.shared.timers.next_us(), self.flush_due_us()]
         clock_us = self.shared.clock_timers.next_us()

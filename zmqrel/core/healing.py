@@ -84,8 +84,11 @@ class Healing:
             new_life and channel.their_store == session.store_id and self._floors_fell(info)
         )
         channel.their_store = session.store_id
-        channel.their_instance = session.instance
-        channel.their_count = max(count, 0 if new_life else channel.their_count)
+        if not new_life:
+            channel.their_count = max(count, channel.their_count)
+        elif not session.dialled or not channel.their_instance:
+            channel.their_instance, channel.their_count = session.instance, count
+        # Else OPEN is still to say what was heard of their earlier life: see `opened`.
         self._write_peer()
         if self._am_old(info):
             self._heal_self()
@@ -96,6 +99,11 @@ class Healing:
         if they_are_old and self._healed_them != session.instance:
             self._heal_them(session.instance, told=info.i_am_old)
         return channel.sessions.current(session.link, session.id) is session
+
+    def opened(self, instance: int, count: int) -> None:
+        """The other has adopted the session, so it knows by now what was heard of its earlier life."""
+        self._channel.their_instance, self._channel.their_count = instance, count
+        self._write_peer()
 
     def _am_old(self, info: Info) -> bool:
         ledger = self._shared.ledger
@@ -141,7 +149,7 @@ class Healing:
         shared.event("old_copy", channel.name, f"this store is an old copy; {at_risk} messages are at risk")
         self.i_am_old = True
         self.awaits_state = True
-        self._inbox.recall_claims(channel.name)
+        self._inbox.claims.recall_claims(channel.name)
         self.send_state()
 
     def _close(self, old: OutLane) -> None:
@@ -231,7 +239,7 @@ class Healing:
 
     def send_state(self) -> None:
         """Append a STATE with everything held; it stands behind every SETTLE appended before it."""
-        self._inbox.write_settlements()
+        self._inbox.settlements.write()
         channel = self._channel
         received = [self._in_state(lane) for lane in channel.theirs.values() if lane.kind != CONTROL]
         sent = [self._out_state(lane) for lane in channel.own.values() if lane.kind != CONTROL]
@@ -241,7 +249,7 @@ class Healing:
         self._write_peer()
 
     def _in_state(self, lane: InLane) -> InLaneState:
-        return InLaneState(lane.id, lane.floor, to_ranges(self._inbox.held(lane)), self._inbox.tombstones(lane))
+        return InLaneState(lane.id, lane.floor, to_ranges(self._inbox.rows.seqs_of(lane)), self._inbox.tombstones(lane))
 
     def _out_state(self, lane: OutLane) -> OutLaneState:
         unsettled = to_ranges(self._outbox.unsettled(lane, lane.sent_upto))
@@ -268,7 +276,7 @@ class Healing:
         self._shared.counters["states"] += 1
         if self.awaits_state:
             self.awaits_state = False
-            self._inbox.rewind_passed()
+            self._inbox.claims.rewind_passed()
         self._write_peer()
 
     def _compare_sent(self, lane: OutLane, received: InLaneState) -> None:
@@ -288,7 +296,7 @@ class Healing:
     def _compare_received(self, lane: InLane, sent: OutLaneState) -> None:
         """Drop rows whose outcome they know, and tombstones that would kill a later message."""
         unsettled = _Ranges(sent.unsettled)
-        for seq in self._inbox.held(lane):
+        for seq in self._inbox.rows.seqs_of(lane):
             if seq <= sent.mark and seq not in unsettled:
                 self._inbox.drop(lane, seq)
         if sent.closed:

@@ -244,10 +244,14 @@ class Sessions:
             self._hello_wait_us = _FIRST_HELLO_US
 
     def preferred(self) -> Session | None:
-        """The session to speak on: that of the own DEALER, or any other."""
+        """The session to speak on: that of the own DEALER, or else the one heard last.
+
+        There may be several inbound ones: a connection that was made anew has a new link, and the old one is still
+        taken for alive.
+        """
         if self.dialled_link is not None and self.dialled_link in self.open:
             return self.open[self.dialled_link]
-        return next(iter(self.open.values()), None)
+        return max(self.open.values(), key=lambda session: session.heard_us, default=None)
 
     def pending_due(self, link: int) -> None:
         """A connector that said HELLO had time enough to open its session."""

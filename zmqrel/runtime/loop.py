@@ -20,7 +20,7 @@ from zmqrel.core import commands as c
 from zmqrel.core.buffer import Buffer
 from zmqrel.core.effects import Ended, Event, ReceiptNotice
 from zmqrel.core.engine import Engine, read_clock
-from zmqrel.core.inbox import Policy
+from zmqrel.core.rows import Policy
 from zmqrel.core.storage import InHandTable, Store
 from zmqrel.core.times import Now
 from zmqrel.errors import PeerClosed

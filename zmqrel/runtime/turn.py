@@ -15,7 +15,7 @@ from zmqrel.core import commands as c
 from zmqrel.core.buffer import Buffer, Result, Row
 from zmqrel.core.effects import Effects, Event, ReceiptNotice
 from zmqrel.core.engine import Engine
-from zmqrel.core.inbox import Policy
+from zmqrel.core.rows import Policy
 from zmqrel.core.storage import InHandTable, Store
 from zmqrel.core.times import Now
 from zmqrel.errors import StoreFull

@@ -11,7 +11,7 @@ from datetime import datetime
 from time import monotonic
 
 from zmqrel.core.buffer import HANDLED, Buffer, Failed, Rejected, Result, RetryAt, Row
-from zmqrel.core.inbox import Policy
+from zmqrel.core.rows import Policy
 from zmqrel.errors import Reject, RetryLater
 from zmqrel.message import Handler, Message, failure_reason
 from zmqrel.runtime.loop import Loop

@@ -15,7 +15,7 @@ from zmqrel.core.buffer import HANDLED, Buffer, Failed, MoveTo, Rejected, Result
 from zmqrel.core.effects import Ended, Event, HandedOver, Moved, ReceiptNotice, Received, Withdrawing
 from zmqrel.core.engine import Engine, read_clock
 from zmqrel.core.entries import Meta, encode_messages, encode_meta
-from zmqrel.core.inbox import Policy
+from zmqrel.core.rows import Policy
 from zmqrel.core.times import Now
 from zmqrel.errors import Reject, RetryLater
 from zmqrel.options import Options

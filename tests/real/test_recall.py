@@ -1,0 +1,305 @@
+"""Recalls at every stage of a message, with real peers: exactly one verdict, and RECALLED means that no handler saw it."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import zmqrel
+from tests.real.net import LIMIT_S, Got, Net, connected, is_empty, until
+from zmqrel import Message, Outcome, Receipt, Retry, State, Verdict
+
+
+class Held:
+    """A handler that waits in each message until it is released."""
+
+    def __init__(self, then: Callable[[Message], object] = lambda message: None) -> None:
+        self.release = threading.Event()
+        self.got = Got()
+        self._then = then
+
+    def __call__(self, message: Message) -> None:
+        """Handle one message."""
+        self.got(message)
+        assert self.release.wait(LIMIT_S)
+        self._then(message)
+
+
+def fail(message: Message) -> None:
+    raise ValueError("no")
+
+
+def test_before_transmission(net: Net) -> None:
+    shop = net.sender()
+    receipts = shop.send_many("billing", range(20))
+    recalls = [receipt.recall() for receipt in receipts[::2]]
+    assert {recall.verdict for recall in recalls} == {Verdict.RECALLED}
+    billing = net.receiver()
+    got = Got()
+    billing.handler()(got)
+    billing.start()
+    assert {receipt.wait(LIMIT_S) for receipt in receipts[1::2]} == {Outcome.HANDLED}
+    assert got.rest() == list(range(1, 20, 2))
+    assert is_empty(shop)
+    assert is_empty(billing)
+
+
+def test_above_the_floor_of_a_receiver_that_is_full(net: Net) -> None:
+    """What the receiver has no room for was transmitted, perhaps, and is not received."""
+    billing = net.receiver(inbox_max_messages=10)
+    billing.start()
+    shop = net.sender()
+    receipts = shop.send_many("billing", range(100))
+    assert receipts[9].wait_received(LIMIT_S)
+    last = receipts[50:]
+    recalls = [receipt.recall(timeout=LIMIT_S) for receipt in last]
+    assert {recall.verdict for recall in recalls} == {Verdict.RECALLED}
+    got = Got()
+    billing.handler()(got)
+    assert {receipt.wait(LIMIT_S) for receipt in receipts[:50]} == {Outcome.HANDLED}
+    assert got.rest() == list(range(50))
+    assert shop.send("billing", "next").wait(LIMIT_S) is Outcome.HANDLED
+
+
+def test_in_the_inbox_without_a_handler(net: Net) -> None:
+    shop, billing = net.pair()
+    receipts = shop.send_many("billing", range(20))
+    assert receipts[-1].wait_received(LIMIT_S)
+    recalls = shop.recall_where(where=lambda receipt: receipt in receipts[5:] or True, to="billing", timeout=LIMIT_S)
+    assert [recall.verdict for recall in recalls] == [Verdict.RECALLED] * 20
+    assert {receipt.outcome for receipt in receipts} == {Outcome.RECALLED}
+    assert billing.stats()["recalled"] == 20
+    assert billing.receive(timeout=0) is None
+    assert is_empty(shop)
+    assert is_empty(billing)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_in_a_full_buffer_racing_its_workers(net: Net, seed: int) -> None:
+    """1,000 messages claimed, 200 recalls of them while four workers take them."""
+    billing = net.receiver(prefetch=1000)
+    seen: Counter[int] = Counter()
+    counting = threading.Lock()
+    gate, begun = threading.Event(), threading.Semaphore(0)
+
+    @billing.handler(workers=4)
+    def work(message: Message) -> None:
+        with counting:
+            seen[message.body] += 1
+        if message.body < 4:
+            begun.release()
+            assert gate.wait(LIMIT_S)
+
+    billing.start()
+    shop = net.sender()
+    receipts = shop.send_many("billing", range(1004))
+    assert receipts[-1].wait_received(LIMIT_S)
+    for _ in range(4):
+        assert begun.acquire(timeout=LIMIT_S)
+    chosen = random.Random(seed).sample(receipts[4:], 200)
+
+    def recall(receipt: Receipt) -> Verdict:
+        return receipt.recall(timeout=LIMIT_S).verdict
+
+    with ThreadPoolExecutor(4) as pool:
+        verdicts = [pool.submit(recall, receipt) for receipt in chosen[:20]]
+        assert {verdict.result(LIMIT_S) for verdict in verdicts} == {Verdict.RECALLED}
+        verdicts += [pool.submit(recall, receipt) for receipt in chosen[20:]]
+        gate.set()
+        counts = Counter(verdict.result(LIMIT_S) for verdict in verdicts)
+    assert {receipt.wait(LIMIT_S) for receipt in receipts} <= {Outcome.HANDLED, Outcome.RECALLED}
+    # Those that were handled by now leave no doubt about the other verdict.
+    counts[shop.recall(receipts[0]).verdict] += 0
+    recalled = {n for n, receipt in enumerate(receipts) if receipt.outcome is Outcome.RECALLED}
+    assert sum(counts.values()) == 200
+    assert counts[Verdict.RECALLED] == len(recalled)
+    assert set(counts) <= {Verdict.RECALLED, Verdict.TOO_LATE}
+    assert not recalled & set(seen)
+    assert seen == {n: 1 for n in range(1004) if n not in recalled}
+    assert {receipts[n].recall().verdict for n in sorted(set(range(1004)) - recalled)[:20]} == {Verdict.TOO_LATE}
+    assert is_empty(shop)
+    assert is_empty(billing)
+
+
+def test_in_the_handler(net: Net) -> None:
+    shop, billing = net.pair()
+    held = Held()
+    billing.handler()(held)
+    receipt = shop.send("billing", 1)
+    message = held.got.next()
+    assert not message.withdrawn
+    recall = receipt.recall(timeout=LIMIT_S)
+    assert (recall.verdict, recall.outcome) == (Verdict.TOO_LATE, None)
+    assert recall.handed_over_at is not None
+    assert message.withdrawn
+    held.release.set()
+    assert receipt.wait(LIMIT_S) is Outcome.HANDLED
+    assert (recall.verdict, recall.outcome) == (Verdict.TOO_LATE, Outcome.HANDLED)
+    assert recall.handed_over_at is not None
+
+
+def test_in_the_handler_that_then_fails(net: Net) -> None:
+    shop, billing = net.pair()
+    held = Held(fail)
+    billing.handler(retry=Retry.fixed(0))(held)
+    receipt = shop.send("billing", 1)
+    held.got.next()
+    recall = receipt.recall(timeout=LIMIT_S)
+    assert recall.verdict is Verdict.TOO_LATE
+    held.release.set()
+    assert receipt.wait(LIMIT_S) is Outcome.EXHAUSTED
+    assert (receipt.reason, receipt.attempts) == ("recalled", 1)
+    assert held.got.rest() == []
+    assert is_empty(billing)
+
+
+def test_past_its_deadline_in_the_handler(net: Net) -> None:
+    shop, billing = net.pair()
+    held = Held(fail)
+    billing.handler(retry=Retry.fixed(0))(held)
+    receipt = shop.send("billing", 1, ttl=0.2)
+    message = held.got.next()
+    until(lambda: message.withdrawn)
+    assert message.remaining() == 0
+    held.release.set()
+    assert receipt.wait(LIMIT_S) is Outcome.EXHAUSTED
+    assert (receipt.reason, receipt.attempts) == ("deadline", 1)
+
+
+def test_between_attempts(net: Net) -> None:
+    shop, billing = net.pair()
+    got = Got()
+
+    @billing.handler(retry=Retry.fixed(3600))
+    def work(message: Message) -> None:
+        got(message)
+        raise ValueError("no")
+
+    receipt = shop.send("billing", 1, key="k")
+    behind = shop.send("billing", 2, key="k")
+    got.next()
+    until(lambda: billing.stats().get("retried"))
+    recall = receipt.recall(timeout=LIMIT_S)
+    assert (recall.verdict, recall.outcome) == (Verdict.TOO_LATE, Outcome.EXHAUSTED)
+    assert (receipt.reason, receipt.attempts) == ("recalled", 1)
+    assert recall.handed_over_at is not None
+    assert got.next().body == 2
+    assert behind.recall(timeout=LIMIT_S).verdict is Verdict.TOO_LATE
+    assert is_empty(shop)
+    assert is_empty(billing)
+
+
+def test_a_delayed_message(net: Net) -> None:
+    shop, billing = net.pair()
+    got = Got()
+    billing.handler()(got)
+    receipt = shop.send("billing", 1, delay=3600, key="k")
+    assert receipt.wait_received(LIMIT_S)
+    assert receipt.recall(timeout=LIMIT_S).verdict is Verdict.RECALLED
+    assert shop.send("billing", 2, key="k").wait(LIMIT_S) is Outcome.HANDLED
+    assert got.rest() == [2]
+
+
+def test_after_the_end(net: Net) -> None:
+    shop, billing = net.pair()
+
+    @billing.handler()
+    def work(message: Message) -> None:
+        if message.body == "bad":
+            raise zmqrel.Reject("bad")
+
+    good, bad = shop.send("billing", "good"), shop.send("billing", "bad")
+    short = shop.send("billing", "x", queue="none", ttl=0.05)
+    assert (good.wait(LIMIT_S), bad.wait(LIMIT_S), short.wait(LIMIT_S)) == (
+        Outcome.HANDLED,
+        Outcome.REJECTED,
+        Outcome.EXPIRED,
+    )
+    for receipt in (good, bad, short):
+        recall = receipt.recall()
+        assert (recall.verdict, recall.outcome) == (Verdict.TOO_LATE, receipt.outcome)
+        assert (recall.handed_over_at is None) == (receipt is short)
+
+
+def test_of_a_moved_message(net: Net) -> None:
+    shop, billing = net.pair()
+    receipt = shop.send("billing", 1)
+    message = billing.receive(timeout=LIMIT_S)
+    assert message is not None
+    message.move("later")
+    recall = receipt.recall(timeout=LIMIT_S)
+    assert recall.verdict is Verdict.TOO_LATE
+    assert receipt.wait(LIMIT_S) is Outcome.EXHAUSTED
+    assert receipt.reason == "recalled"
+    assert billing.receive("later", timeout=0) is None
+
+
+# ------------------------------------------------------------------------------------------------ across restarts
+
+
+def _received_then_gone(net: Net) -> Receipt:
+    """A receipt of a message that lies in the inbox of a peer that is down."""
+    shop, billing = net.pair()
+    receipt = shop.send("billing", "recalled", id="it")
+    assert receipt.wait_received(LIMIT_S)
+    billing.close()
+    until(lambda: not shop.stats()["peers_connected"])
+    return receipt
+
+
+def test_pending_while_the_peer_is_down(lasting: Net) -> None:
+    receipt = _received_then_gone(lasting)
+    recall = receipt.recall(timeout=0.01)
+    assert (recall.verdict, recall.outcome, recall.refresh()) == (Verdict.PENDING, None, Verdict.PENDING)
+    assert receipt.state is State.RECALLING
+    assert receipt.recall().verdict is Verdict.PENDING
+    billing = lasting.receiver()
+    billing.start()
+    assert recall.wait(LIMIT_S) is Verdict.RECALLED
+    assert receipt.outcome is Outcome.RECALLED
+    assert billing.receive(timeout=0) is None
+
+
+@pytest.mark.parametrize("who", ["sender", "both", "receiver twice"])
+def test_a_recall_stays_in_force_across_restarts(lasting: Net, who: str) -> None:
+    receipt = _received_then_gone(lasting)
+    shop = receipt._peer
+    assert receipt.recall().verdict is Verdict.PENDING
+    if who != "receiver twice":
+        shop.close()
+        shop = lasting.sender()
+        receipt = shop.receipt("it")
+        assert receipt.state is State.RECALLING
+        assert shop.recall("it").verdict is Verdict.PENDING
+    if who != "sender":
+        billing = lasting.receiver().start()
+        billing.close()
+    billing = lasting.receiver()
+    got = Got()
+    if who == "sender":
+        # Its handler is there before the recall can be: no hand-over before the recall is known would be a promise
+        # that nobody can keep, so the message is left to nobody.
+        billing.handler("other")(got)
+    billing.start()
+    connected(shop, billing)
+    assert shop.recall("it", timeout=LIMIT_S).verdict is Verdict.RECALLED
+    assert receipt.wait(LIMIT_S) is Outcome.RECALLED
+    assert got.rest() == []
+    assert is_empty(billing)
+
+
+def test_of_an_id_after_a_restart(lasting: Net) -> None:
+    shop = lasting.sender()
+    unnamed = shop.send("billing", 1).id
+    shop.send("billing", 2, id="named")
+    shop.close()
+    shop = lasting.sender()
+    assert shop.recall("named").verdict is Verdict.RECALLED
+    assert [recall.receipt.id for recall in shop.recall_where(to="billing")] == [unnamed]
+    assert shop.receipt(unnamed).outcome is Outcome.RECALLED
+    assert is_empty(shop)

@@ -1,0 +1,388 @@
+"""In which order rows of a queue are looked at, and which of them are claimed for its workers.
+
+A queue is the merge, by time of readiness, of its lanes' natural order and its waiting rows. Rows are looked at in
+that order and claimed into the queue's buffer, or passed over: a row behind its key comes up again when the key is
+free, a row of a peer that may not be handed over now when `rewind` lets the queue be looked at again from the start.
+Memory holds what is looked ahead at and what is claimed, never the backlog.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from heapq import heapify, heappop, heappush, heapreplace
+from typing import TYPE_CHECKING, cast
+
+from zmqrel.core import tables
+from zmqrel.core.buffer import Buffer, Place, Row
+from zmqrel.core.lane import DATA, LOCAL, InLane
+from zmqrel.core.rows import NEVER, Policy, Queue, Rows, decode_state
+from zmqrel.core.shared import Shared
+
+if TYPE_CHECKING:
+    from zmqrel.core.channel import Channel
+
+_MOST_AHEAD = 4096
+_AHEAD_BYTES = 1 << 20
+_MOST_PROMOTED = 10_000
+_EXAMINED_PER_TURN = 4096
+
+
+class Claims:
+    """See the module. `exhausted(row)` ends a suspect that has crashed its process once too often, and says so."""
+
+    def __init__(
+        self, shared: Shared, rows: Rows, channels: Mapping[str, Channel], exhausted: Callable[[Queue, Row], bool]
+    ) -> None:
+        self._shared = shared
+        self._rows = rows
+        self._channels = channels
+        self._exhausted = exhausted
+        self._suspects: dict[tuple[int, int], bool] = {}
+        """(lane, seq) -> it was the only row running."""
+        self._suspect_out: Row | None = None
+
+    def load(self) -> None:
+        """Read the suspects."""
+        for key, value in self._shared.journal.scan(*tables.table_bounds(tables.SUSPECT), limit=2**31):
+            self._suspects[tables.split_lane_seq(key)] = value == b"\x01"
+
+    def add_lane(self, lane: InLane) -> None:
+        """The lane feeds its queue."""
+        if lane.kind in (DATA, LOCAL) and lane.queue:
+            self._rows.queue(lane.queue).lanes[lane.no] = lane
+
+    def remove_lane(self, lane: InLane) -> None:
+        """The lane is deleted: its rows are gone."""
+        queue = self._rows.queues.get(lane.queue)
+        if queue is not None:
+            queue.lanes.pop(lane.no, None)
+            queue.active.discard(lane.no)
+            queue.heap = [item for item in queue.heap if item[1] != lane.no]
+            heapify(queue.heap)
+
+    def serve(self, name: str, buffer: Buffer, policy: Policy) -> None:
+        """Workers, or callers of `receive`, take this queue's rows out of `buffer` from now on."""
+        queue = self._rows.queue(name)
+        queue.buffer = buffer
+        queue.policy = policy
+        queue.examine = True
+
+    def look_ahead(self, queue: Queue, lane: InLane, rows: list[Row], size: int) -> None:
+        """Spare reading rows back that will be looked at next; only if all before them are in memory."""
+        if lane.scan_seq != lane.floor + 1 or len(lane.head) + len(rows) > _MOST_AHEAD:
+            return
+        if size > _AHEAD_BYTES and lane.head:
+            return
+        lane.head.extend(rows)
+        lane.rows.update((row.seq, row) for row in rows)
+        lane.scan_seq = rows[-1].seq + 1
+        self._activate(queue, lane)
+
+    # ------------------------------------------------------------------------------------------------------ claiming
+
+    def claim(self) -> None:
+        """Fill the buffers of all queues that may have something to claim.
+
+        A full store does not stop it: what is settled makes room, and the headroom is there for that.
+        """
+        gate = self._suspect_gate()
+        for queue in self._rows.queues.values():
+            if queue.examine and queue.buffer is not None and not (gate and cast(Policy, queue.policy).push):
+                self._claim_queue(queue, queue.buffer)
+
+    def _claim_queue(self, queue: Queue, buffer: Buffer) -> None:
+        room = buffer.room()
+        rows: list[Row] = []
+        examined = 0
+        while len(rows) < room and examined < _EXAMINED_PER_TURN:
+            lane = self._only_source(queue)
+            if lane is not None:
+                examined += self._claim_ahead(queue, lane, rows, room)
+                continue
+            row = self._next_row(queue)
+            examined += 1
+            if row is None:
+                queue.examine = False
+                break
+            if self._claimable(queue, row):
+                row.place = Place.CLAIMED
+                rows.append(row)
+        if rows:
+            self._shared.effects.offers.append((buffer, rows))
+
+    def _only_source(self, queue: Queue) -> InLane | None:
+        """The lane that all rows come from now, if there is just one with rows ahead: then nothing is to be merged."""
+        if len(queue.heap) != 1 or queue.waiting or queue.promoted:
+            return None
+        if self._shared.now.store_us >= queue.waiting_next_us:
+            return None
+        return self._shared.in_lanes[queue.heap[0][1]]
+
+    def _claim_ahead(self, queue: Queue, lane: InLane, rows: list[Row], room: int) -> int:
+        """Claim what lies ahead of one lane into `rows`, up to `room`. Returns how many rows were looked at."""
+        head = lane.head
+        channel = self._channels.get(lane.peer)
+        may_claim = channel is None or not channel.awaits_state
+        examined = 0
+        while head and len(rows) < room:
+            row = head.popleft()
+            examined += 1
+            plain = may_claim and row.place is Place.AHEAD and row.key is None and row.clock is None
+            if plain or self._claimable(queue, row):
+                row.place = Place.CLAIMED
+                rows.append(row)
+        if not head:
+            self._refill(lane)
+        if head:
+            queue.heap[0] = (head[0].order_us, lane.no)
+        else:
+            queue.heap.clear()
+            queue.active.discard(lane.no)
+        return examined
+
+    @property
+    def unexamined(self) -> bool:
+        """True if a queue has room and rows that this turn did not get to."""
+        gate = self._suspect_out is not None
+        return any(
+            queue.examine
+            and queue.buffer is not None
+            and queue.buffer.has_room
+            and not (gate and cast(Policy, queue.policy).push)
+            for queue in self._rows.queues.values()
+        )
+
+    def _claimable(self, queue: Queue, row: Row) -> bool:
+        if row.place is not Place.AHEAD:
+            return False
+        channel = self._channels.get(row.lane.peer)
+        if (channel is not None and channel.awaits_state) or (row.clock is not None and row.clock.offset_us is None):
+            queue.passed = True
+            self.pass_over(row)
+            return False
+        if row.key is not None and not self._rows.is_first_of_key(queue, row):
+            self.pass_over(row)
+            return False
+        return True
+
+    @staticmethod
+    def pass_over(row: Row) -> None:
+        """Leave a row that was looked at; it is read again when its time comes."""
+        row.place = Place.GONE
+        row.lane.rows.pop(row.seq, None)
+
+    def _next_row(self, queue: Queue) -> Row | None:
+        """The next row to look at: the earliest of the lanes' rows ahead, waiting rows and promoted rows."""
+        while True:
+            self._read_waiting(queue)
+            natural = queue.heap[0] if queue.heap else (NEVER, 0)
+            waiting = queue.waiting[0] if queue.waiting else (NEVER, 0, 0)
+            promoted = queue.promoted[0] if queue.promoted else (NEVER, 0, 0)
+            if natural[0] <= waiting[0] and natural[0] <= promoted[0]:
+                if natural[0] == NEVER:
+                    return None
+                return self._pop_ahead(queue)
+            _, lane_no, seq = queue.waiting.popleft() if waiting[0] < promoted[0] else heappop(queue.promoted)
+            lane = self._shared.in_lanes.get(lane_no)
+            if lane is None or seq in lane.rows:
+                continue
+            row = self._rows.read(lane_no, seq)
+            if row is not None and row.queue == queue.name:
+                lane.rows[seq] = row
+                return row
+
+    def _pop_ahead(self, queue: Queue) -> Row:
+        lane = self._shared.in_lanes[queue.heap[0][1]]
+        row = lane.head.popleft()
+        if not lane.head:
+            self._refill(lane)
+        if lane.head:
+            heapreplace(queue.heap, (lane.head[0].order_us, lane.no))
+        else:
+            heappop(queue.heap)
+            queue.active.discard(lane.no)
+        return row
+
+    def _activate(self, queue: Queue, lane: InLane) -> None:
+        """Let the lane take part in the queue's merge if it has rows that were not looked at."""
+        if lane.no in queue.active:
+            return
+        if not lane.head:
+            self._refill(lane)
+        if lane.head:
+            queue.active.add(lane.no)
+            heappush(queue.heap, (lane.head[0].order_us, lane.no))
+
+    def _refill(self, lane: InLane) -> None:
+        """Read rows ahead from the store."""
+        while not lane.head and lane.scan_seq <= lane.floor:
+            average = lane.size // lane.count if lane.count else 0
+            limit = max(1, min(256, _AHEAD_BYTES // max(1, average)))
+            bounds = tables.lane_bounds(tables.INBOX, lane.no, lane.scan_seq, lane.floor)
+            found = self._shared.journal.scan(*bounds, limit)
+            if not found:
+                lane.scan_seq = lane.floor + 1
+                return
+            first, last = tables.split_inbox(found[0][0])[1], tables.split_inbox(found[-1][0])[1]
+            lane.scan_seq = last + 1 if len(found) == limit else lane.floor + 1
+            state_bounds = tables.lane_bounds(tables.ROW_STATE, lane.no, first, last)
+            states = {
+                tables.split_lane_seq(key)[1]: decode_state(value)
+                for key, value in self._shared.journal.scan(*state_bounds, len(found))
+            }
+            for key, record in found:
+                _, seq, order = tables.split_inbox(key)
+                state = states.get(seq)
+                if seq in lane.rows or (state is not None and state.waiting_at_us):
+                    continue
+                row = self._rows.make(lane, seq, order, record, state)
+                if row is not None:
+                    lane.head.append(row)
+                    lane.rows[seq] = row
+
+    def _read_waiting(self, queue: Queue) -> None:
+        now_us = self._shared.now.store_us
+        if queue.waiting or now_us < queue.waiting_next_us:
+            return
+        first, end = tables.u32_bounds(tables.WAITING, queue.no)
+        keys = self._shared.journal.keys(queue.waiting_from or first, end, 64)
+        for key in keys:
+            item = tables.split_waiting(key)
+            if item[0] > now_us:
+                queue.waiting_next_us = item[0]
+                break
+            queue.waiting.append(item)
+            queue.waiting_from = key + b"\x00"
+        else:
+            queue.waiting_next_us = 0 if len(keys) == 64 else NEVER
+        if now_us < queue.waiting_next_us < NEVER:
+            self._shared.clock_timers.set_earlier(("waiting", queue.name), queue.waiting_next_us)
+
+    def promote(self, queue: Queue, row: tuple[int, int, int]) -> None:
+        """Let (order, lane number, seq), whose key is free now, be looked at again if it was passed over."""
+        order_us, lane_no, seq = row
+        lane = self._shared.in_lanes.get(lane_no)
+        if lane is None or seq in lane.rows or order_us > self._shared.now.store_us:
+            return
+        heappush(queue.promoted, row)
+        queue.examine = True
+        if len(queue.promoted) > _MOST_PROMOTED:
+            self.rewind(queue)
+
+    # ------------------------------------------------------------------------------------------------- looking again
+
+    def rewind(self, queue: Queue) -> None:
+        """Look at the queue again from its start: rows that were passed over may be claimed now."""
+        queue.passed = False
+        queue.waiting.clear()
+        queue.promoted.clear()
+        queue.waiting_from = b""
+        queue.waiting_next_us = 0
+        queue.heap.clear()
+        queue.active.clear()
+        queue.examine = True
+        for lane in queue.lanes.values():
+            for row in lane.head:
+                if row.place is Place.AHEAD:
+                    self.pass_over(row)
+            lane.head.clear()
+            lane.scan_seq = 1
+            self._activate(queue, lane)
+
+    def rewind_passed(self) -> None:
+        """Rewind the queues that passed rows over for another reason than their key."""
+        for queue in self._rows.queues.values():
+            if queue.passed:
+                self.rewind(queue)
+
+    def begin(self) -> None:
+        """After loading: look at every lane from its start."""
+        for queue in self._rows.queues.values():
+            self.rewind(queue)
+
+    def waiting_due(self, name: str) -> None:
+        """A waiting row of this queue may be due."""
+        self._rows.queues[name].examine = True
+
+    def examine_all(self) -> None:
+        """There may be something to claim everywhere."""
+        for queue in self._rows.queues.values():
+            queue.examine = True
+
+    def recall_claims(self, peer: str) -> None:
+        """Take back what was claimed of this peer: it may not be handed over for now."""
+        for lane in self._shared.in_lanes.values():
+            if lane.peer != peer:
+                continue
+            for row in list(lane.rows.values()):
+                if self.take_back(row):
+                    self.pass_over(row)
+                    self._rows.queue(row.queue).passed = True
+
+    def take_back(self, row: Row) -> bool:
+        """Take a claimed row out of its buffer. False if a worker has it, or it is in none."""
+        if row.place is not Place.CLAIMED or not self._rows.buffer_of(row).withdraw(row):
+            return False
+        row.place = Place.AHEAD
+        if row is self._suspect_out:
+            self._suspect_out = None
+            self.examine_all()
+        return True
+
+    # ------------------------------------------------------------------------------------------------------ suspects
+
+    def suspect(self, lane_no: int, seq: int, sole: bool) -> None:
+        """The process died while a worker had this row; `sole`: no other had one."""
+        self._suspects[(lane_no, seq)] = sole
+        key = tables.lane_seq(tables.SUSPECT, lane_no, seq)
+        self._shared.journal.put(key, b"\x01" if sole else b"\x00")
+
+    def hold_running(self, row: Row) -> None:
+        """A worker still has this row though the core was loaded anew."""
+        self._hold_alone(row)
+        if row.suspect and row.place is Place.RUNNING:
+            self._suspect_out = row
+
+    def suspect_is_through(self, row: Row) -> None:
+        """A suspect's handler has returned."""
+        self._suspect_out = None
+        self.clear_suspect(row.lane.no, row.seq)
+        self.examine_all()
+
+    def _suspect_gate(self) -> bool:
+        """Offer the next suspect. True while one is out: then nothing else is handed to workers."""
+        if self._suspect_out is not None:
+            return True
+        for (lane_no, seq), sole in list(self._suspects.items()):
+            row = self._rows.read(lane_no, seq)
+            if row is None:
+                self.clear_suspect(lane_no, seq)
+                continue
+            queue = self._rows.queue(row.queue)
+            if queue.buffer is None or queue.policy is None:
+                continue
+            row.suspect = True
+            self._hold_alone(row)
+            if sole and self._exhausted(queue, row):
+                continue
+            if not queue.policy.push:
+                # Nobody may ever call `receive` again: it holds back its own queue only, by being first there.
+                self.clear_suspect(lane_no, seq)
+            else:
+                self._suspect_out = row
+            row.place = Place.CLAIMED
+            self._shared.effects.offers.append((queue.buffer, [row]))
+            return queue.policy.push
+        return False
+
+    def _hold_alone(self, row: Row) -> None:
+        """Take the place of a row that was looked ahead at."""
+        ahead = row.lane.rows.get(row.seq)
+        if ahead is not None:
+            ahead.place = Place.GONE
+        row.lane.rows[row.seq] = row
+
+    def clear_suspect(self, lane_no: int, seq: int) -> None:
+        """The row is no suspect any more."""
+        if self._suspects.pop((lane_no, seq), None) is not None:
+            self._shared.journal.delete(tables.lane_seq(tables.SUSPECT, lane_no, seq))

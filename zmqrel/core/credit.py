@@ -1,0 +1,119 @@
+"""How much each lane may still add to the inbox: limits, fair shares, and the grants that tell the senders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from zmqrel.core.lane import DATA, DELAYED, InLane
+from zmqrel.core.shared import Shared
+
+if TYPE_CHECKING:
+    from zmqrel.core.channel import Channel
+
+_MOST_GRANTED = 65_536
+_ENOUGH_BYTES = 1 << 20
+
+
+class Credit:
+    """See the module."""
+
+    def __init__(self, shared: Shared, channels: Mapping[str, Channel]) -> None:
+        self._shared = shared
+        self._channels = channels
+        self._starved: dict[int, InLane] = {}
+        """Lanes that were granted less than they could use."""
+        self._to_tell: set[InLane] = set()
+
+    def tell(self, lane: InLane) -> None:
+        """The lane's sender is to be told floor and grant at the end of this turn."""
+        self._to_tell.add(lane)
+
+    def fitting(self, lane: InLane, records: list[bytes]) -> int:
+        """How many of these records fit the limits. One always does if the lane holds none (F7)."""
+        messages, size = self._left(lane)
+        if len(records) <= messages and sum(map(len, records)) <= size:
+            return len(records)
+        fitting = 0
+        for record in records[:messages]:
+            size -= len(record)
+            if size < 0:
+                break
+            fitting += 1
+        if not fitting and records and self._takes_one(lane):
+            return 1
+        return fitting
+
+    def _takes_one(self, lane: InLane) -> bool:
+        """Whether one message may come however large it is: there is none, or it is the first after a full store."""
+        shared = self._shared
+        if not shared.accepting:
+            return False
+        return not lane.count or (
+            shared.most_intake_bytes is not None and not shared.intake_bytes and any(self._room(lane))
+        )
+
+    def _left(self, lane: InLane) -> tuple[int, int]:
+        """Messages and bytes of the lane that this turn may still take in."""
+        messages, size = self._room(lane)
+        shared = self._shared
+        if shared.most_intake_bytes is None:
+            return messages, size
+        return messages, max(0, min(size, shared.most_intake_bytes - shared.intake_bytes))
+
+    def _room(self, lane: InLane) -> tuple[int, int]:
+        """Messages and bytes that the lane may still add.
+
+        A lane may take everything but half of the fair share of each other lane that has not used that much,
+        so that a queue which nobody serves leaves room for the others.
+        """
+        shared, options = self._shared, self._shared.options
+        if not shared.accepting:
+            return 0, 0
+        messages = options.inbox_max_messages - shared.ledger.inbox_messages
+        size = options.inbox_max_bytes - shared.ledger.inbox_bytes
+        free, free_size = messages - options.inbox_max_messages // 2, size - options.inbox_max_bytes // 2
+        if free > _MOST_GRANTED and free_size > options.max_body_bytes + _ENOUGH_BYTES:
+            return free, free_size  # the others' halves of their shares are not more than half of all
+        others = [other for other in shared.in_lanes.values() if other.kind in (DATA, DELAYED) and other is not lane]
+        share = 2 * (len(others) + 1)
+        messages -= sum(max(0, options.inbox_max_messages // share - other.count) for other in others)
+        size -= sum(max(0, options.inbox_max_bytes // share - other.size) for other in others)
+        return max(0, messages), max(0, size)
+
+    def grant(self, lane: InLane) -> tuple[int, int]:
+        """How far the sender of this lane may go now: an absolute sequence number, and bytes beyond the floor."""
+        messages, size = self._grantable(lane)
+        if messages < _MOST_GRANTED or size < _ENOUGH_BYTES:
+            self._starved[lane.no] = lane
+        else:
+            self._starved.pop(lane.no, None)
+        if not messages and not lane.count and self._shared.accepting:
+            messages, size = 1, max(size, 1)
+        lane.granted = lane.floor + min(messages, _MOST_GRANTED)
+        lane.granted_bytes = size
+        return lane.granted, size
+
+    def _grantable(self, lane: InLane) -> tuple[int, int]:
+        messages, size = self._room(lane)
+        most = self._shared.most_intake_bytes
+        return messages, size if most is None else min(size, most)
+
+    def regrant(self) -> None:
+        """Tell the senders of lanes that were short of credit when there is room again."""
+        options = self._shared.options
+        worth_messages = max(1, min(256, options.inbox_max_messages // 8))
+        worth_bytes = max(1, min(_ENOUGH_BYTES // 8, options.inbox_max_bytes // 8))
+        for lane in self._starved.values():
+            if not self._channels[lane.peer].hears(lane):
+                continue
+            messages, size = self._grantable(lane)
+            more = lane.floor + min(messages, _MOST_GRANTED) >= lane.granted + worth_messages
+            larger = messages > 0 and min(size, _ENOUGH_BYTES) >= lane.granted_bytes + worth_bytes
+            if more or larger or (not lane.count and lane.granted <= lane.floor and self._shared.accepting):
+                self._to_tell.add(lane)
+
+    def take_lanes_to_tell(self) -> set[InLane]:
+        """Lanes whose sender is to be told floor and grant."""
+        lanes, self._to_tell = self._to_tell, set()
+        return lanes

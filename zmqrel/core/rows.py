@@ -1,0 +1,270 @@
+"""Rows of the inbox as they lie in the store: what hangs on one message, and how it is read back.
+
+    INBOX       always; the key holds its `order`, the time at which it became ready
+    WAITING     if it does not stand in its lane's natural order: delayed, retried, moved
+    KEYED       if it has a key; only the first row of each key may be claimed
+    ROW_STATE   once it was handed over, retried or moved
+    IN_DEADLINE if it has a deadline
+
+inbox.py decides when these change, claims.py in which order rows are looked at.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import msgpack
+
+from zmqrel.core import tables
+from zmqrel.core.buffer import Buffer, Row
+from zmqrel.core.entries import BadRecord, decode_head, verify
+from zmqrel.core.lane import DELAYED, LOCAL, InLane
+from zmqrel.core.offset import ClockOffset
+from zmqrel.core.shared import Shared
+from zmqrel.outcome import Cause
+from zmqrel.retry import Retry
+
+if TYPE_CHECKING:
+    from zmqrel.core.channel import Channel
+
+NEVER = 2**63
+"""Behind every time and order."""
+
+REDELIVERED, DOUBT = 1, 2
+"""Flags of a RowState."""
+
+
+class RowState(NamedTuple):
+    """What is kept of a row beside the message itself."""
+
+    attempts: int = 0
+    first_handed_us: int = 0
+    waiting_at_us: int = 0
+    flags: int = 0
+    queue: str | None = None
+    """The queue that it was moved to."""
+    reason: str | None = None
+    """Why the last attempt failed."""
+    withdrawn: int = 0
+    """The Cause for which it was withdrawn while a worker had it: there is no further attempt."""
+
+    def encode(self) -> bytes:
+        """The bytes of the row."""
+        return cast(bytes, msgpack.packb(tuple(self)))
+
+
+def decode_state(data: bytes) -> RowState:
+    """The state of these bytes."""
+    return RowState(*msgpack.unpackb(data))
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How a queue's handler treats failures."""
+
+    retry: Retry
+    push: bool = True
+    """Workers take rows as they come; False for `receive`, which may never be called again."""
+
+
+@dataclass(slots=True)
+class Queue:
+    """One named queue: where its rows come from and who takes them."""
+
+    name: str
+    no: int
+    buffer: Buffer | None = None
+    policy: Policy | None = None
+    lanes: dict[int, InLane] = field(default_factory=dict)
+    heap: list[tuple[int, int]] = field(default_factory=list)
+    """(order of the first row ahead, lane number) of lanes with rows ahead."""
+    active: set[int] = field(default_factory=set)
+    """Numbers of the lanes in `heap`."""
+    waiting: deque[tuple[int, int, int]] = field(default_factory=deque)
+    """(ready_at, lane number, seq) of waiting rows that are due and not looked at."""
+    waiting_from: bytes = b""
+    """Key in WAITING behind the last one read."""
+    waiting_next_us: int = 0
+    """When the next waiting row that was not read is due; 0: not known."""
+    promoted: list[tuple[int, int, int]] = field(default_factory=list)
+    """(order, lane number, seq) of rows that were passed over and whose key is free now."""
+    passed: bool = False
+    """Rows were passed over for another reason than their key."""
+    examine: bool = True
+    """There may be something to claim."""
+
+
+class Rows:
+    """The tables of the inbox. `damaged` is called with a row that cannot be read, and why."""
+
+    def __init__(self, shared: Shared, channels: Mapping[str, Channel], damaged: Callable[[Row, str], None]) -> None:
+        self._shared = shared
+        self._channels = channels
+        self._damaged = damaged
+        self.queues: dict[str, Queue] = {}
+
+    def load(self) -> None:
+        """Read the queues."""
+        for key, value in self._shared.journal.scan(*tables.table_bounds(tables.QUEUE), limit=2**31):
+            name = key[1:].decode()
+            self.queues[name] = Queue(name, int.from_bytes(value, "big"))
+
+    def queue(self, name: str) -> Queue:
+        """The queue of that name, made if need be."""
+        queue = self.queues.get(name)
+        if queue is None:
+            queue = self.queues[name] = Queue(name, self._shared.ledger.next_queue)
+            self._shared.ledger.next_queue += 1
+            self._shared.journal.put(tables.named(tables.QUEUE, name), queue.no.to_bytes(4, "big"))
+        return queue
+
+    def queue_of(self, row: Row) -> Queue:
+        """The queue that a row is in."""
+        return self.queue(row.queue)
+
+    def buffer_of(self, row: Row) -> Buffer:
+        """The buffer that a claimed row is in."""
+        return cast(Buffer, self.queue(row.queue).buffer)
+
+    # ------------------------------------------------------------------------------------------------------- reading
+
+    def read(self, lane_no: int, seq: int) -> Row | None:
+        """A row from the store, None if there is none (any more)."""
+        lane = self._shared.in_lanes.get(lane_no)
+        if lane is None:
+            return None
+        found = self._shared.journal.scan(*tables.lane_bounds(tables.INBOX, lane_no, seq, seq), 1)
+        if not found:
+            return None
+        key, record = found[0]
+        return self.make(lane, seq, tables.split_inbox(key)[2], record, self.state(lane_no, seq))
+
+    def make(self, lane: InLane, seq: int, order_us: int, record: bytes, state: RowState | None) -> Row | None:
+        """A row as it was read back, with what is known of it. A damaged one is settled here (F14)."""
+        row = Row(lane, seq, order_us, record)
+        try:
+            if not verify(record):
+                raise BadRecord("the checksum of a row of the inbox does not match")
+            head = decode_head(record)
+        except BadRecord as error:
+            self._damaged(row, str(error))
+            return None
+        row.key = head.meta.key
+        if head.deadline_us:
+            row.deadline_us = head.deadline_us
+            row.clock = self.clock_of(lane)
+        if lane.kind == DELAYED:
+            row.waiting_at_us = order_us
+        row.old = order_us < self._shared.ledger.doubt_before_us
+        if state is not None and state != RowState():
+            row.stated = True
+            row.attempts = state.attempts
+            row.first_handed_us = state.first_handed_us
+            row.waiting_at_us = state.waiting_at_us or row.waiting_at_us
+            row.redelivered = row.redelivered or bool(state.flags & REDELIVERED)
+            row.old = row.old or bool(state.flags & DOUBT)
+            row.queue = state.queue or row.queue
+            row.withdrawn = Cause(state.withdrawn) if state.withdrawn else None
+        return row
+
+    def state(self, lane_no: int, seq: int) -> RowState:
+        """What is kept of a row beside its message."""
+        data = self._shared.journal.get(tables.lane_seq(tables.ROW_STATE, lane_no, seq))
+        return RowState() if data is None else decode_state(data)
+
+    def put_state(self, lane_no: int, seq: int, state: RowState) -> None:
+        """Keep it."""
+        self._shared.journal.put(tables.lane_seq(tables.ROW_STATE, lane_no, seq), state.encode())
+
+    def seqs_of(self, lane: InLane) -> list[int]:
+        """Sequence numbers of a lane's rows in the inbox."""
+        keys = self._shared.journal.keys(*tables.lane_bounds(tables.INBOX, lane.no), 2**31)
+        return [tables.split_inbox(key)[1] for key in keys]
+
+    # ------------------------------------------------------------------------------------------------------- waiting
+
+    def put_waiting(self, queue: Queue, lane_no: int, seq: int, ready_at_us: int) -> int:
+        """Let a row wait; returns the time used, which is behind everything in WAITING that was looked at."""
+        if queue.waiting_from:
+            ready_at_us = max(ready_at_us, tables.split_waiting(queue.waiting_from[:-1])[0] + 1)
+        key = tables.waiting_key(tables.WAITING, queue.no, ready_at_us, lane_no, seq)
+        self._shared.journal.put(key, b"")
+        queue.waiting_next_us = min(queue.waiting_next_us, ready_at_us)
+        self._shared.clock_timers.set_earlier(("waiting", queue.name), ready_at_us)
+        return ready_at_us
+
+    def remove_waiting(self, row: Row) -> None:
+        """The row does not wait any more."""
+        if row.waiting_at_us:
+            queue = self.queue(row.queue)
+            key = tables.waiting_key(tables.WAITING, queue.no, row.waiting_at_us, row.lane.no, row.seq)
+            self._shared.journal.delete(key)
+
+    # ---------------------------------------------------------------------------------------------------------- keys
+
+    def put_key(self, queue: Queue, row: Row) -> None:
+        """The row takes its place among those of its key."""
+        key_hash = tables.key_hash(cast(str, row.key))
+        key = tables.keyed_key(tables.KEYED, queue.no, key_hash, row.order_us, row.lane.no, row.seq)
+        self._shared.journal.put(key, b"")
+
+    def remove_key(self, row: Row) -> tuple[int, int, int] | None:
+        """The row gives its key free; returns (order, lane number, seq) of the first row that has it now."""
+        queue = self.queue(row.queue)
+        key_hash = tables.key_hash(cast(str, row.key))
+        journal = self._shared.journal
+        journal.delete(tables.keyed_key(tables.KEYED, queue.no, key_hash, row.order_us, row.lane.no, row.seq))
+        return self._first_of_key(queue, key_hash)
+
+    def is_first_of_key(self, queue: Queue, row: Row) -> bool:
+        """True if no row before this one has its key."""
+        first = self._first_of_key(queue, tables.key_hash(cast(str, row.key)))
+        return first is None or first[1:] == (row.lane.no, row.seq)
+
+    def _first_of_key(self, queue: Queue, key_hash: bytes) -> tuple[int, int, int] | None:
+        prefix = tables.keyed_prefix(tables.KEYED, queue.no, key_hash)
+        keys = self._shared.journal.keys(prefix, prefix + b"\xff" * 21, 1)
+        return tables.split_keyed(keys[0]) if keys else None
+
+    def forget_keyed(self, row: Row) -> None:
+        """Remove the row from KEYED though its key cannot be read; rows behind it are looked at again."""
+        queue = self.queue(row.queue)
+        suffix = (row.lane.no, row.seq)
+        first, end = tables.u32_bounds(tables.KEYED, queue.no)
+        for key in self._shared.journal.keys(first, end, 2**31):
+            if tables.split_keyed(key)[1:] == suffix:
+                self._shared.journal.delete(key)
+                queue.passed = True
+                return
+
+    # -------------------------------------------------------------------------------------------------------- clocks
+
+    def put_deadline(self, row: Row) -> None:
+        """The row is to be judged at its deadline."""
+        channel = self._channels.get(row.lane.peer)
+        if channel is None:
+            return
+        key = tables.in_deadline_key(tables.IN_DEADLINE, channel.no, row.deadline_us, row.lane.no, row.seq)
+        self._shared.journal.put(key, b"")
+        channel.deadline_added(row.deadline_us)
+
+    def remove_deadline(self, row: Row) -> None:
+        """The row need not be judged any more."""
+        channel = self._channels.get(row.lane.peer)
+        if channel is not None:
+            key = tables.in_deadline_key(tables.IN_DEADLINE, channel.no, row.deadline_us, row.lane.no, row.seq)
+            self._shared.journal.delete(key)
+
+    def clock_of(self, lane: InLane) -> ClockOffset | None:
+        """What knows the clock of the lane's sender; None for own messages."""
+        channel = self._channels.get(lane.peer)
+        return None if channel is None or lane.kind == LOCAL else channel.clock
+
+    def to_local(self, lane: InLane, their_us: int) -> int:
+        """A time of the lane's sender by the own clock, as far as that is known."""
+        clock = self.clock_of(lane)
+        local_us = their_us if clock is None else clock.to_local(their_us)
+        return their_us if local_us is None else local_us
