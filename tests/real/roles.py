@@ -148,3 +148,23 @@ def small_sink(line: Line, options: dict[str, Any], boundary: int) -> None:
     )
     peer.start()
     _serve(line, peer)
+
+
+# --------------------------------------------------------------------------------------------- a deadly message
+
+
+def poisoned_sink(line: Line, options: dict[str, Any], by: str) -> None:
+    """Handles messages in four workers; one of them ends the process."""
+    peer = Peer("billing", **options)
+
+    @peer.handler(workers=4, retry=Retry.fixed(0, max_attempts=3))
+    def work(message: Message) -> None:
+        line.say(delivery=[message.body, message.attempt, message.redelivered])
+        if message.body == "poison":
+            if by == "exit":
+                os._exit(9)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    peer.start()
+    line.say(ready=True)
+    _serve(line, peer)

@@ -47,6 +47,8 @@ class Row:
     clock: ClockOffset | None = None
     """Knows the sender's clock; None for messages of this peer's own."""
     key: str | None = None
+    keyed_us = 0
+    """Its place among the rows of its key, 0 if that is `order_us`."""
     attempts = 0
     """Hand-overs, the running one included."""
     handed_us = 0

@@ -25,6 +25,7 @@ from zmqrel.core.lane import CONTROL, InLane, OutLane, decode_lane
 from zmqrel.core.outbox import Outbox
 from zmqrel.core.rows import Policy
 from zmqrel.core.shared import Journal, Ledger, Shared
+from zmqrel.core.stats import COUNTERS
 from zmqrel.core.storage import InHand, Storage
 from zmqrel.core.times import Now
 from zmqrel.errors import Error
@@ -508,9 +509,9 @@ class Engine:
         return [lane for lane in self.shared.out_lanes.values() if lane.kind != CONTROL]
 
     def stats(self) -> dict[str, int]:
-        """Counters since this run began, and what lies in the store."""
+        """What stats.py says, but for what workers have in hand."""
         ledger = self.shared.ledger
-        return dict(self.shared.counters) | {
+        return {name: self.shared.counters[name] for name in COUNTERS} | {
             "outbox_messages": ledger.outbox_messages,
             "outbox_unsent": sum(lane.next_seq - 1 - lane.sent_upto for lane in self._data_lanes()),
             "outbox_bytes": ledger.outbox_bytes,

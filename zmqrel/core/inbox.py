@@ -331,7 +331,7 @@ class Inbox:
         at_us = self.rows.put_waiting(queue, row.lane.no, row.seq, ready_at_us)
         flags = (REDELIVERED if row.redelivered else 0) | (DOUBT if row.old else 0)
         moved_to = queue.name if queue.name != row.lane.queue else None
-        state = RowState(row.attempts, row.first_handed_us, at_us, flags, moved_to, reason)
+        state = RowState(row.attempts, row.first_handed_us, at_us, flags, moved_to, reason, 0, row.keyed_us)
         self.rows.put_state(row.lane.no, row.seq, state)
         self.claims.pass_over(row)
 
@@ -346,6 +346,7 @@ class Inbox:
         queue = self.rows.queue(to)
         row.attempts = 0
         if row.key is not None:
+            row.keyed_us = now_us  # behind those of its key that are there
             self.rows.put_key(queue, row)
         row.first_handed_us = row.first_handed_us or row.handed_us
         self._park(row, queue, now_us, "moved")

@@ -50,6 +50,8 @@ class RowState(NamedTuple):
     """Why the last attempt failed."""
     withdrawn: int = 0
     """The Cause for which it was withdrawn while a worker had it: there is no further attempt."""
+    keyed_us: int = 0
+    """Its place among the rows of its key, if it was moved to where others of that key may be at work."""
 
     def encode(self) -> bytes:
         """The bytes of the row."""
@@ -168,6 +170,7 @@ class Rows:
             row.old = row.old or bool(state.flags & DOUBT)
             row.queue = state.queue or row.queue
             row.withdrawn = Cause(state.withdrawn) if state.withdrawn else None
+            row.keyed_us = state.keyed_us
         return row
 
     def state(self, lane_no: int, seq: int) -> RowState:
@@ -208,15 +211,17 @@ class Rows:
     def put_key(self, queue: Queue, row: Row) -> None:
         """The row takes its place among those of its key."""
         key_hash = tables.key_hash(cast(str, row.key))
-        key = tables.keyed_key(tables.KEYED, queue.no, key_hash, row.order_us, row.lane.no, row.seq)
+        order_us = row.keyed_us or row.order_us
+        key = tables.keyed_key(tables.KEYED, queue.no, key_hash, order_us, row.lane.no, row.seq)
         self._shared.journal.put(key, b"")
 
     def remove_key(self, row: Row) -> tuple[int, int, int] | None:
         """The row gives its key free; returns (order, lane number, seq) of the first row that has it now."""
         queue = self.queue(row.queue)
         key_hash = tables.key_hash(cast(str, row.key))
-        journal = self._shared.journal
-        journal.delete(tables.keyed_key(tables.KEYED, queue.no, key_hash, row.order_us, row.lane.no, row.seq))
+        order_us = row.keyed_us or row.order_us
+        key = tables.keyed_key(tables.KEYED, queue.no, key_hash, order_us, row.lane.no, row.seq)
+        self._shared.journal.delete(key)
         return self._first_of_key(queue, key_hash)
 
     def is_first_of_key(self, queue: Queue, row: Row) -> bool:

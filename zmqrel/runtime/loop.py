@@ -156,7 +156,7 @@ class Loop:
 
     def stats(self) -> Call:
         """The core's counters."""
-        return self.post(lambda: self._turns.engine.stats())
+        return self.post(lambda: self._turns.stats())
 
     def drained(self) -> Call:
         """Answered when the outbox is empty."""
@@ -316,7 +316,7 @@ class Loop:
             self._turn()
         self._closed = True
         self._turns.close(self.clock.now(), self.clock.wall_us())
-        self.final_stats = self._turns.engine.stats()
+        self.final_stats = self._turns.stats()
 
     def _refuse_queued(self) -> None:
         error = PeerClosed(f"peer {self.name!r} is closed")

@@ -259,6 +259,11 @@ class Turns:
             self.engine.set_accepting(True)
             self._full = False
 
+    def stats(self) -> dict[str, int]:
+        """The core's figures, and how many messages workers have in hand; see core/stats.py."""
+        in_hand = sum(len(buffer.handed_over()) for buffer, _ in self._served.values())
+        return self.engine.stats() | {"in_hand": in_hand}
+
     def next_wake_us(self, now: Now) -> int | None:
         """The monotonic time at which a turn is due though nothing comes in."""
         if self._stalled:

@@ -114,6 +114,8 @@ class Checker:
         for history in self.histories.values():
             if peer.name == history.receipt.to:
                 history.doubtful = True
+            if peer.options.durability == "relaxed" and peer.name in (history.receipt.sender, history.receipt.to):
+                history.at_risk = True
 
     # --------------------------------------------------------------------------------------- hand-overs
 

@@ -215,8 +215,6 @@ class Workload:
 
     def _power_loss(self) -> None:
         name = self.rng.choice(self.names)
-        if self.mix.relaxed:
-            self.network.observe("rolled back", self.network.peers[name])
         self.network.power_loss(name)
         self._start_later(name)
 
