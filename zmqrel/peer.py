@@ -494,7 +494,10 @@ class Peer:
     # ------------------------------------------------------------------------------------------------ the rest
 
     def stats(self) -> dict[str, Any]:
-        """Counters since the start and what lies in the store, flat and JSON-ready. After `close`, the last ones."""
+        """Counters since the start and what lies in the store: flat, JSON-ready, with the keys of docs/stats.md.
+
+        After `close`, the last ones.
+        """
         self._check_fork()
         if self._loop is not None and not self._closed:
             try:
