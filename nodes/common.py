@@ -53,7 +53,8 @@ def run(main: Callable[[], int]) -> NoReturn:
     try:
         sys.exit(main())
     except (zmqrel.Error, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, zmqrel.ConfigError) else 1)
 
 
 def peer_of(args: argparse.Namespace) -> zmqrel.Peer:

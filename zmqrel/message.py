@@ -38,6 +38,10 @@ class _Settles(Protocol):
 
 
 _EPOCH = datetime.fromtimestamp(0, timezone.utc)
+MOST_REASON = 2000
+"""Characters that are kept of a reason."""
+_MOST_FAILURE = 500
+"""Characters that are kept of an exception."""
 
 
 def seconds_or_none(timeout: Duration | None) -> float | None:
@@ -296,13 +300,15 @@ class Message:
     def retry(self, delay: Duration | None = None, reason: str | None = None) -> None:
         """Hand it over again, after `delay` seconds or as the handler's Retry says."""
         delay_us = None if delay is None else int(duration_s("delay", delay) * 1e6)
-        self._settle(RetryAt(delay_us, reason))
+        if reason is not None and not isinstance(reason, str):
+            raise ConfigError.of("reason", "a str or None", reason)
+        self._settle(RetryAt(delay_us, None if reason is None else cut_reason(reason)))
 
     def reject(self, reason: str) -> None:
         """Refuse it for good."""
         if not isinstance(reason, str):
             raise ConfigError.of("reason", "a str", reason)
-        self._settle(Rejected(reason))
+        self._settle(Rejected(cut_reason(reason)))
 
     def move(self, queue: str) -> None:
         """Put it into another queue of this peer: not a settlement, and this object is done with."""
@@ -344,9 +350,15 @@ def failure_reason(error: BaseException) -> str:
     """What is kept of an exception that ended an attempt."""
     try:
         text = str(error)
-    except Exception:  # a __str__ that raises must not end the worker
+    except BaseException:  # a __str__ that raises, be it SystemExit, must not end the worker
         text = ""
-    return f"{type(error).__name__}: {text}"[:500] if text else type(error).__name__
+    name = type(error).__name__
+    return cut_reason(f"{name}: {text}" if text else name, _MOST_FAILURE)
+
+
+def cut_reason(text: str, most: int = MOST_REASON) -> str:
+    """A reason as it can be stored and sent: not too long, and without what UTF-8 cannot hold."""
+    return text[:most].encode("utf-8", "backslashreplace").decode()
 
 
 Handler = Callable[[Message], object]

@@ -205,10 +205,10 @@ class Peer:
     def connect(self, name: str, endpoint: str | None) -> None:
         """Know a peer from now on, and dial it if there is an endpoint; replaces what was known."""
         loop = self._running()
-        checked = _check_peers(self.name, {name: endpoint})
+        _check_peer(self.name, name, endpoint, "name", "endpoint")
         if endpoint is not None:
             self._check_reach(endpoint)
-        self._peers.update(checked)
+        self._peers[name] = endpoint
         loop.ask(c.Connect(name, endpoint)).result()
 
     def disconnect(self, name: str) -> None:
@@ -540,10 +540,14 @@ def _check_store(store: object) -> Path | None:
 def _check_peers(own: str, peers: object) -> dict[str, str | None]:
     if not isinstance(peers, Mapping):
         raise ConfigError.of("peers", "a dict of names to endpoints, or to None", peers)
-    checked: dict[str, str | None] = {}
     for name, endpoint in peers.items():
-        check_name(name, "a name in peers")
-        if name == own:
-            raise UnknownPeer(f"peers: {name!r} is this peer itself; a peer does not send to itself")
-        checked[name] = None if endpoint is None else check_endpoint(f"peers[{name!r}]", endpoint, use="connect")
-    return checked
+        _check_peer(own, name, endpoint, "a name in peers", f"peers[{name!r}]")
+    return dict(peers)
+
+
+def _check_peer(own: str, name: object, endpoint: object, name_of: str, endpoint_of: str) -> None:
+    """Raises ConfigError, or UnknownPeer for the own name."""
+    if check_name(name, name_of) == own:
+        raise UnknownPeer(f"{name_of}: {name!r} is this peer itself; a peer does not send to itself")
+    if endpoint is not None:
+        check_endpoint(endpoint_of, endpoint, use="connect")

@@ -182,6 +182,20 @@ def test_a_second_signal_does_not_wait(launch: Launch, tmp_path: Path) -> None:
     checked(run.pids())
 
 
+def test_a_node_that_fails_when_it_is_to_end_is_named(launch: Launch, tmp_path: Path) -> None:
+    flag = tmp_path / "up"
+    program = (
+        "import pathlib, signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(4))\n"
+        "pathlib.Path(sys.argv[1]).touch(); signal.pause()"
+    )
+    run = launch(node("a", program, f"args = ['{flag}']"), "--every", "0.1")
+    while not flag.exists():
+        run.until("progress")
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end() == 0
+    assert run.of("ended_badly") == [{"event": "ended_badly", "node": "a", "why": "exit status 4"}]
+
+
 def test_what_a_node_has_started_ends_with_it(launch: Launch, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     program = (
@@ -270,6 +284,13 @@ def test_the_counts_of_nodes_are_shown(launch: Launch) -> None:
     assert nodes["b"]["handled"] == 0
     run.process.send_signal(signal.SIGTERM)
     assert run.end() == 0
+
+
+def test_counts_of_an_earlier_run_are_not_added(launch: Launch, tmp_path: Path) -> None:
+    for sent in (12, 0):
+        run = launch(node("a", REPORT if sent else "pass"), "--data", str(tmp_path / "data"))
+        assert run.end() == 0
+        assert run.summary()["nodes"]["a"]["sent"] == sent
 
 
 def test_plain_lines_show_counts_at_the_end(tmp_path: Path) -> None:

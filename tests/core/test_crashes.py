@@ -10,10 +10,12 @@ from tests.core.pump import QUEUE, RETRY, Host, Time, pair
 from tests.core.puppet import PATIENT, Puppet
 from zmqrel.core import commands as c
 from zmqrel.core.buffer import HANDLED, Failed, Handled, RetryAt, Row
+from zmqrel.core.engine import read_clock
 from zmqrel.core.entries import Meta, encode_messages, encode_meta
 from zmqrel.core.rows import Policy
 from zmqrel.outcome import Cause
 from zmqrel.retry import Retry
+from zmqrel.store import MemoryStore
 
 
 def receiver(*bodies: bytes, policy: Policy | None = None, **meta: Any) -> Host:
@@ -270,7 +272,7 @@ def test_a_recall_is_in_force_across_the_death_of_its_sender() -> None:
 
 def test_what_may_have_left_is_asked_of_the_receiver_even_if_it_never_left() -> None:
     """F1: the mark was committed, the process died before the frame left, and then comes the recall."""
-    a, b, pump = pair()
+    a, _, _ = pair()
     stored = a.send("b", b"1")
     a.reopen()
     a.turn([], c.Connect("b", None))
@@ -304,3 +306,62 @@ def test_a_row_of_a_lane_that_is_gone_is_nobodys() -> None:
     fresh.engine.replace(host.engine, [row])
     fresh.engine.finished([(row, RetryAt(0, None))])
     assert fresh.engine.finish().freed == [row.slot]
+
+
+def test_the_store_clock_of_the_next_life_is_made_of_what_the_last_commit_held() -> None:
+    host = Host("a", Time())
+    assert read_clock(MemoryStore()) == (0, 0)
+    host.time.pass_s(5)
+    host.turn([], c.Connect("b", None))
+    assert read_clock(host.store) == (host.now().store_us, host.now().store_us)
+
+
+def test_a_worker_that_had_an_older_attempt_in_hand_is_counted_once() -> None:
+    host = receiver(b"1")
+    host.in_hand.take(host.take().lane.no, 1, 2)
+    host.reopen()
+    row = next_row(host)
+    assert row is not None
+    assert row.attempts == 3
+
+
+def test_a_slot_of_a_row_that_is_settled_blames_nobody() -> None:
+    host = receiver(b"1", b"2")
+    row = host.take()
+    host.finish(row, HANDLED)
+    host.in_hand.take(row.lane.no, 1, 1)
+    host.in_hand.take(999, 1, 1)
+    host.reopen()
+    row_2 = next_row(host)
+    assert row_2 is not None
+    assert (row_2.seq, row_2.redelivered) == (2, False)
+
+
+def test_a_suspect_that_was_settled_meanwhile_holds_nothing_back() -> None:
+    host = receiver(b"1", b"2")
+    host.take()
+    served = host.served.pop(QUEUE)
+    host.reopen()
+    puppet = Puppet(host)
+    puppet.withdraw(1)
+    host.serve(QUEUE, served)
+    row = next_row(host)
+    assert row is not None
+    assert (row.seq, row.redelivered) == (2, False)
+
+
+def test_a_suspect_still_with_its_worker_when_the_core_is_loaded_anew_stays_alone() -> None:
+    host = receiver(b"1", b"2")
+    host.take()
+    host.reopen()
+    suspect = next_row(host)
+    assert suspect is not None
+    old, buffer = host.engine, host.buffers[QUEUE]
+    host.engine = type(old)("b", host.options, old.shared.rng, old.shared.random_id, host.store, host.now())
+    host.engine.begin(host.now(), 0)
+    host.engine.replace(old, [suspect])
+    host.engine.serve(QUEUE, buffer, Policy(RETRY))
+    host._apply(host.engine.finish())
+    assert buffer.take(host.now().store_us) is None
+    host.finish(suspect, HANDLED)
+    assert host.take().seq == 2

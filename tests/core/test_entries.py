@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from zmqrel.core import entries
 from zmqrel.core.entries import (
     FRAMING_BYTES,
+    LARGEST_META_BYTES,
     MAX_META_BYTES,
     MAX_SEQ,
     MAX_TIME_US,
@@ -146,7 +147,14 @@ def test_meta_longer_than_its_record_is_refused(length: int) -> None:
 
 def test_meta_beyond_its_limit_is_refused() -> None:
     with pytest.raises(BadRecord, match="does not fit"):
-        head_of(b"\xc0" * (MAX_META_BYTES + 1))
+        head_of(b"\xc0" * (LARGEST_META_BYTES + 1))
+
+
+def test_the_largest_meta_that_may_be_sent_has_room_for_what_a_move_adds() -> None:
+    meta = Meta(headers={"h": "x" * (MAX_META_BYTES - 30)})
+    assert len(encode_meta(meta)) <= MAX_META_BYTES
+    moved = meta._replace(id="i" * 128, origin_id="\u20ac" * 128, cause="expired")
+    assert decode_head(encode_messages([b""], 1, 0, encode_meta(moved))[0]).meta == moved
 
 
 @pytest.mark.parametrize("times", [(MAX_TIME_US + 1, 0), (1, 2**64 - 1)])

@@ -439,3 +439,99 @@ def test_control_entries_pass_however_small_the_bodies_are_that_the_peer_takes()
     puppet.listen()
     assert len(puppet.told) == 1
     assert host.kinds() == []
+
+
+def test_settlements_that_an_old_copy_had_not_sent_lose_their_certainty() -> None:
+    a, b, pump = pair()
+    stored = a.send("b", b"1", b"2")
+    pump.run()
+    b.finish(b.take(), HANDLED)
+    pump.pass_s(1)
+    pump.hosts[0].engine.link_down(1)
+    b.engine.link_down(1)
+    b.turn()
+    # Nobody is connected: the second is judged by its receiver alone, and the news stays in its outbox.
+    lane = b.engine.channels["a"].theirs[stored.lane.id]
+    b.engine.begin(b.now(), 0)
+    b.engine._inbox.withdraw(lane, [(2, 2)], Cause.RECALL)
+    b._apply(b.engine.finish())
+    snapshot = b.store.snapshot()
+    meet(pump)
+    assert a.outcomes()[-1] == (2, "RECALLED", "recalled")
+    a.send("b", b"3")
+    pump.run()
+    handle_all(b, pump)
+    roll_back(b, snapshot)
+    meet(pump)
+    told = [entry for entry in a.outcomes() if entry[0] == 2]
+    assert told == [(2, "RECALLED", "recalled")], "what was told stands"
+    assert at_rest(a, b)
+
+
+def test_a_damaged_message_of_an_old_copy_is_not_moved_but_ended() -> None:
+    a, b, pump = pair()
+    a.send("b", b"1")
+    pump.run()
+    handle_all(b, pump)
+    snapshot = a.store.snapshot()
+    a.send("b", b"2")
+    pump.run()
+    handle_all(b, pump)
+    roll_back(a, snapshot)
+    a.turn([], c.Connect("b", None))
+    a.send("b", b"3", id="x" * 10)
+    damage(a, tables.OUTBOX, 3)
+    meet(pump)
+    assert (2, "EXHAUSTED", "damaged") in a.outcomes()
+    assert at_rest(a, b)
+
+
+def test_a_state_too_large_to_send_is_reported_and_does_not_stop_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zmqrel.core.channel._LARGEST_CONTROL", 60)
+    host = Host("b", Time(), **PATIENT)
+    puppet = Puppet(host, dial=False)
+    puppet.largest_entry = 60
+    puppet.dial()
+    puppet.data(1, *encode_messages([b"1"] * 200, host.now().store_us, 0, b""))
+    puppet.withdraw(*range(1, 201, 2))
+    assert "too_large" in host.kinds()
+    assert host.idle()
+
+
+def test_two_old_copies_find_each_other_and_come_to_rest() -> None:
+    a, b, pump = pair()
+    a.send("b", b"1", b"2")
+    pump.run()
+    b.finish(b.take(), HANDLED)
+    pump.run()
+    snapshots = a.store.snapshot(), b.store.snapshot()
+    a.send("b", b"3")
+    pump.run()
+    handle_all(b, pump)
+    roll_back(a, snapshots[0])
+    roll_back(b, snapshots[1])
+    meet(pump)
+    handle_all(b, pump)
+    pump.pass_s(5)
+    assert at_rest(a, b)
+    a.send("b", b"after")
+    pump.run()
+    assert [body for body, _ in handle_all(b, pump)] == [b"after"]
+
+
+def test_both_dial_and_one_is_an_old_copy() -> None:
+    time = Time()
+    a, b = Host("a", time), Host("b", time)
+    b.serve()
+    pump = Pump(a, b)
+    pump.connect(both=True)
+    a.send("b", b"1", b"2")
+    pump.run()
+    snapshot = b.store.snapshot()
+    handle_all(b, pump)
+    roll_back(b, snapshot)
+    b.turn([], c.Connect("a", "here"))
+    pump.pass_s(5)
+    assert handle_all(b, pump) == []
+    assert sorted(a.outcomes()) == [(1, "HANDLED", None), (2, "HANDLED", None)]
+    assert at_rest(a, b)

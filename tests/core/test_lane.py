@@ -227,7 +227,7 @@ class LaneMachine(RuleBasedStateMachine):
         assert lane.cursor == max(position, lane.last_sendable + 1)
 
 
-LaneMachine.TestCase.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
+LaneMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 TestLane = LaneMachine.TestCase
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tests.core.pump import Host, Time
-from tests.core.puppet import MESSAGES, PATIENT, Puppet
+from tests.core.puppet import LINK, MESSAGES, PATIENT, Puppet
 from zmqrel.core import frames, tables
 from zmqrel.core.buffer import Failed, Handled, MoveTo, Rejected, Result, RetryAt, Row
-from zmqrel.core.entries import Meta, Notice, Withdraw, encode_messages, encode_meta
+from zmqrel.core.entries import Meta, Notice, Settle, Withdraw, encode_messages, encode_meta
 from zmqrel.core.lane import DATA
 from zmqrel.outcome import Cause
 
@@ -509,3 +509,180 @@ def test_a_damaged_row_is_quarantined_and_settled_and_the_rest_goes_on() -> None
     assert take_all(host) == ["a2", "a3"]
     assert host.kinds() == ["damaged"]
     assert len(host.store.keys(*tables.table_bounds(tables.QUARANTINE), 9)) == 1
+
+
+def test_a_row_damaged_while_it_waits_for_its_retry_does_not_block_its_key() -> None:
+    host, puppet = open_host()
+    puppet.data(1, *[keyed(host, body, "k") for body in ("a1", "a2")])
+    host.finish(host.take(), Failed("oops"))
+    assert host.buffers["work"].take(host.now().store_us) is None, "the second waits for the first"
+    host.store.damage(host.store.keys(*tables.table_bounds(tables.INBOX), 2)[0], 30)
+    host.time.pass_s(1.001)
+    host.turn()
+    assert host.kinds() == ["damaged"]
+    assert (1, "UNCERTAIN", "damaged", True) in puppet.settlements()
+    assert take_all(host) == ["a2"]
+
+
+def test_far_more_than_is_looked_ahead_at_comes_in_its_order() -> None:
+    host, puppet = open_host()
+    bodies = [b"%05d" % n for n in range(6000)]
+    for first in range(0, 6000, 500):
+        puppet.data(first + 1, *plain(host, *bodies[first : first + 500]))
+    assert take_all(host) == [body.decode() for body in bodies]
+
+
+def test_two_lanes_of_one_queue_are_merged_by_the_time_at_which_they_came() -> None:
+    host, puppet = open_host()
+    buffer = host.buffers["work"]
+    buffer.prefetch = buffer.capacity = 1
+    for n in range(1, 6):
+        puppet.data(n, *plain(host, b"a%d" % n), lane_id=1)
+        host.time.pass_s(0.01)
+        puppet.data(n, *plain(host, b"b%d" % n), lane_id=2)
+        host.time.pass_s(0.01)
+    assert take_all(host) == [f"{lane}{n}" for n in range(1, 6) for lane in "ab"]
+
+
+def test_what_one_turn_takes_in_is_bounded_and_the_rest_is_asked_for_again() -> None:
+    host, puppet = open_host()
+    records = plain(host, *[b"x" * 1000] * 10)
+    frame = frames.encode(
+        [
+            frames.DATA,
+            puppet.session,
+            puppet.instance,
+            1,
+            MESSAGES,
+            DATA,
+            "work",
+            0,
+            1,
+            [10],
+            frames.pack_sizes(records),
+        ],
+        records,
+    )
+    host.engine.limit_intake(3500)
+    host.turn([(LINK, frame)])
+    assert host.engine.intake_bytes == 3 * len(records[0])
+    assert (last_ack(puppet).floor, last_ack(puppet).gap) == (3, True)
+    host.engine.limit_intake(10)
+    puppet.data(4, *records[3:])
+    assert last_ack(puppet).floor == 4, "one always goes"
+    host.engine.limit_intake(None)
+    puppet.data(5, *records[4:])
+    assert last_ack(puppet).floor == 10
+
+
+def test_what_its_sender_knows_to_be_final_is_not_waited_for() -> None:
+    """A floor below the lowest entry kept skips to it."""
+    host, puppet = open_host()
+    puppet.withdraw(3)
+    puppet.live_anew(lanes=[[0xC0, 0, "", False, 2, 2, 0], [MESSAGES, DATA, "work", False, 6, 7, 0]])
+    assert tombstones(host) == []
+    puppet.data(6, *plain(host, b"6"))
+    assert bytes(host.take().body) == b"6"
+
+
+def test_messages_of_a_peer_whose_clock_is_not_known_wait_if_they_have_a_deadline() -> None:
+    host, puppet = open_host()
+    host.engine.channels["puppet"].clock.offset_us = None
+    now_us = host.now().store_us
+    puppet.data(1, *encode_messages([b"timed"], now_us, now_us + 10**9, b""), *plain(host, b"free"))
+    assert take_all(host) == ["free"]
+    puppet.say(frames.PONG, now_us, now_us, now_us)
+    assert take_all(host) == ["timed"]
+
+
+@pytest.mark.parametrize(("on_expiry", "dead", "local"), [("drop", 0, 0), ("dead", 1, 0), ("queue:late", 0, 1)])
+def test_on_expiry_is_applied_by_the_receiver_that_judged(on_expiry: str, dead: int, local: int) -> None:
+    case = Case("was_claimed", on_expiry=on_expiry, id="mine")
+    late = case.host.serve("late")
+    case.overdue()
+    assert case.told() == [("EXPIRED", "deadline", False)]
+    assert case.host.engine.stats()["dead_messages"] == dead
+    row = late.take(case.host.now().store_us)
+    assert (row is not None) == bool(local)
+    if row is not None:
+        assert (row.head.meta.origin_id, row.head.meta.cause, bytes(row.body)) == ("mine", "expired", b"body")
+        case.host.finish(row, Handled())
+        assert case.host.engine.stats()["inbox_messages"] == 0
+
+
+def test_an_attempt_that_fails_in_the_turn_of_its_deadline_is_the_last() -> None:
+    case = Case("was_running")
+    assert case.row is not None
+    case.host.buffers["work"].finish(case.row, Failed("oops"))
+    case.time.pass_s(DEADLINE_S + 0.001)
+    case.host.turn()
+    assert case.told() == [("EXHAUSTED", "deadline", True)]
+
+
+def test_what_expires_at_the_door_is_settled_by_the_loop() -> None:
+    case = Case("was_claimed")
+    case.time.pass_s(DEADLINE_S + 0.001)
+    assert case.host.buffers["work"].take(case.host.now().store_us) is None
+    case.host.turn()
+    assert case.told() == [("EXPIRED", "deadline", False)]
+    assert case.host.engine.stats()["inbox_messages"] == 0
+
+
+def test_rows_that_are_settled_together_are_told_together() -> None:
+    host, puppet = open_host()
+    host.buffers["work"].prefetch = host.buffers["work"].capacity = 16
+    puppet.data(1, *plain(host, *[b"x"] * 6))
+    puppet.data(1, *plain(host, *[b"y"] * 2), lane_id=5)
+    rows = [host.take() for _ in range(8)]
+    for row in rows:
+        if (row.lane.id, row.seq) != (MESSAGES, 3):
+            host.buffers["work"].finish(row, Handled())
+    host.turn()
+    puppet.listen()
+    told = [entry for entry in puppet.told if isinstance(entry, Settle)]
+    assert sorted((entry.lane_id, [each[:2] for each in entry.ranges]) for entry in told) == [
+        (5, [(1, 2)]),
+        (MESSAGES, [(1, 2), (4, 6)]),
+    ]
+    assert host.engine.stats()["inbox_messages"] == 1
+
+
+def test_a_result_for_a_row_that_nobody_waits_for_only_frees_its_slot() -> None:
+    host, puppet = open_host()
+    puppet.data(1, *plain(host, b"1", b"2"))
+    plain_row, failed = host.take(), host.take()
+    for row in (plain_row, failed):
+        row.lane.rows.pop(row.seq)
+    host.buffers["work"].finish(plain_row, Handled())
+    host.finish(failed, Failed("oops"))
+    assert host.in_hand.open() == []
+    assert puppet.settlements() == []
+
+
+def test_a_delayed_message_whose_time_came_on_its_way_waits_no_longer() -> None:
+    host, puppet = open_host()
+    now_us = host.now().store_us
+    record = encode_messages([b"x"], now_us, 0, encode_meta(Meta(not_before_us=now_us - 5)))[0]
+    puppet.data(1, record, kind=2)
+    assert take_all(host) == ["x"]
+
+
+def test_waiting_rows_far_beyond_one_reading_come_in_order() -> None:
+    host, puppet = open_host()
+    due_us = host.now().store_us + 1_000_000
+    records = [
+        encode_messages([b"%03d" % n], due_us, 0, encode_meta(Meta(not_before_us=due_us + n)))[0] for n in range(300)
+    ]
+    puppet.data(1, *reversed(records), kind=2)
+    assert take_all(host) == []
+    host.time.pass_s(2)
+    host.turn()
+    assert take_all(host) == [f"{n:03d}" for n in range(300)]
+
+
+def test_a_message_recalled_while_it_waits_its_turn_is_passed_over() -> None:
+    host, puppet = open_host()
+    puppet.data(1, *plain(host, *[b"%d" % n for n in range(10)]))
+    puppet.withdraw(2, 8)
+    assert take_all(host) == ["0", "2", "3", "4", "5", "6", "8", "9"]
+    assert sorted(seq for seq, outcome, _, _ in puppet.settlements() if outcome == "RECALLED") == [2, 8]

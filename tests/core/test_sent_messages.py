@@ -367,3 +367,41 @@ def test_queues_are_named_in_what_is_found() -> None:
     assert host.turn([], c.Find(f"{stored.lane.id:016x}-1"))[0].id == "mine"
     for unknown in ("other", f"{stored.lane.id:016x}-2", f"{stored.lane.id:016x}-0", f"{'0' * 16}-1", "0-0", "-"):
         assert host.turn([], c.Find(unknown)) == [None]
+
+
+def test_thousands_of_deadlines_at_once_are_judged_in_a_few_turns() -> None:
+    host = Host("a", Time())
+    host.turn([], c.Connect("b", None))
+    host.send("b", *[b"x"] * 2500, deadline_us=host.now().store_us + 1000)
+    host.send("b", b"live", deadline_us=host.now().store_us + 10**9)
+    host.time.pass_s(1)
+    turns = 0
+    while True:
+        host.turn()
+        turns += 1
+        if host.idle():
+            break
+    assert turns <= 4
+    assert [outcome for _, outcome, _ in host.outcomes()] == ["EXPIRED"] * 2500
+    assert host.engine.stats()["outbox_messages"] == 1
+
+
+def test_what_would_be_given_up_but_was_received_keeps_its_deadline() -> None:
+    host = Host("a", Time(), give_up_after_s=5, **PATIENT)
+    puppet = Puppet(host)
+    lane = host.send("puppet", b"x", deadline_us=host.now().store_us + 20_000_000).lane
+    host.send("puppet", b"y")
+    puppet.ack(lane.id, 1)
+    host.time.pass_s(5.001)
+    host.turn()
+    puppet.listen()
+    asked = [entry for entry in puppet.told if isinstance(entry, Withdraw)]
+    assert [(entry.ranges, entry.cause) for entry in asked] == [([(2, 2)], Cause.GIVE_UP)]
+    # Its receiver comes back with an old copy of its store, and has not received it any more.
+    puppet.live_anew(floors=[(lane.id, 0)])
+    puppet.dial(b"is_old__", floors=[(lane.id, 0)], i_am_old=True)
+    host.time.pass_s(20)
+    host.turn()
+    found = host.engine.found(lane.no, 1)
+    assert found is not None
+    assert found.withdrawn is Cause.DEADLINE

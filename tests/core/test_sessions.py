@@ -375,7 +375,7 @@ def test_both_may_dial_and_neither_link_ends_the_other() -> None:
     pump.run()
     assert bytes(b.take().body) == b"over the other link"
     pump.pass_s(30)
-    assert "resent_gaps" not in a.engine.stats()
+    assert a.engine.stats()["resent_gaps"] == 0
 
 
 def test_disconnect_keeps_what_waits_and_connect_takes_it_up() -> None:
@@ -424,3 +424,38 @@ def test_a_new_life_of_a_peer_ends_the_session_of_its_old_one() -> None:
     a.send("b", b"y")
     pump.run()
     assert (bytes(b.take().body), b.engine.stats()["received"]) == (b"y", 2)
+
+
+def test_while_a_living_peer_is_asked_a_welcome_and_an_open_of_a_newcomer_wait() -> None:
+    case = Case("opened")
+    newcomer = Puppet(case.host, dial=False)
+    newcomer.instance += 1
+    newcomer.link = LINK + 1
+    case.host.engine.dialled("puppet", LINK + 1)
+    case.host.turn()
+    newcomer.session = newcomer.last(frames.HELLO).session + b"newcomer"
+    newcomer.welcome()
+    assert newcomer.types() == ["HELLO"]
+    assert not case.host.engine.has_session(LINK + 1)
+    assert case.is_open
+
+
+def test_an_open_that_comes_when_another_life_has_opened_waits() -> None:
+    case = Case("pending")
+    other = Puppet(case.host, dial=False)
+    other.instance += 1
+    other.link = LINK + 1
+    other.session = b"other___"
+    other.dial(b"other___")
+    case.puppet.open()
+    assert not case.is_open
+    assert case.host.engine.has_session(LINK + 1)
+
+
+def test_a_hello_without_its_open_is_forgotten() -> None:
+    case = Case("pending")
+    case.host.time.pass_s(11)
+    case.host.turn()
+    assert case.host.hung_up == [LINK]
+    case.puppet.open()
+    assert not case.is_open

@@ -47,8 +47,8 @@ MISUSES = {
     "unknown module": (["nodes.worker", "--handle", "q=no_such:f"], 2, "No module named 'no_such'"),
     "unknown function": (["nodes.worker", "--handle", "q=json:no_such"], 2, "has no attribute 'no_such'"),
     "not a function": (["nodes.worker", "--handle", "q=json:__name__"], 2, "is not a function"),
-    "bad name": (["nodes.sink", "--db", "{tmp}/x", "--name", "a b"], 1, "ConfigError: "),
-    "bad endpoint": (["nodes.sink", "--db", "{tmp}/x", "--store", "{tmp}/s", "--bind", "7001"], 1, "ConfigError: "),
+    "bad name": (["nodes.sink", "--db", "{tmp}/x", "--name", "a b"], 2, "ConfigError: "),
+    "bad endpoint": (["nodes.sink", "--db", "{tmp}/x", "--store", "{tmp}/s", "--bind", "7001"], 2, "ConfigError: "),
 }
 
 

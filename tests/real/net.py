@@ -134,11 +134,11 @@ class Net:
         """Where the peer of that name keeps its store."""
         return zmqrel.MEMORY if self.transport == "memory" else str(self.folder / name)
 
-    def peer(self, name: str, dials: str | None = None, *, hears: str | None = None, bind: bool = True, **options: Any) -> Peer:
-        """A peer, not started, that dials one other and is dialled by another."""
-        peers = {} if dials is None else {dials: self.endpoint(dials)}
-        if hears is not None:
-            peers.setdefault(hears, None)  # type: ignore[arg-type]
+    def peer(self, name: str, dials: str | None = None, *, hears: str = "", bind: bool = True, **options: Any) -> Peer:
+        """A peer, not started, that dials one other and is dialled by those named in `hears`."""
+        peers: dict[str, str | None] = {name: None for name in hears.split()}
+        if dials is not None:
+            peers[dials] = self.endpoint(dials)
         options.setdefault("durability", self.durability)
         peer = Peer(name, self.store(name), bind=self.endpoint(name) if bind else (), peers=peers, **options)
         self._peers.append(peer)

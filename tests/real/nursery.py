@@ -43,6 +43,8 @@ def _run(end: socket.socket, role: str, arguments: dict[str, Any]) -> None:
         status = 0
     except EOFError:
         status = 2  # the parent is gone, or done with this
+    except KeyboardInterrupt:
+        status = 1  # as Python does
     except BaseException as error:
         line.say(critical=f"{role} raised {error!r}")
         raise

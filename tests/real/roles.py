@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import threading
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
 from typing import Any
 
 from tests.real.line import Line
-from zmqrel import Message, Peer, Receipt, Retry
+from zmqrel import Message, Peer, PeerClosed, Receipt, Retry
 from zmqrel.store.in_hand import InHandFile
 from zmqrel.store.lmdb import LmdbStore
 
@@ -168,3 +171,51 @@ def poisoned_sink(line: Line, options: dict[str, Any], by: str) -> None:
     peer.start()
     line.say(ready=True)
     _serve(line, peer)
+
+
+# -------------------------------------------------------------------------------------------------- signals
+
+
+def interrupted_source(line: Line, options: dict[str, Any], first: int, way: str) -> None:
+    """Sends messages until it is asked to stop by a signal: in `run`, or in a `with` block in the main thread."""
+    line.say(starting=True)
+    peer = Peer("shop", **options)
+
+    def send_all() -> None:
+        with suppress(PeerClosed):
+            for number in count(first):
+                peer.send("billing", number, id=f"m{number}")
+                line.say(accepted=number)
+
+    if way == "with":
+        with suppress(KeyboardInterrupt), peer:
+            send_all()
+        return
+    peer.start()
+    sending = threading.Thread(target=send_all)
+    sending.start()
+    peer.run()
+    sending.join()
+
+
+def running_sink(line: Line, options: dict[str, Any]) -> None:
+    """Serves with `run` until a signal; tells of each message before and after it was at work on it."""
+    peer = Peer("billing", **options)
+
+    @peer.handler()
+    def work(message: Message) -> None:
+        line.say(begun=message.body)
+        if message.body == "slow":
+            line.hear()
+        line.say(done=message.body)
+
+    line.say(starting=True)
+    peer.run()
+    line.say(stopped=True)
+
+
+def holder(line: Line, store: str) -> None:
+    """Has a store open."""
+    with Peer("holder", store):
+        line.say(ready=True)
+        line.hear()

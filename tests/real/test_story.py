@@ -408,11 +408,10 @@ def test_an_id_makes_sending_repeatable(net: Net) -> None:
 
 
 def test_ids_of_one_name_at_two_senders_do_not_meet(net: Net) -> None:
-    hub = net.peer("hub")
+    hub = net.peer("hub", hears="one two")
     got = Got()
     hub.handler()(got)
     one, two = net.peer("one", "hub", bind=False), net.peer("two", "hub", bind=False)
-    hub._peers.update({"one": None, "two": None})
     for peer in (hub, one, two):
         peer.start()
     receipts = [peer.send("hub", peer.name, id="same") for peer in (one, two)]

@@ -36,6 +36,7 @@ them at once.
   died       node, why, again_in
   given_up   node, why, starts, tail (its last lines)
   killed     node, after
+  ended_badly  node, why (it ended so when it was asked to end)
   progress   seconds, nodes
   stopping   end ("finished", "interrupted" or "failed"), reason
   verifying  command
@@ -123,6 +124,9 @@ def _make(data: Path) -> None:
         for directory in (data, data / "logs", data / "status", data / "ipc"):
             # For the user alone: what lies and runs here are their messages.
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # What the nodes of an earlier run counted is not to be added to this one's.
+        for report in (data / "status").iterdir():
+            report.unlink()
     except OSError as error:
         raise Misuse(f"--data {data}: cannot be made: {error.strerror}") from error
 

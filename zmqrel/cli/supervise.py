@@ -160,8 +160,10 @@ class Child:
             if not self._wait(timeout, hurry):
                 self._reporter.event("killed", node=self.node.name, after=timeout)
                 self._process.kill()
-            self._process.wait()
+            status = self._process.wait()
             self._clear()
+            if status not in (0, -signal.SIGTERM, -signal.SIGKILL):
+                self._reporter.event("ended_badly", node=self.node.name, why=_status(status))
         if self.state in (State.WAITING, State.RUNNING, State.RESTARTING):
             self.state = State.STOPPED
 

@@ -50,6 +50,7 @@ def told(kind: str, fields: dict[str, Any]) -> str:
         "died": "{node}: {why}, started again in {again_in} s",
         "given_up": "{node}: {why}, given up",
         "killed": "{node}: did not end within {after} s, killed",
+        "ended_badly": "{node}: {why} when it was asked to end; its log may tell why",
         "stopping": "{reason}, ending the nodes",
         "verifying": "verifying: {command}",
     }

@@ -46,6 +46,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -457,7 +458,9 @@ def _runnable(module: str, places: list[str]) -> bool:
     name = ""
     for part in module.split("."):
         name = f"{name}.{part}" if name else part
-        spec = PathFinder.find_spec(name, search)
+        # Second, what an editable installation finds in ways of its own: only for a top-level name, for
+        # which nothing is imported either.
+        spec = PathFinder.find_spec(name, search) or (find_spec(name) if search is places else None)
         if spec is None:
             return False
         search = spec.submodule_search_locations

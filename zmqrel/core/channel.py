@@ -15,7 +15,7 @@ from zmqrel.core import frames, tables
 from zmqrel.core.effects import Received, Sent
 from zmqrel.core.entries import (
     FRAMING_BYTES,
-    MAX_META_BYTES,
+    LARGEST_META_BYTES,
     ControlEntry,
     Notice,
     Settle,
@@ -174,7 +174,7 @@ class Channel:
         lanes = [self._lane_info(lane) for lane in self.own.values() if not self._is_through(lane)]
         return Info(
             heard,
-            options.max_body_bytes + FRAMING_BYTES + MAX_META_BYTES,
+            options.max_body_bytes + FRAMING_BYTES + LARGEST_META_BYTES,
             self.healing.i_am_old,
             self.healing.you_are_old,
             [(lane.id, lane.floor) for lane in self.theirs.values() if not lane.closed or lane.count],
@@ -186,8 +186,8 @@ class Channel:
         return lane.closed and lane.acked >= lane.sent_upto and self._outbox.lowest(lane) > lane.sent_upto
 
     def _lane_info(self, lane: OutLane) -> LaneInfo:
-        lowest = min(self._outbox.lowest(lane), lane.next_seq)
-        return LaneInfo(lane.id, lane.kind, lane.queue, lane.closed, lowest, lane.next_seq, lane.doubt_upto)
+        lowest, next_seq = self._outbox.lowest(lane), lane.sent_upto + 1
+        return LaneInfo(lane.id, lane.kind, lane.queue, lane.closed, lowest, next_seq, lane.doubt_upto)
 
     def _begin(self, session: Session, info: Info, count: int) -> bool:
         """A session begins: judge what the other says of the past, then start every lane from its floor."""

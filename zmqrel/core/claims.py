@@ -155,8 +155,7 @@ class Claims:
     def _claimable(self, queue: Queue, row: Row) -> bool:
         if row.place is not Place.AHEAD:
             return False
-        channel = self._channels.get(row.lane.peer)
-        if (channel is not None and channel.awaits_state) or (row.clock is not None and row.clock.offset_us is None):
+        if self._may_not_be_judged(row):
             queue.passed = True
             self.pass_over(row)
             return False
@@ -164,6 +163,13 @@ class Claims:
             self.pass_over(row)
             return False
         return True
+
+    def _may_not_be_judged(self, row: Row) -> bool:
+        """True while its sender's STATE, or its sender's clock, has to be known first."""
+        channel = self._channels.get(row.lane.peer)
+        return (channel is not None and channel.awaits_state) or (
+            row.clock is not None and row.clock.offset_us is None
+        )
 
     @staticmethod
     def pass_over(row: Row) -> None:
@@ -187,7 +193,8 @@ class Claims:
             if lane is None or seq in lane.rows:
                 continue
             row = self._rows.read(lane_no, seq)
-            if row is not None and row.queue == queue.name:
+            # It may have been claimed from its other place meanwhile, and wait for another attempt now.
+            if row is not None and row.queue == queue.name and row.waiting_at_us <= self._shared.now.store_us:
                 lane.rows[seq] = row
                 return row
 
@@ -359,7 +366,7 @@ class Claims:
                 self.clear_suspect(lane_no, seq)
                 continue
             queue = self._rows.queue(row.queue)
-            if queue.buffer is None or queue.policy is None:
+            if queue.buffer is None or queue.policy is None or self._may_not_be_judged(row):
                 continue
             row.suspect = True
             self._hold_alone(row)

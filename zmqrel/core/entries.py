@@ -31,7 +31,9 @@ RESIDUE = 0x2144DF1C
 """The CRC-32 of anything followed by its own CRC-32."""
 _CRC = Struct("<I")
 MAX_META_BYTES = 65_536
-"""Headers, key, id and the rest of a message beside its body."""
+"""Headers, key, id and the rest of a message beside its body, when it is sent."""
+LARGEST_META_BYTES = MAX_META_BYTES + 1024
+"""A message that moves to another lane or queue has its id, origin and cause written into it besides."""
 MAX_U64 = 2**64 - 1
 MAX_NAME = 64
 """Characters in the name of a peer or a queue."""
@@ -107,13 +109,13 @@ def decode_head(record: bytes) -> MessageHead:
     if not meta_length:
         return MessageHead(sent_at_us, deadline_us, NO_META, HEADER.size)
     body_at = HEADER.size + meta_length
-    if meta_length > MAX_META_BYTES or body_at + CHECK_BYTES > len(record):
+    if meta_length > LARGEST_META_BYTES or body_at + CHECK_BYTES > len(record):
         raise BadRecord(f"meta of {meta_length} bytes does not fit a record of {len(record)}")
     return MessageHead(sent_at_us, deadline_us, _decode_meta(record[HEADER.size : body_at]), body_at)
 
 
 def _decode_meta(data: bytes) -> Meta:
-    fields = unpack(data, MAX_META_BYTES)
+    fields = unpack(data, LARGEST_META_BYTES)
     if not isinstance(fields, list) or len(fields) != len(Meta._fields):
         raise BadRecord(f"meta is a list of {len(Meta._fields)} fields")
     meta = Meta(*fields)

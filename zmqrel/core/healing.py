@@ -81,7 +81,9 @@ class Healing:
             self._store_gone(session.store_id)
         new_life = channel.their_instance != session.instance
         they_are_old = info.i_am_old or (
-            new_life and channel.their_store == session.store_id and self._floors_fell(info)
+            new_life
+            and channel.their_store == session.store_id
+            and (self._floors_fell(info) or self._they_sent_less(info))
         )
         channel.their_store = session.store_id
         if not new_life:
@@ -126,6 +128,18 @@ class Healing:
         for lane_id, floor in info.floors:
             lane = self._channel.own_lane(lane_id)
             if floor and (lane is None or (floor > lane.sent_upto and not lane.closed)):
+                return True
+        return False
+
+    def _they_sent_less(self, info: Info) -> bool:
+        """We received more than they know to have sent.
+
+        They look for that too, but by what WELCOME said: a late frame of their lost life may have come since.
+        """
+        told = {lane.lane_id: lane for lane in info.lanes}
+        for lane in self._channel.theirs.values():
+            known = told.get(lane.id)
+            if lane.floor and not lane.closed and (known is None or (not known.closed and lane.floor >= known.next_seq)):
                 return True
         return False
 

@@ -513,7 +513,9 @@ class Inbox:
         state = self.rows.state(lane.no, seq)
         row.waiting_at_us = state.waiting_at_us or (row.order_us if lane.kind == DELAYED else 0)
         row.queue = state.queue or row.queue
-        self.rows.forget_keyed(row)
+        following = self.rows.forget_keyed(row)
+        if following is not None:
+            self.claims.promote(self.rows.queue_of(row), following)
         self._end(row, Outcome.UNCERTAIN, "damaged", state.attempts)
 
     # --------------------------------------------------------------------------------------------------- lost stores

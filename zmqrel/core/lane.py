@@ -134,11 +134,6 @@ class OutLane:
         last = self.sent_upto if self.closed else self.next_seq - 1
         return last if self.hold_after is None else min(last, self.hold_after)
 
-    @property
-    def unacknowledged(self) -> bool:
-        """True if a batch is on the wire."""
-        return bool(self.flight)
-
     def encode(self) -> bytes:
         """The durable row."""
         row = [0, self.peer, self.kind, self.id, self.queue, self.next_seq, self.sent_upto, self.acked]

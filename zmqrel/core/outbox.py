@@ -367,14 +367,18 @@ class Outbox:
         if entry.store_id != self._shared.ledger.store_id or lane is None:
             return
         for settled in entry.ranges:
-            if settled.first <= lane.sent_upto:
-                handed_at_us = channel.clock.to_local(settled.handed_at_us) if settled.handed_at_us > 1 else None
-                self.end(
-                    lane,
-                    settled._replace(
-                        last=min(settled.last, lane.sent_upto), handed_at_us=handed_at_us or settled.handed_at_us
-                    ),
-                )
+            if settled.first > lane.sent_upto:
+                continue
+            handed_at_us = channel.clock.to_local(settled.handed_at_us) if settled.handed_at_us > 1 else None
+            last = min(settled.last, lane.sent_upto)
+            settled = settled._replace(last=last, handed_at_us=handed_at_us or settled.handed_at_us)
+            if settled.handed_at_us or settled.outcome not in _NEVER_HANDED_OVER:
+                self.end(lane, settled)
+                continue
+            for first, upto, doubt in _split_at(settled.first, last, lane.doubt_upto):
+                # The receiver may not have heard yet that a life which it does not remember had these.
+                outcome = Outcome.UNCERTAIN if doubt else settled.outcome
+                self.end(lane, settled._replace(first=first, last=upto, outcome=outcome))
 
     def notice(self, channel: Channel, entry: Notice) -> None:
         """The receiver says that a message was handed over: its recall is too late."""
@@ -560,6 +564,9 @@ def _split_at(first: int, last: int, doubt_upto: int) -> Iterator[tuple[int, int
     if last > doubt_upto:
         yield max(first, doubt_upto + 1), last, False
 
+
+_NEVER_HANDED_OVER = (Outcome.RECALLED, Outcome.EXPIRED, Outcome.EXHAUSTED)
+"""Outcomes that say so, unless there is a time of hand-over."""
 
 _OUTCOMES = {
     Cause.RECALL: Outcome.RECALLED,

@@ -234,16 +234,16 @@ class Rows:
         keys = self._shared.journal.keys(prefix, prefix + b"\xff" * 21, 1)
         return tables.split_keyed(keys[0]) if keys else None
 
-    def forget_keyed(self, row: Row) -> None:
-        """Remove the row from KEYED though its key cannot be read; rows behind it are looked at again."""
+    def forget_keyed(self, row: Row) -> tuple[int, int, int] | None:
+        """Give its key free though it cannot be read; returns the first row that has that key now."""
         queue = self.queue(row.queue)
         suffix = (row.lane.no, row.seq)
         first, end = tables.u32_bounds(tables.KEYED, queue.no)
         for key in self._shared.journal.keys(first, end, 2**31):
             if tables.split_keyed(key)[1:] == suffix:
                 self._shared.journal.delete(key)
-                queue.passed = True
-                return
+                return self._first_of_key(queue, key[5:13])
+        return None
 
     # -------------------------------------------------------------------------------------------------------- clocks
 

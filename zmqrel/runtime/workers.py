@@ -12,11 +12,13 @@ from time import monotonic
 
 from zmqrel.core.buffer import HANDLED, Buffer, Failed, Rejected, Result, RetryAt, Row
 from zmqrel.core.rows import Policy
-from zmqrel.errors import Reject, RetryLater
-from zmqrel.message import Handler, Message, failure_reason
+from zmqrel.errors import Reject, RetryLater, StoreFull, duration_s
+from zmqrel.message import Handler, Message, cut_reason, failure_reason
 from zmqrel.runtime.loop import Loop
 
 _log = logging.getLogger("zmqrel")
+
+_FULL_PAUSE_S = 0.5
 
 
 class Consumer:
@@ -54,11 +56,21 @@ class Consumer:
     def _work(self, handler: Handler) -> None:
         take, now_us = self._buffer.take, self._loop.clock.store_us
         while not self._stopping:
-            row = take(now_us())
+            try:
+                row = take(now_us())
+            except StoreFull:
+                self._pause()
+                continue
             if row is None:
                 self._sleep(None)
             else:
                 self._handle(handler, row)
+
+    def _pause(self) -> None:
+        """The in-hand table cannot grow: nothing is handed over until there is room."""
+        with self._condition:
+            if not self._stopping:
+                self._condition.wait(_FULL_PAUSE_S)
 
     def _sleep(self, timeout_s: float | None) -> None:
         if self._buffer.unsettled:
@@ -71,13 +83,11 @@ class Consumer:
         message = Message(row, self)
         try:
             handler(message)
-        except Reject as refusal:
-            message._settle_if_open(Rejected(refusal.reason))
-        except RetryLater as later:
-            message._settle_if_open(RetryAt(int(later.delay * 1e6), "retry later"))
         except BaseException as error:  # SystemExit and KeyboardInterrupt are failed attempts too
-            _log.info("handler of %s failed", self.queue, exc_info=True)
-            message._settle_if_open(Failed(failure_reason(error)))
+            result = _result_of(error)
+            message._settle_if_open(result)
+            if isinstance(result, Failed):
+                _log.info("handler of %s failed", self.queue, exc_info=True)
         else:
             message._settle_if_open(HANDLED)
 
@@ -120,3 +130,15 @@ class Consumer:
             if thread is not current:
                 thread.join(max(0.0, deadline - monotonic()))
         return not any(thread.is_alive() for thread in self._threads if thread is not current)
+
+
+def _result_of(error: BaseException) -> Result:
+    """What an exception says of the message. The application's classes may be odd: no worker ends of them."""
+    try:
+        if isinstance(error, Reject):
+            return Rejected(cut_reason(error.reason))
+        if isinstance(error, RetryLater):
+            return RetryAt(int(duration_s("delay", error.delay) * 1e6), "retry later")
+    except Exception as odd:
+        _log.warning("a %s was raised without what it takes: %r", type(error).__name__, odd)
+    return Failed(failure_reason(error))

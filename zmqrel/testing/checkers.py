@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zmqrel.testing.network import Network
 
 _NEVER_HANDED_OVER = (Outcome.RECALLED, Outcome.EXPIRED)
+_UNFLUSHED_S = 0.15
 
 
 class PromiseBroken(AssertionError):
@@ -114,8 +115,16 @@ class Checker:
         for history in self.histories.values():
             if peer.name == history.receipt.to:
                 history.doubtful = True
-            if peer.options.durability == "relaxed" and peer.name in (history.receipt.sender, history.receipt.to):
-                history.at_risk = True
+        if peer.options.durability == "relaxed":
+            self._on_rolled_back(peer)
+            self._forget_unflushed(peer)
+
+    def _forget_unflushed(self, peer: SimulatedPeer) -> None:
+        """What was received and handed over since the last flush may never have been told to anyone."""
+        since = self._network.now - _UNFLUSHED_S
+        for history in self.histories.values():
+            if peer.name == history.receipt.to:
+                history.handed_over = [seen for seen in history.handed_over if seen[0] < since]
 
     # --------------------------------------------------------------------------------------- hand-overs
 

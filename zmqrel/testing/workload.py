@@ -62,7 +62,7 @@ MIXES: dict[str, Mix] = {
     "store loss": Mix(faults=_BAD_LINKS, store_loss=0.02, crash=0.02, partition=0.02),
     "rollback": Mix(faults=_BAD_LINKS, rollback=0.03, crash=0.02, partition=0.02),
     "tiny": Mix(faults=_BAD_LINKS, tiny=True, crash=0.02),
-    "full": Mix(faults=_BAD_LINKS, capacity=40_000, crash=0.02),
+    "full": Mix(faults=_BAD_LINKS, capacity=60_000, crash=0.02),
     "clocks": Mix(faults=_BAD_LINKS, skew=True, ttl=0.6, delay=0.2, crash=0.03),
     "everything": Mix(
         peers=3, faults=_BAD_LINKS, partition=0.02, crash=0.02, power_loss=0.01, store_loss=0.01, rollback=0.01,
@@ -95,6 +95,8 @@ class Workload:
         if self.mix.tiny:
             options |= {"inbox_max_messages": self.rng.choice([2, 5, 12]), "window_bytes": 400, "prefetch": 2}
         options |= {"prefetch": self.rng.choice([1, 4, 64]), "liveness_s": self.rng.choice([1.5, 4])}
+        if self.mix.capacity is not None:
+            options |= {"outcome_retention_s": 3, "dead_retention_s": 3}
         dials = {other: self._dials(name, other) for other in self.names if other != name}
         peer = self.network.peer(name, dials, capacity=self.mix.capacity, **options)
         if self.mix.skew:
