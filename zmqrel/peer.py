@@ -36,6 +36,7 @@ from zmqrel.receipts import Ticket, ended_ticket
 from zmqrel.retry import Retry
 from zmqrel.runtime.loop import Loop
 from zmqrel.runtime.outcomes import Listener, OutcomeTeller
+from zmqrel.runtime.wire import check_dial
 from zmqrel.runtime.workers import Consumer
 from zmqrel.sending import SendCall, message_filter, send_call
 
@@ -139,17 +140,21 @@ class Peer:
 
     def run(self) -> None:
         """Start, serve until SIGINT or SIGTERM, let handlers finish and close. Call it in the main thread."""
-        stop = threading.Event()
+        # Not an Event: its lock may be held by the very wait that the signal interrupts.
+        unless_stopped = threading.Lock()
+        unless_stopped.acquire()
 
         def asked_to_stop(_number: int, _frame: FrameType | None) -> None:
-            stop.set()
+            if unless_stopped.locked():
+                unless_stopped.release()
 
         before = {number: signal.signal(number, asked_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             if self._loop is None:
                 self.start()
-            while not stop.wait(1.0) and not self._closed:
-                self._running().check()
+            assert self._loop is not None
+            while not unless_stopped.acquire(timeout=1.0) and not self._closed:
+                self._loop.check()
         finally:
             self.close()
             for number, action in before.items():
@@ -550,4 +555,4 @@ def _check_peer(own: str, name: object, endpoint: object, name_of: str, endpoint
     if check_name(name, name_of) == own:
         raise UnknownPeer(f"{name_of}: {name!r} is this peer itself; a peer does not send to itself")
     if endpoint is not None:
-        check_endpoint(endpoint_of, endpoint, use="connect")
+        check_dial(check_endpoint(endpoint_of, endpoint, use="connect"))

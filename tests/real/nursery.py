@@ -32,13 +32,14 @@ class _Critical(logging.Handler):
 
 
 def _run(end: socket.socket, role: str, arguments: dict[str, Any]) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     line = Line(end)
     logger = logging.getLogger("zmqrel")
     logger.addHandler(_Critical(line))
     logger.propagate = False
     status = 1
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         getattr(roles, role)(line, **arguments)
         status = 0
     except EOFError:
@@ -56,7 +57,8 @@ def _run(end: socket.socket, role: str, arguments: dict[str, Any]) -> None:
 def main() -> None:
     """Serve the parent at the other end of the descriptor that is the first argument."""
     control = socket.socket(fileno=int(sys.argv[1]))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Not for this process; for a child it waits until the child is ready for it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     while True:
         data, descriptors, _, _ = socket.recv_fds(control, 1 << 20, 1)
         if not data:

@@ -398,6 +398,38 @@ def test_a_loop_that_cannot_start_leaves_nothing(local: Net) -> None:
     Peer("a", local.folder / "a").start().close()
 
 
+@pytest.mark.parametrize("endpoint", ["ipc://@abstract", "tcp://999.9.9.9:80", "tcp://127.1:80", "ipc:///" + "x" * 200])
+def test_an_endpoint_that_can_never_be_dialled(endpoint: str) -> None:
+    with Net("memory") as net:
+        shop = net.peer("shop", insecure=True).start()
+        with pytest.raises(ConfigError, match="endpoint"):
+            shop.connect("billing", endpoint)
+        with pytest.raises(ConfigError):
+            Peer("shop", zmqrel.MEMORY, peers={"billing": endpoint}, insecure=True)
+        assert shop.stats()["peers_connected"] == 0
+
+
+def test_a_socket_that_is_not_to_be_had_now(net: Net) -> None:
+    """No descriptors are left, say: the peer goes on, and dials again."""
+    billing = net.receiver()
+    billing.handler()(Got())
+    billing.start()
+    shop = net.peer("shop").start()
+    loop = shop._loop
+    assert loop is not None
+    dial, refusals = loop._wire.dial, [OSError("too many open files")] * 2
+
+    def refuse(endpoint: str) -> int:
+        if refusals:
+            raise refusals.pop()
+        return dial(endpoint)
+
+    loop._wire.dial = refuse  # type: ignore[method-assign]
+    shop.connect("billing", net.endpoint("billing"))
+    net.log.wait("peer shop", "not_dialled", "too many open files")
+    assert shop.send("billing", 1).wait(LIMIT_S) is Outcome.HANDLED
+
+
 # ------------------------------------------------------------------------------------------------- odd exceptions
 
 

@@ -38,6 +38,7 @@ def test_run_ends_with_a_signal_when_its_handlers_are_through(
     assert slow.wait(LIMIT_S) is Outcome.HANDLED
     child = nursery.start("running_sink", options=options)
     assert behind.wait(LIMIT_S) is Outcome.HANDLED
+    assert shop.send("billing", "again").wait(LIMIT_S) is Outcome.HANDLED
     child.signal(number)
     assert child.join() == 0
 

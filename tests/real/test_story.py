@@ -781,3 +781,14 @@ def test_what_is_larger_than_its_receiver_takes_is_exhausted(net: Net) -> None:
     assert (outcome, attempts) == (Outcome.EXHAUSTED, 0)
     assert "bytes" in str(reason)
     assert shop.send("billing", "small").wait(LIMIT_S) is Outcome.HANDLED
+
+
+def test_a_repeated_send_nowait_learns_the_outcome(net: Net) -> None:
+    shop, billing = net.pair()
+    billing.handler()(Got())
+    first = shop.send_nowait("billing", 1, id="it")
+    second = shop.send_nowait("billing", 1, id="it")
+    assert first.wait(LIMIT_S) is second.wait(LIMIT_S) is Outcome.HANDLED
+    assert shop.send_nowait("billing", 1, id="it").wait(LIMIT_S) is Outcome.HANDLED
+    shop.flush(LIMIT_S)
+    assert shop.stats()["accepted"] == 1

@@ -142,6 +142,13 @@ class Channel:
         """True if the sender of this lane can be told anything now; a session begins with all that it must know."""
         return bool(self.sessions.open) and lane.store_id == self.their_store
 
+    @property
+    def has_untold(self) -> bool:
+        """True if there is a session and entries of a control lane that the peer has not acknowledged."""
+        if not self.sessions.open:
+            return False
+        return any(lane.kind == CONTROL and lane.acked < lane.next_seq - 1 for lane in self.own.values())
+
     def append_control(self, entry: ControlEntry) -> OutLane:
         """Add an entry to the control lane. Returns the lane; the entry is its last."""
         lane = self.lane_for("", CONTROL)

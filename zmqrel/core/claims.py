@@ -167,9 +167,7 @@ class Claims:
     def _may_not_be_judged(self, row: Row) -> bool:
         """True while its sender's STATE, or its sender's clock, has to be known first."""
         channel = self._channels.get(row.lane.peer)
-        return (channel is not None and channel.awaits_state) or (
-            row.clock is not None and row.clock.offset_us is None
-        )
+        return (channel is not None and channel.awaits_state) or (row.clock is not None and row.clock.offset_us is None)
 
     @staticmethod
     def pass_over(row: Row) -> None:

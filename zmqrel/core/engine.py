@@ -497,8 +497,18 @@ class Engine:
         return min((t for t in times if t is not None), default=None)
 
     def found(self, lane_no: int, seq: int) -> c.Found | None:
-        """What is known of a message of the outbox."""
-        return self._outbox.found(lane_no, seq)
+        """What is known of a message of the outbox, without an outcome that waits for a flush to be told."""
+        found = self._outbox.found(lane_no, seq)
+        if found is None or found.ended is None:
+            return found
+        held = (*self._held.notices, *self._fresh.notices)
+        waits = any(isinstance(n, Ended) and n.lane == lane_no and n.first <= seq <= n.last for n in held)
+        return found._replace(ended=None) if waits else found
+
+    @property
+    def has_untold(self) -> bool:
+        """True if a peer with a session has not acknowledged everything that it should know."""
+        return any(channel.has_untold for channel in self.channels.values())
 
     def has_session(self, link: int) -> bool:
         """True if frames of an open session travel over this link."""

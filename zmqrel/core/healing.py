@@ -109,11 +109,13 @@ class Healing:
 
     def _am_old(self, info: Info) -> bool:
         ledger = self._shared.ledger
-        if self.i_am_old or self._healed_instance == ledger.instance:
+        if self._healed_instance == ledger.instance:
             return False
         if info.heard is None or info.heard.store_id != ledger.store_id:
             return False  # they know nothing of this store: nothing of it can have been lost
-        return info.you_are_old or self._ended_before(info.heard) or self._floors_above(info)
+        # While our STATE is not acknowledged they may say it for the last time or for another: look for oneself then.
+        told = info.you_are_old and not self.i_am_old
+        return told or self._ended_before(info.heard) or self._floors_above(info)
 
     def _ended_before(self, heard: Heard) -> bool:
         """They heard of commits that this store does not know."""
@@ -139,7 +141,7 @@ class Healing:
         told = {lane.lane_id: lane for lane in info.lanes}
         for lane in self._channel.theirs.values():
             known = told.get(lane.id)
-            if lane.floor and not lane.closed and (known is None or (not known.closed and lane.floor >= known.next_seq)):
+            if known is not None and not known.closed and not lane.closed and lane.floor >= known.next_seq:
                 return True
         return False
 

@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from zmqrel.core import commands as c
@@ -40,6 +41,8 @@ _BYTES_PER_TURN = 256 << 10
 _MESSAGES_PER_TURN = 2048
 _LATER_MOST = 1000
 _LATER_RETRY_S = 0.005
+_FAREWELL_S = 0.5
+"""How long a closing peer waits until others have taken what they should know, settlements above all."""
 _LEAST_FRAME_BYTES = 4 << 20
 _HEADER_ROOM_BYTES = 1 << 20
 
@@ -90,6 +93,7 @@ class Loop:
         self._wanting_room: list[tuple[Call, tuple[int, int]]] = []
         self.final_stats: dict[str, int] = {}
         self._stopping = False
+        self._leaving = False
         self._closed = False
         self._failure: BaseException | None = None
         self._rng = random.Random(options.seed)
@@ -285,12 +289,14 @@ class Loop:
         calls.clear()
 
     def _has_work(self) -> bool:
-        return bool(self._queue) or self._finished_rows or self._stopping
+        return bool(self._queue) or self._finished_rows or (self._stopping and not self._leaving)
 
     def _timeout_s(self) -> float | None:
         now = self.clock.now()
         wake_us = self._turns.next_wake_us(now)
         timeout_s = None if wake_us is None else max(0.0, (wake_us - now.mono_us) / 1e6)
+        if self._leaving:
+            return _LATER_RETRY_S if timeout_s is None else min(timeout_s, _LATER_RETRY_S)
         if self._later:
             return _LATER_RETRY_S if timeout_s is None else min(timeout_s, _LATER_RETRY_S)
         return timeout_s
@@ -312,7 +318,9 @@ class Loop:
         return commands
 
     def _close(self) -> None:
-        while self._queue:
+        give_up_at = monotonic() + _FAREWELL_S
+        self._leaving = True
+        while self._queue or (self._turns.engine.has_untold and monotonic() < give_up_at):
             self._turn()
         self._closed = True
         self._turns.close(self.clock.now(), self.clock.wall_us())
@@ -373,7 +381,11 @@ class Loop:
             ticket.fail(value)
             return
         ticket.repeated = value.repeated
-        self.receipts.stored(ticket, value)
+        found = self._turns.engine.found(value.lane.no, value.first) if value.repeated else None
+        if found is not None:
+            self.receipts.found(ticket, found)
+        else:
+            self.receipts.stored(ticket, value)
 
     def notice(self, notices: list[ReceiptNotice]) -> None:
         """Tell receipts."""

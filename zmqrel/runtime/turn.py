@@ -22,6 +22,8 @@ from zmqrel.errors import StoreFull
 
 _PROBE_US = 500_000
 """How often a full store is asked whether there is room again."""
+_REDIAL_US = 1_000_000
+"""How often a socket that was not to be had is asked for again."""
 _ENOUGH_INTAKE_BYTES = 16 * 1024 * 1024
 """A turn that takes in so much after the store was full needs no limit any more."""
 
@@ -78,6 +80,9 @@ class Turns:
         """Not even the headroom was enough: only time can help."""
         self._full = False
         self._probe_at_us = 0
+        self._redial: dict[str, None] = {}
+        """Peers for which no socket was to be had."""
+        self._redial_at_us = 0
         self._intake_bytes: int | None = None
         """What a turn may take in from peers: a store that was full is approached in small steps, or the same batch
         would fill it again and again."""
@@ -108,6 +113,8 @@ class Turns:
         """One turn. Raises only what leaves the peer unable to go on."""
         if self._full and now.mono_us >= self._probe_at_us:
             self._probe(now)
+        if self._redial and now.mono_us >= self._redial_at_us:
+            self._dial_again(now)
         results = [(buffer, buffer.finished()) for buffer, _ in self._served.values() if buffer.unsettled]
         if self._stalled:
             self._retry_stalled(now, wall_us, work, results)
@@ -177,8 +184,19 @@ class Turns:
         endpoint = self._endpoints.get(name)
         if endpoint is None:
             return
-        link = self._links[name] = self._world.dial(name, endpoint)
+        try:
+            link = self._links[name] = self._world.dial(name, endpoint)
+        except OSError as error:  # no descriptors left, most likely: not a reason to end the peer
+            self._world.report(Event("not_dialled", name, str(error)))
+            self._redial[name] = None
+            return
         self.engine.dialled(name, link)
+
+    def _dial_again(self, now: Now) -> None:
+        names, self._redial = self._redial, {}
+        self._redial_at_us = now.mono_us + _REDIAL_US
+        for name in names:
+            self._dial(name)
 
     # ------------------------------------------------------------------------------------------- a full store
 
@@ -268,10 +286,12 @@ class Turns:
         """The monotonic time at which a turn is due though nothing comes in."""
         if self._stalled:
             return self._probe_at_us
-        wake_us = self.engine.next_wake_us(now)
+        times = [self.engine.next_wake_us(now)]
         if self._full:
-            return self._probe_at_us if wake_us is None else min(wake_us, self._probe_at_us)
-        return wake_us
+            times.append(self._probe_at_us)
+        if self._redial:
+            times.append(self._redial_at_us)
+        return min((time for time in times if time is not None), default=None)
 
     # ------------------------------------------------------------------------------------------------ the end
 

@@ -30,7 +30,7 @@ import zmq
 
 from zmqrel.errors import ConfigError
 
-__all__ = ["MAX_PARTS", "Configure", "Link", "Wire"]
+__all__ = ["MAX_PARTS", "Configure", "Link", "Wire", "check_dial"]
 
 Link: TypeAlias = int
 Configure: TypeAlias = Callable[["zmq.Socket[bytes]", bool], None]
@@ -50,6 +50,7 @@ _RECEIVE_MARK: Final = 64
 # context that stay until the process ends.
 _ZERO_COPY_BYTES: Final = 256 * 1024
 # Frames taken from one socket before the next one has its turn.
+_FAREWELL_MS = 100
 _BURST: Final = 16
 # libzmq answers no PING while a frame is on its way, or while we are too busy to read: with a fixed time-out
 # of seconds a slow line would be cut in the middle of each large frame, for ever. Sessions notice silence
@@ -147,7 +148,7 @@ class Wire:
         Names are looked up as IPv4 addresses. Raises ConfigError if the endpoint is malformed, OSError when
         the system has no descriptors left.
         """
-        _check_dial(endpoint)
+        check_dial(endpoint)
         dealer = self._socket(zmq.DEALER)
         try:
             self._set_dealer_options(dealer, endpoint)
@@ -163,7 +164,7 @@ class Wire:
         return link
 
     def hang_up(self, link: Link) -> None:
-        """Close a dialled link, with whatever it had not sent yet; forget an inbound one.
+        """Close a dialled link, which has a moment to send what it took; forget an inbound one.
 
         An inbound connection itself stays: its next frame brings a fresh link. Unknown links are ignored.
         """
@@ -171,7 +172,7 @@ class Wire:
         if dealer is not None:
             self._poller.unregister(dealer)
             del self._link_of_socket[dealer]
-            dealer.close()
+            dealer.close(_FAREWELL_MS)
             return
         routing_id = self._routing_ids.pop(link, None)
         if routing_id is not None:
@@ -243,7 +244,9 @@ class Wire:
             self._bell.ring()
 
     def close(self) -> None:
-        """Close everything, sending nothing that waits, and leave no socket file behind. May be repeated.
+        """Close everything and leave no socket file behind. May be repeated.
+
+        Frames that were sent have a tenth of a second to leave, so that a last word is not lost.
 
         With a context of our own it waits for libzmq's threads: for long only if one is looking up a name.
         """
@@ -253,7 +256,7 @@ class Wire:
             file.remove()
         self._files.clear()
         if self._router is not None:
-            self._router.close()
+            self._router.close(_FAREWELL_MS)
             self._router = None
         self._routing_ids.clear()
         self._inbound.clear()
@@ -497,7 +500,7 @@ def _check_bind(endpoint: str) -> None:
         raise ConfigError.of("bind", _BIND_TAKES, endpoint)
 
 
-def _check_dial(endpoint: str) -> None:
+def check_dial(endpoint: str) -> None:
     """Raise ConfigError for what can never connect; libzmq takes much of it, and retries in silence."""
     address = _tcp_address(endpoint)
     if address is not None:

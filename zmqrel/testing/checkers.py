@@ -44,6 +44,8 @@ class History:
     unmet: bool = False
     """Its receiver has a lost or old store and was not in contact with its sender since."""
     running: bool = False
+    lost: list[tuple[float, float]] = field(default_factory=list)
+    """From when to when its receiver lived a life that it lost."""
     doubtful: bool = False
     """Its receiver's machine stopped, so that nobody knows whether it was handed over."""
 
@@ -89,7 +91,8 @@ class Checker:
     def _on_turn(self, name: str) -> None:
         """Contact ends the time in which nobody can know that a store is an old copy."""
         for pair in [pair for pair in self._unmet if name in pair]:
-            if self._network.peers[pair[0]].connected(pair[1]) and self._network.peers[pair[1]].connected(pair[0]):
+            one, other = (self._network.peers[name] for name in pair)
+            if one.agrees_with(other.name) and other.agrees_with(one.name):
                 self._unmet.discard(pair)
 
     def _on_stopped(self, peer: SimulatedPeer) -> None:
@@ -102,29 +105,26 @@ class Checker:
             if history.receipt.to == name:
                 history.running = False
 
-    def _on_rolled_back(self, peer: SimulatedPeer) -> None:
+    def _on_store_lost(self, peer: SimulatedPeer) -> None:
         for other in self._network.peers:
             self._unmet.add((peer.name, other))
         for history in self.histories.values():
             if peer.name in (history.receipt.sender, history.receipt.to):
                 history.at_risk = True
 
-    _on_store_lost = _on_rolled_back
+    def _on_rolled_back(self, peer: SimulatedPeer, since: float) -> None:
+        """What a life that was lost did since its copy was made, it may have told nobody."""
+        self._on_store_lost(peer)
+        for history in self.histories.values():
+            if peer.name == history.receipt.to:
+                history.lost.append((since, self._network.now))
 
     def _on_power_lost(self, peer: SimulatedPeer) -> None:
         for history in self.histories.values():
             if peer.name == history.receipt.to:
                 history.doubtful = True
         if peer.options.durability == "relaxed":
-            self._on_rolled_back(peer)
-            self._forget_unflushed(peer)
-
-    def _forget_unflushed(self, peer: SimulatedPeer) -> None:
-        """What was received and handed over since the last flush may never have been told to anyone."""
-        since = self._network.now - _UNFLUSHED_S
-        for history in self.histories.values():
-            if peer.name == history.receipt.to:
-                history.handed_over = [seen for seen in history.handed_over if seen[0] < since]
+            self._on_rolled_back(peer, self._network.now - _UNFLUSHED_S)
 
     # --------------------------------------------------------------------------------------- hand-overs
 
@@ -145,12 +145,25 @@ class Checker:
         history.running = True
 
     def _check_again(self, history: History, delivery: Delivery) -> None:
-        again = [seen for seen in history.handed_over if not history.moved]
+        again = not history.moved and self._known_hand_overs(history)
         if history.running and not history.at_risk:
             raise self._broken(delivery.body, "handed over while a handler has it")
         marked = delivery.redelivered or delivery.attempt > 1
         if again and not marked and not self._excused(history):
             raise self._broken(delivery.body, "handed over again without saying so")
+
+    def _known_hand_overs(self, history: History) -> list[tuple[float, int, bool]]:
+        """Without those of a lost life whose loss nobody could find out."""
+        unknown = [span for span in history.lost if not self._was_found_out(history.receipt, span[1])]
+        return [seen for seen in history.handed_over if not any(a <= seen[0] <= b for a, b in unknown)]
+
+    def _was_found_out(self, receipt: SimulatedReceipt, since: float) -> bool:
+        """True if the receiver was told after that that its store is an old copy."""
+        return any(
+            reported.by == receipt.to and reported.event.kind == "old_copy" and reported.event.peer == receipt.sender
+            for reported in self._network.events
+            if reported.at >= since
+        )
 
     def _excused(self, history: History) -> bool:
         """A store was put back and the two have not met since: nobody can know."""
@@ -209,7 +222,7 @@ class Checker:
         if history.outcome not in (None, outcome) and not history.at_risk:
             raise self._broken(receipt.body, f"{outcome} was told after {history.outcome}")
         history.outcome = outcome
-        if outcome in _NEVER_HANDED_OVER and history.handed_over and not self._excused_outcome(history):
+        if outcome in _NEVER_HANDED_OVER and self._known_hand_overs(history) and not self._excused_outcome(history):
             raise self._broken(receipt.body, f"{outcome} was told, but it was handed over")
         if outcome is Outcome.HANDLED and not history.acknowledged:
             raise self._broken(receipt.body, "HANDLED was told, but no handler acknowledged it")

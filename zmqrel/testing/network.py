@@ -38,6 +38,8 @@ class Copy:
 
     disk: MemoryStore
     in_hand: MemoryInHand
+    at: float
+    """When it was made."""
     places: frozenset[tuple[int, int]]
     """Of the messages that it knows."""
 
@@ -191,7 +193,7 @@ class Network:
     def backup(self, name: str) -> Copy:
         """Copy the store of a peer, which may run."""
         peer = self.peers[name]
-        return Copy(peer.disk.snapshot(), _copy_table(peer.in_hand), frozenset(peer.receipts))
+        return Copy(peer.disk.snapshot(), _copy_table(peer.in_hand), self.now, frozenset(peer.receipts))
 
     def restore(self, name: str, copy: Copy) -> None:
         """Put an old copy of the store of a stopped peer back."""
@@ -200,7 +202,7 @@ class Network:
         peer.disk.previous = "crashed"
         peer.in_hand = _copy_table(copy.in_hand)
         peer.forget_all_but(copy.places)
-        self.observe("rolled back", peer)
+        self.observe("rolled back", peer, copy.at)
 
     def delete_store(self, name: str) -> None:
         """Take the store of a stopped peer away."""

@@ -266,6 +266,13 @@ class SimulatedPeer:
         channel = self.engine.channels.get(other)
         return channel is not None and bool(channel.sessions.open)
 
+    def agrees_with(self, other: str) -> bool:
+        """True if there is a session with that peer and nothing is to be healed."""
+        if not self.connected(other):
+            return False
+        healing = self.engine.channels[other].healing
+        return not (healing.i_am_old or healing.you_are_old or healing.awaits_state)
+
     # -------------------------------------------------------------------------------------------- turns
 
     def wake(self, delay_us: int = 0) -> None:
