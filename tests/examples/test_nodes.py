@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -116,30 +119,37 @@ def test_a_handler_is_named_by_its_queue(tmp_path: Path) -> None:
     assert function is json.dumps
 
 
-@pytest.fixture
-def shop(tmp_path: Path) -> tuple[Path, str]:
-    """A file of rows, and where a sink for them can be reached."""
+@contextlib.contextmanager
+def running(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A node in the background, ended with SIGTERM if it has not ended by itself."""
+    with subprocess.Popen([sys.executable, "-m", *arguments], cwd=ROOT, env=environment()) as process:
+        try:
+            yield process
+            if process.poll() is None:
+                process.terminate()
+            # By the signal, if it came before the node was up.
+            assert process.wait(PATIENCE_S) in (0, -signal.SIGTERM)
+        finally:
+            process.kill()
+
+
+def test_source_and_sink_without_a_launcher(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text("n,who\n" + "".join(f"{n},c{n % 3}\n" for n in range(1000)), encoding="utf-8")
-    return file, f"ipc://{tmp_path}/sink.ipc"
-
-
-def test_source_and_sink_without_a_launcher(shop: tuple[Path, str], tmp_path: Path) -> None:
-    file, endpoint = shop
+    endpoint = f"ipc://{tmp_path}/sink.ipc"
     feeding = ["nodes.source", str(file), "--to", "sink", "--peer", f"sink={endpoint}", "--key", "who"]
     feeding += ["--store", f"{tmp_path}/source"]
     writing = ["nodes.sink", "--db", f"{tmp_path}/rows.sqlite", "--store", f"{tmp_path}/sink", "--bind", endpoint]
-    writing += ["--peer", "source", "--until-end"]
-    with subprocess.Popen([sys.executable, "-m", *writing], cwd=ROOT, env=environment()) as process:
-        try:
-            ended = command(*feeding)
-            assert (ended.returncode, ended.stderr) == (0, "")
-            assert process.wait(PATIENCE_S) == 0
-        finally:
-            process.kill()
+    writing += ["--peer", "source"]
+    with running(*feeding) as source_process:
+        with running(*writing, "--until-end") as until_end:
+            assert until_end.wait(PATIENCE_S) == 0
+        # What the first sink could not say any more before it ended, a second one does.
+        with running(*writing):
+            assert source_process.wait(PATIENCE_S) == 0
     table = sink.Table(tmp_path / "rows.sqlite")
     assert table.counts() == {"rows": 1001, "duplicates": 0}
     assert table.complete()
-    # Once more: nothing new, and nothing twice.
+    # Once more: nothing is new, so nobody is needed on the other side.
     ended = command(*feeding)
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -16,10 +16,17 @@ def net(request: pytest.FixtureRequest) -> Iterator[Net]:
         yield net
 
 
-@pytest.fixture(params=["tcp", "ipc"])
-def lasting(request: pytest.FixtureRequest) -> Iterator[Net]:
-    """Peers whose stores outlive them."""
+@pytest.fixture(params=["ipc", "memory"])
+def swift(request: pytest.FixtureRequest) -> Iterator[Net]:
+    """Each transport and each store once, for what differs little between them."""
     with Net(request.param) as net:
+        yield net
+
+
+@pytest.fixture
+def lasting() -> Iterator[Net]:
+    """Peers over tcp whose stores outlive them; test_relaxed.py tells the same over ipc."""
+    with Net("tcp") as net:
         yield net
 
 

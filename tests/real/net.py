@@ -136,7 +136,7 @@ class Net:
 
     def peer(self, name: str, dials: str | None = None, *, hears: str = "", bind: bool = True, **options: Any) -> Peer:
         """A peer, not started, that dials one other and is dialled by those named in `hears`."""
-        peers: dict[str, str | None] = {name: None for name in hears.split()}
+        peers: dict[str, str | None] = dict.fromkeys(hears.split())
         if dials is not None:
             peers[dials] = self.endpoint(dials)
         options.setdefault("durability", self.durability)
@@ -167,8 +167,7 @@ def until(condition: Callable[[], object]) -> None:
 
 def connected(*peers: Peer) -> None:
     """Wait until each of them has a session."""
-    for peer in peers:
-        until(lambda peer=peer: peer.stats()["peers_connected"])
+    until(lambda: all(peer.stats()["peers_connected"] for peer in peers))
 
 
 def is_empty(peer: Peer) -> bool:

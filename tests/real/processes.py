@@ -58,7 +58,7 @@ class Child:
 
     def ask(self, word: str, **fields: Any) -> Any:
         """Say something and wait for the answer, which has the same word."""
-        self.say(**{"do": word}, **fields)
+        self.say(do=word, **fields)
         return self.expect(word)
 
     def signal(self, number: int) -> None:

@@ -48,7 +48,7 @@ def die_at(boundary: int) -> None:
 
         return then_step
 
-    LmdbStore.commit = counted  # type: ignore[method-assign]
+    LmdbStore.commit = counted  # type: ignore[method-assign, assignment]
     for name in ("take", "done", "free"):
         setattr(InHandFile, name, followed(name))
 
@@ -99,7 +99,9 @@ def stream_sink(line: Line, options: dict[str, Any], database: str, workers: int
     # What SIGKILL leaves is what was written; only power loss would need more.
     records.execute("PRAGMA journal_mode=WAL")
     records.execute("PRAGMA synchronous=OFF")
-    records.execute("CREATE TABLE IF NOT EXISTS delivery (n INTEGER PRIMARY KEY, id TEXT, attempt INT, redelivered INT)")
+    records.execute(
+        "CREATE TABLE IF NOT EXISTS delivery (n INTEGER PRIMARY KEY, id TEXT, attempt INT, redelivered INT)"
+    )
 
     @peer.handler(workers=workers, retry=Retry.fixed(0.001))
     def record(message: Message) -> None:

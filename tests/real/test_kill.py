@@ -1,4 +1,4 @@
-"""Processes killed with SIGKILL, at random and at every boundary of a commit: nothing is lost, nothing repeated unsaid."""
+"""Processes killed with SIGKILL, at random and at every boundary of a commit."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class Stream:
         self._events: Queue[tuple[str, Child, dict[str, Any]]] = Queue()
         self._children: dict[str, Child] = {}
         self._kill_at = {
-            side: sorted(rng.sample(range(CHUNK, messages - CHUNK), kills), reverse=True) for side in ("shop", "billing")
+            side: sorted(rng.sample(range(CHUNK, messages - CHUNK), kills), reverse=True)
+            for side in ("shop", "billing")
         }
         self.killed = {"shop": 0, "billing": 0}
         self.database = str(net.folder / "deliveries.db")

@@ -102,7 +102,9 @@ def test_deadlines_between_clocks_an_hour_apart(local: Net, ahead_s: float) -> N
     until(lambda: recall.outcome)
     if recall.handed_over_at is not None:
         # Each peer shows times by its own wall clock.
-        assert abs(recall.handed_over_at - datetime.now(timezone.utc) - timedelta(seconds=ahead_s)) < timedelta(minutes=5)
+        assert abs(recall.handed_over_at - datetime.now(timezone.utc) - timedelta(seconds=ahead_s)) < timedelta(
+            minutes=5
+        )
 
 
 def test_a_step_of_the_wall_clock_changes_nothing_that_runs(local: Net) -> None:
@@ -176,7 +178,7 @@ def put_back(net: Net, name: str, copy: Path) -> None:
 
 
 def handling(net: Net, *queues: str, **options: Any) -> tuple[Peer, Got]:
-    """"billing", started, with one handler for these queues."""
+    """ "billing", started, with one handler for these queues."""
     billing = net.receiver(**options)
     got = Got()
     for queue in queues:
@@ -281,7 +283,13 @@ def test_an_old_copy_of_the_senders_store(lasting: Net, contact: str) -> None:
     lasting.log.wait("peer shop", "old_copy", "billing")
     assert shop.stats()["old_copy"] == 1
     messages = [got.next() for _ in range(5)]
-    assert sorted(message.body for message in messages) == ["late quick", "late slow", "pending", "waiting 0", "waiting 1"]
+    assert sorted(message.body for message in messages) == [
+        "late quick",
+        "late slow",
+        "pending",
+        "waiting 0",
+        "waiting 1",
+    ]
     assert {message.redelivered for message in messages if message.body.startswith(("pending", "waiting"))} == {True}
     until(lambda: is_empty(billing))
     assert is_empty(shop)

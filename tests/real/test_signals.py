@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM at any time, in processes of their own: the store opens again and nothing that was accepted is lost."""
+"""SIGINT and SIGTERM at any time: the store opens again and nothing that was accepted is lost."""
 
 from __future__ import annotations
 

@@ -66,10 +66,10 @@ def test_states_come_in_order_and_waits_time_out(net: Net) -> None:
     for wait in (receipt.wait, receipt.wait_received, receipt.result):
         with pytest.raises(TimeoutError):
             wait(0.01)
-    assert receipt.state is State.STORED
+    assert receipt.state == State.STORED
     billing = net.receiver().start()
     assert receipt.wait_received(LIMIT_S) is True
-    assert receipt.state is State.RECEIVED
+    assert receipt.state == State.RECEIVED
     with pytest.raises(TimeoutError):
         receipt.wait(0)
     got = Got()
@@ -163,8 +163,10 @@ def test_a_handler_may_settle_by_itself(net: Net) -> None:
         elif message.body == "raise":
             message.ack()
             raise ValueError("too late")
+        if not message.settled:
+            message.ack()
         with pytest.raises(zmqrel.AlreadySettled):
-            message.ack() if message.settled else (message.ack(), message.ack())
+            message.ack()
 
     assert ended(shop.send("billing", "reject")) == (Outcome.REJECTED, "because", 1)
     assert ended(shop.send("billing", "retry")) == (Outcome.HANDLED, None, 2)
@@ -441,9 +443,9 @@ def test_send_many_takes_all_or_none(net: Net) -> None:
     receipts = shop.send_many("billing", range(5))
     assert len({receipt.id for receipt in receipts}) == 5
     assert shop.send_many("billing", []) == []
-    for send in (lambda: shop.send("billing", 6), lambda: shop.send("billing", 6, room_timeout=0.01)):
+    for room_timeout in (0, 0.01):
         with pytest.raises(zmqrel.OutboxFull):
-            send()
+            shop.send("billing", 6, room_timeout=room_timeout)
     billing = net.receiver()
     got = Got()
     billing.handler()(got)

@@ -184,7 +184,7 @@ class Channel:
             options.max_body_bytes + FRAMING_BYTES + LARGEST_META_BYTES,
             self.healing.i_am_old,
             self.healing.you_are_old,
-            [(lane.id, lane.floor) for lane in self.theirs.values() if not lane.closed or lane.count],
+            [(lane.id, lane.floor) for lane in self.theirs.values() if not lane.closed],
             lanes,
         )
 
@@ -225,6 +225,9 @@ class Channel:
             self._shared.event("malformed", self.name, str(error))
             return
         self._inbox.skip_to(lane, told.lowest - 1)
+        if lane.closed:
+            lane.closed = False  # an old copy knows it again
+            self._shared.touch(lane)
         if told.doubt_upto > lane.doubt_upto:
             lane.doubt_upto = told.doubt_upto
             self._shared.touch(lane)

@@ -118,6 +118,8 @@ class Checker:
         for history in self.histories.values():
             if peer.name == history.receipt.to:
                 history.lost.append((since, self._network.now))
+            if peer.name == history.receipt.sender:
+                history.outcome = None  # told by a life that was lost, forgotten by the copy
 
     def _on_power_lost(self, peer: SimulatedPeer) -> None:
         for history in self.histories.values():
