@@ -39,7 +39,7 @@ ON CONFLICT (sender, id) DO UPDATE SET times = times + 1
 
 
 class Table:
-    """The database of one sink; it is used by one thread at a time."""
+    """The database of one sink, for the thread that writes and the one that counts."""
 
     def __init__(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)

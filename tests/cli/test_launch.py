@@ -297,7 +297,7 @@ def test_plain_lines_show_counts_at_the_end(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text(node("a", REPORT), encoding="utf-8")
     ended = command("launch", str(file), "--data", str(tmp_path / "data"))
-    assert ended.returncode == 0
+    assert ended.returncode == 0, ended.stderr
     assert "a: started, process " in ended.stdout
     assert "  a                ended      sent 12, backlog 3, 0/s\n" in ended.stdout
     assert "finished after" in ended.stdout
@@ -345,7 +345,7 @@ def test_check_shows_the_plan_and_makes_nothing(tmp_path: Path) -> None:
     file.write_text(node("a", "pass", "endpoint = 'tcp://127.0.0.1:7001'"), encoding="utf-8")
     checking = ["launch", str(file), "--check", "--data", str(tmp_path / "data")]
     ended = command(*checking)
-    assert ended.returncode == 0
+    assert ended.returncode == 0, ended.stderr
     assert "a at tcp://127.0.0.1:7001, restart on-failure" in ended.stdout
     described = json.loads(command(*checking, "--json").stdout)
     assert described["nodes"]["a"]["command"][1:] == ["-c", "pass"]
@@ -379,7 +379,7 @@ def test_misuse_is_told_in_a_line(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["launch", "--help"]])
 def test_help_has_an_example(arguments: list[str]) -> None:
     ended = command(*arguments)
-    assert ended.returncode == 0
+    assert ended.returncode == 0, ended.stderr
     assert "zmqrel launch examples/orders/topology.toml" in ended.stdout
 
 

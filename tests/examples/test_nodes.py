@@ -33,7 +33,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("node", ["source", "worker", "sink"])
 def test_help_has_an_example(node: str) -> None:
     ended = command(f"nodes.{node}", "--help")
-    assert ended.returncode == 0
+    assert ended.returncode == 0, ended.stderr
     assert f"example:\n  python -m nodes.{node} " in ended.stdout
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import zmqrel
 from tests.real.net import LIMIT_S, Got, Net, is_empty, until
-from zmqrel import Message, Outcome, Receipt, Retry, State, Verdict
+from zmqrel import Message, Outcome, Peer, Receipt, Retry, State, Verdict
 
 
 class Held:
@@ -242,9 +242,9 @@ def test_of_a_moved_message(swift: Net) -> None:
 # ------------------------------------------------------------------------------------------------ across restarts
 
 
-def _received_then_gone(swift: Net) -> Receipt:
-    """A receipt of a message that lies in the inbox of a peer that is down."""
-    shop, billing = swift.pair()
+def _received_then_gone(net: Net) -> tuple[Peer, Receipt]:
+    """A sender, and the receipt of its message, which lies in the inbox of a peer that is down."""
+    shop, billing = net.pair()
     receipt = shop.send("billing", "recalled", id="it")
     assert receipt.wait_received(LIMIT_S)
     billing.close()

@@ -465,7 +465,9 @@ def test_a_tiny_inbox_only_slows(limit: int) -> None:
 
 def test_bytes_are_credited_too() -> None:
     network, seen = pair(inbox_max_bytes=5000), Seen()
-    receipts = [network.send("shop", "bank", b"x" * 900) for _ in range(20)] + [network.send("shop", "bank", b"y" * 9000)]
+    receipts = [network.send("shop", "bank", b"x" * 900) for _ in range(20)] + [
+        network.send("shop", "bank", b"y" * 9000)
+    ]
     network.advance(2)
     assert network.peers["bank"].engine.stats()["inbox_bytes"] <= 6000
     network.handler("bank", "default", seen)

@@ -193,8 +193,8 @@ class Channel:
         return lane.closed and lane.acked >= lane.sent_upto and self._outbox.lowest(lane) > lane.sent_upto
 
     def _lane_info(self, lane: OutLane) -> LaneInfo:
-        lowest, next_seq = self._outbox.lowest(lane), lane.sent_upto + 1
-        return LaneInfo(lane.id, lane.kind, lane.queue, lane.closed, lowest, next_seq, lane.doubt_upto)
+        lowest = self._outbox.lowest(lane)
+        return LaneInfo(lane.id, lane.kind, lane.queue, lane.closed, lowest, lane.next_seq, lane.doubt_upto)
 
     def _begin(self, session: Session, info: Info, count: int) -> bool:
         """A session begins: judge what the other says of the past, then start every lane from its floor."""

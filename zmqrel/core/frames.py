@@ -78,7 +78,6 @@ class LaneInfo(NamedTuple):
     closed: bool
     lowest: int
     next_seq: int
-    """The first one that never left; what was received from there on, a life that the sender lost had sent."""
     doubt_upto: int
 
 
@@ -225,7 +224,7 @@ def _lane_info(value: Any) -> LaneInfo:
     lane_id, kind, queue, closed, lowest, next_seq, doubt_upto = value
     _numbers([lane_id, kind, lowest, next_seq, doubt_upto], 5)
     _need(isinstance(queue, str) and len(queue) <= MAX_NAME and type(closed) is bool, "a lane names its queue")
-    _need(1 <= lowest <= next_seq <= MAX_SEQ, "lowest is from 1 to the first that never left")
+    _need(1 <= lowest <= next_seq <= MAX_SEQ, "lowest is from 1 to the next sequence number")
     return LaneInfo(lane_id, kind, queue, closed, lowest, next_seq, doubt_upto)
 
 

@@ -77,13 +77,16 @@ class Healing:
     def judge(self, session: Session, info: Info, count: int) -> bool:
         """Compare what both sides know of the past. False if the session was ended to begin anew."""
         channel = self._channel
+        came_back = False
         if channel.their_store not in (0, session.store_id):
             self._store_gone(session.store_id)
+            came_back = bool(channel.theirs)
         new_life = channel.their_instance != session.instance
-        they_are_old = info.i_am_old or (
-            new_life
-            and channel.their_store == session.store_id
-            and (self._floors_fell(info) or self._they_sent_less(info))
+        # What was heard of a store before another took its place is not kept: one that comes back counts as old.
+        they_are_old = (
+            info.i_am_old
+            or came_back
+            or (new_life and channel.their_store == session.store_id and self._floors_fell(info))
         )
         channel.their_store = session.store_id
         if not new_life:
@@ -133,18 +136,6 @@ class Healing:
                 return True
         return False
 
-    def _they_sent_less(self, info: Info) -> bool:
-        """We received more than they know to have sent.
-
-        They look for that too, but by what WELCOME said: a late frame of their lost life may have come since.
-        """
-        told = {lane.lane_id: lane for lane in info.lanes}
-        for lane in self._channel.theirs.values():
-            known = told.get(lane.id)
-            if known is not None and not known.closed and not lane.closed and lane.floor >= known.next_seq:
-                return True
-        return False
-
     def _floors_fell(self, info: Info) -> bool:
         """They acknowledged more than they know of now."""
         floors = dict(info.floors)
@@ -156,10 +147,11 @@ class Healing:
         channel, shared = self._channel, self._shared
         self._healed_instance = shared.ledger.instance
         at_risk = sum(len(self._outbox.unsettled(lane, 2**63)) for lane in channel.own.values())
-        for received in channel.theirs.values():
-            at_risk += received.count
-            received.doubt_upto = max(received.doubt_upto, received.floor)
-            shared.touch(received)
+        for received in shared.in_lanes.values():  # those of an earlier store of theirs too
+            if received.peer == channel.name:
+                at_risk += received.count
+                received.doubt_upto = max(received.doubt_upto, received.floor)
+                shared.touch(received)
         for lane in list(channel.out.values()):
             self._close(lane)
         shared.event("old_copy", channel.name, f"this store is an old copy; {at_risk} messages are at risk")

@@ -76,6 +76,7 @@ class Turns:
         self._endpoints: dict[str, str | None] = {}
         self._links: dict[str, int] = {}
         self._served: dict[str, tuple[Buffer, Policy]] = {}
+        self._to_serve: list[str] = []
         self._stalled = False
         """Not even the headroom was enough: only time can help."""
         self._full = False
@@ -107,7 +108,8 @@ class Turns:
     def serve(self, queue: str, buffer: Buffer, policy: Policy) -> None:
         """Rows of this queue go to `buffer` from the next turn on."""
         self._served[queue] = (buffer, policy)
-        self.engine.serve(queue, buffer, policy)
+        # Not now: a new queue writes a row, and what is written between two turns is forgotten by the next flush.
+        self._to_serve.append(queue)
 
     def run(self, now: Now, wall_us: int, work: Work) -> None:
         """One turn. Raises only what leaves the peer unable to go on."""
@@ -140,6 +142,9 @@ class Turns:
         engine.limit_intake(self._intake_bytes)
         if flush:
             engine.flushed()
+        for queue in self._to_serve:
+            engine.serve(queue, *self._served[queue])
+        self._to_serve.clear()
         for link in work.links_down:
             engine.link_down(link)
         for link, parts in work.frames:
@@ -241,6 +246,7 @@ class Turns:
         self.engine.begin(now, wall_us)
         self.engine.set_accepting(False)
         self.engine.replace(failed, with_workers)
+        self._to_serve.clear()
         for queue, (buffer, policy) in self._served.items():
             self.engine.serve(queue, buffer, policy)
         for name, endpoint in self._endpoints.items():

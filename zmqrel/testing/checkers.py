@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from zmqrel.core.buffer import Handled, Rejected, Result
@@ -46,6 +47,8 @@ class History:
     running: bool = False
     lost: list[tuple[float, float]] = field(default_factory=list)
     """From when to when its receiver lived a life that it lost."""
+    copied_at: float = inf
+    """When the copy was made that its sender has now: what both lost since, nobody can find out."""
     doubtful: bool = False
     """Its receiver's machine stopped, so that nobody knows whether it was handed over."""
 
@@ -105,16 +108,18 @@ class Checker:
             if history.receipt.to == name:
                 history.running = False
 
-    def _on_store_lost(self, peer: SimulatedPeer) -> None:
+    def _on_store_lost(self, peer: SimulatedPeer, since: float = -1.0) -> None:
         for other in self._network.peers:
             self._unmet.add((peer.name, other))
         for history in self.histories.values():
             if peer.name in (history.receipt.sender, history.receipt.to):
                 history.at_risk = True
+            if peer.name == history.receipt.sender:
+                history.copied_at = min(since, history.copied_at)
 
     def _on_rolled_back(self, peer: SimulatedPeer, since: float) -> None:
         """What a life that was lost did since its copy was made, it may have told nobody."""
-        self._on_store_lost(peer)
+        self._on_store_lost(peer, since)
         for history in self.histories.values():
             if peer.name == history.receipt.to:
                 history.lost.append((since, self._network.now))
@@ -157,7 +162,11 @@ class Checker:
     def _known_hand_overs(self, history: History) -> list[tuple[float, int, bool]]:
         """Without those of a lost life whose loss nobody could find out."""
         unknown = [span for span in history.lost if not self._was_found_out(history.receipt, span[1])]
-        return [seen for seen in history.handed_over if not any(a <= seen[0] <= b for a, b in unknown)]
+        return [
+            seen
+            for seen in history.handed_over
+            if not any(a <= seen[0] <= b for a, b in (history.lost if seen[0] >= history.copied_at else unknown))
+        ]
 
     def _was_found_out(self, receipt: SimulatedReceipt, since: float) -> bool:
         """True if the receiver was told after that that its store is an old copy."""
@@ -173,6 +182,8 @@ class Checker:
         return pair in self._unmet or pair[::-1] in self._unmet
 
     def _check_outcome(self, history: History) -> None:
+        if history.receipt.forgotten and history.lost:
+            return  # both stores that knew it were lost
         if history.outcome in _NEVER_HANDED_OVER and not self._excused(history):
             raise self._broken(history.receipt.body, f"handed over after {history.outcome} was told")
         if history.outcome is not None and not history.at_risk:
@@ -223,7 +234,10 @@ class Checker:
             return
         if history.outcome not in (None, outcome) and not history.at_risk:
             raise self._broken(receipt.body, f"{outcome} was told after {history.outcome}")
-        history.outcome = outcome
+        if history.outcome is outcome:
+            return
+        if not self._excused(history):
+            history.outcome = outcome
         if outcome in _NEVER_HANDED_OVER and self._known_hand_overs(history) and not self._excused_outcome(history):
             raise self._broken(receipt.body, f"{outcome} was told, but it was handed over")
         if outcome is Outcome.HANDLED and not history.acknowledged:

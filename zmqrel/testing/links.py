@@ -84,6 +84,8 @@ class Links:
         self._blocked: set[tuple[str, str]] = set()
         self.frames = 0
         self.lost = 0
+        self.censor: Callable[[str, str, list[bytes]], bool] | None = None
+        """Loses the frames for which it returns True: called with sender, receiver and parts."""
 
     def bind(self, endpoint: str, process: Process) -> None:
         """Whoever dials `endpoint` reaches `process` whenever it runs."""
@@ -175,6 +177,9 @@ class Links:
         self, connection: Connection, way: int, sender: Process, receiver: Process, link: int, parts: list[bytes]
     ) -> None:
         faults, chance = self.faults, self._rng.random
+        if self.censor is not None and self.censor(sender.name, receiver.name, parts):
+            self.lost += 1
+            return
         if (sender.name, receiver.name) in self._blocked:
             self._lose(connection, sender, receiver, link, parts)
             return

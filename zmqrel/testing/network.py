@@ -190,6 +190,10 @@ class Network:
         peer.hardware.booted_us = self._now_us
         self.observe("power lost", peer)
 
+    def suspend(self, name: str, seconds: float) -> None:
+        """Put the machine of a peer to sleep; what is sent to it waits in its sockets."""
+        self.peers[name].suspend(seconds)
+
     def backup(self, name: str) -> Copy:
         """Copy the store of a peer, which may run."""
         peer = self.peers[name]

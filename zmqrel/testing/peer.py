@@ -178,6 +178,8 @@ class SimulatedPeer:
     _commands: list[c.Command] = field(default_factory=list)
     _answers: dict[c.Command, Callable[[Any], None]] = field(default_factory=dict)
     _frames: list[tuple[int, list[bytes]]] = field(default_factory=list)
+    _awake_us: int = 0
+    """True time before which its machine sleeps."""
     _last_link: int = 0
     _turn_at_us: int | None = None
     _last_turn_us: int = -1
@@ -289,6 +291,8 @@ class SimulatedPeer:
         if life != self.life or self._turn_at_us != at_us or self.turns is None:
             return
         self._turn_at_us = None
+        if self._sleeps(self.wake):
+            return
         self._count_turn(at_us)
         work = Work(self._commands, self._frames)
         self._commands, self._frames = [], []
@@ -316,6 +320,21 @@ class SimulatedPeer:
         else:
             self._turns_at_once = 0
         self._last_turn_us = at_us
+
+    def suspend(self, seconds: float) -> None:
+        """Sleep with the whole machine: the boot-time clock goes on, the monotonic clock does not."""
+        self.hardware.suspended_us += int(seconds * 1e6)
+        self._awake_us = self.network.true_us() + int(seconds * 1e6)
+
+    def _sleeps(self, later: Callable[[int], None]) -> bool:
+        """Whether the machine sleeps; then `later` is called with the microseconds until it wakes up."""
+        delay_us = self._awake_us - self.network.true_us()
+        if delay_us > 0:
+            later(delay_us)
+        return delay_us > 0
+
+    def _at(self, delay_us: int, action: Callable[[], None]) -> None:
+        self.network.at(self.network.true_us() + delay_us, action)
 
     def _input_delay_us(self) -> int:
         return self.rng.randrange(100)
@@ -524,6 +543,8 @@ class SimulatedPeer:
         """Idle workers take what is in the buffer."""
         if life != self.life or handler.buffer is None:
             return
+        if self._sleeps(lambda delay_us: self._at(delay_us, partial(self._work, handler, life))):
+            return
         handler.woken = False
         while handler.busy < handler.workers:
             row = handler.buffer.take(self._clock().now().store_us)
@@ -541,6 +562,8 @@ class SimulatedPeer:
     def _worked(self, handler: Handler, life: int, row: Row, delivery: Delivery) -> None:
         """The virtual time of a handler is over: run it and settle."""
         if life != self.life or handler.buffer is None:
+            return
+        if self._sleeps(lambda delay_us: self._at(delay_us, partial(self._worked, handler, life, row, delivery))):
             return
         result = _run(handler.function, delivery)
         if life != self.life:

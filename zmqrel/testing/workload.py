@@ -317,8 +317,17 @@ def leftovers(network: Network, name: str) -> dict[str, int]:
     return found
 
 
-def run(seed: int, mix: str) -> Workload:
-    """Run the workload of that name with that seed."""
-    workload = Workload(seed, MIXES[mix])
-    workload.run()
+def run(seed: int, mix: str, steps: int | None = None) -> Workload:
+    """Run the workload of that name with that seed, for so many steps or as many as its mix says.
+
+    Raises PromiseBroken, or whatever a peer raised, with a note that says how to run it again.
+    """
+    chosen = MIXES[mix] if steps is None else replace(MIXES[mix], steps=steps)
+    try:
+        workload = Workload(seed, chosen)
+        workload.run()
+    except Exception as error:
+        again = f"again: python -m zmqrel.testing {mix!r} {seed} {chosen.steps}"
+        error.args = (f"{error}\nseed {seed} of {mix!r} after {chosen.steps} steps; {again}",)
+        raise
     return workload

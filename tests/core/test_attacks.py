@@ -1,0 +1,621 @@
+"""F1 to F14 of the protocol: the attacks that broke its drafts, each against two real cores over a simulated network.
+
+Every test watches with a Checker, which raises at the first broken promise, and says what else must be seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.sim.helpers import Seen, leftovers, outcomes, pair, settled
+from zmqrel import Outcome, Retry, Verdict
+from zmqrel.core import commands as c
+from zmqrel.core import frames, tables
+from zmqrel.core.lane import CONTROL
+from zmqrel.testing import Delivery, Network, SimulatedReceipt
+from zmqrel.testing.checkers import Checker
+
+
+def watched(seed: int = 1, **options: object) -> tuple[Network, Checker, Seen]:
+    network = pair(seed, **options)
+    return network, Checker(network), Seen()
+
+
+def of_control_lane(parts: list[bytes]) -> bool:
+    frame = frames.decode(parts)
+    return frame.type == frames.DATA and frame.fields[0].kind == CONTROL
+
+
+def restart(network: Network, *names: str) -> None:
+    for name in names:
+        network.crash(name)
+        network.restart(name)
+
+
+def rest(network: Network) -> dict[str, int]:
+    network.advance(2)
+    return leftovers(network)
+
+
+# ---------------------------------------------------------------------------------------------------------- F1, F2
+
+
+def test_f1_a_recall_after_a_crash_between_transmission_and_its_note() -> None:
+    network, _, seen = watched()
+    network.handler("bank", "default", seen)
+    network.partition("bank", "shop")
+    receipt = network.send("shop", "bank", 1)
+    network.heal("bank", "shop")
+    network.partition("bank", "shop", one_way=True)
+    network.advance(0.2)
+    assert seen.bodies == [1]
+    network.crash("shop")
+    network.restart("shop")
+    network.advance(0.1)
+    network.recall(receipt)
+    network.advance(0.5)
+    assert receipt.verdict is Verdict.PENDING, "it left before the crash: only the receiver can tell"
+    network.heal()
+    assert settled(network, [receipt], 20)
+    assert receipt.verdict is Verdict.TOO_LATE
+    assert rest(network) == {}
+
+
+@pytest.mark.parametrize("point", ["before commit", "after commit", "while sending"])
+@pytest.mark.parametrize("commits", range(6))
+def test_f1_a_crash_at_each_commit_of_a_sender(point: str, commits: int) -> None:
+    network, checker, seen = watched(commits)
+    network.handler("bank", "default", seen)
+    network.crash("shop", point, commits)  # type: ignore[arg-type]
+    receipts = []
+    for body in range(12):
+        if network.peers["shop"].running:
+            receipts.append(network.send("shop", "bank", body))
+        network.advance(0.003)
+    network.peers["shop"].disk.survive()
+    network.restart("shop")
+    network.advance(0.01)
+    for receipt in receipts[::3]:
+        network.recall(receipt)
+    network.advance(30)
+    checker.check_all_ended()
+    assert rest(network) == {}
+
+
+def test_f2_a_lost_message_and_a_lost_withdrawal() -> None:
+    network, _, _ = watched()
+    network.partition("shop", "bank")
+    receipt = network.send("shop", "bank", 1)
+    network.advance(0.3)
+    network.recall(receipt)
+    network.advance(0.3)
+    network.links.censor = lambda sender, _, parts: sender == "shop" and of_control_lane(parts)
+    network.heal()
+    network.advance(10)
+    assert receipt.outcome is None
+    network.links.censor = None
+    assert settled(network, [receipt], 40), "a VOID in its place would have left nobody to answer"
+    assert receipt.outcome is Outcome.RECALLED
+    assert rest(network) == {}
+
+
+# ---------------------------------------------------------------------------------------------------------- F3 to F5
+
+
+@pytest.mark.parametrize("offline", [0, 1, 5, 40])
+def test_f3_a_restored_sender_that_accepts_offline(offline: int) -> None:
+    network, checker, seen = watched()
+    first = [network.send("shop", "bank", body) for body in range(3)]
+    network.advance(0.2)
+    copy = network.backup("shop")
+    network.partition("bank", "shop", one_way=True)
+    network.partition("shop", "bank")
+    network.heal("shop", "bank")
+    lost = [network.send("shop", "bank", body) for body in range(100, 110)]
+    network.advance(0.5)
+    network.crash("shop")
+    network.restore("shop", copy)
+    network.partition("shop", "bank")
+    network.restart("shop")
+    new = [network.send("shop", "bank", body) for body in range(200, 200 + offline)]
+    network.advance(0.2)
+    network.handler("bank", "default", seen)
+    network.advance(0.2)
+    network.heal()
+    network.advance(1)
+    new += [network.send("shop", "bank", body) for body in range(300, 303)]
+    assert settled(network, first + new, 60)
+    assert outcomes(first + new) == ["HANDLED"] * (6 + offline)
+    assert all(receipt.forgotten for receipt in lost)
+    assert sorted(seen.bodies) == [*range(3), *range(100, 110), *range(200, 200 + offline), *range(300, 303)]
+    assert "old_copy" in network.kinds("shop")
+    checker.check_all_ended()
+    assert rest(network) == {}
+
+
+def test_f3_a_late_frame_of_the_lost_life_between_welcome_and_open() -> None:
+    """It must not count, or what the restored sender was told in WELCOME is out of date when its OPEN comes."""
+    network, _, seen = watched()
+    network.handler("bank", "default", seen)
+    first = [network.send("shop", "bank", body) for body in range(3)]
+    assert settled(network, first)
+    copy = network.backup("shop")
+    bank = network.peers["bank"]
+    link = next(iter(bank.engine.channels["shop"].sessions.open))
+    late: list[list[bytes]] = []
+
+    def keep_data(sender: str, _: str, parts: list[bytes]) -> bool:
+        is_data = sender == "shop" and frames.decode(parts).type == frames.DATA
+        if is_data:
+            late.append(parts)
+        return is_data
+
+    def release_before_open(sender: str, _: str, parts: list[bytes]) -> bool:
+        if sender == "shop" and frames.decode(parts).type == frames.OPEN:
+            while late:
+                bank.deliver(link, late.pop(0))
+        return False
+
+    network.links.censor = keep_data
+    network.send("shop", "bank", 99)
+    network.advance(0.05)
+    assert late
+    network.crash("shop")
+    network.restore("shop", copy)
+    network.links.censor = release_before_open
+    network.restart("shop")
+    new = [network.send("shop", "bank", body) for body in range(10, 15)]
+    assert settled(network, new, 60)
+    assert outcomes(new) == ["HANDLED"] * 5
+    assert seen.bodies == [0, 1, 2, 10, 11, 12, 13, 14]
+
+
+def test_f4_settlements_for_a_store_that_is_gone() -> None:
+    network, checker, seen = watched()
+    old = [network.send("shop", "bank", body) for body in range(5)]
+    network.advance(0.2)
+    network.crash("shop")
+    network.delete_store("shop")
+    network.restart("shop")
+    new = [network.send("shop", "bank", body, queue="slow") for body in range(10, 15)]
+    network.advance(0.5)
+    network.handler("bank", "default", seen)
+    network.advance(3)
+    assert outcomes(new) == [None] * 5
+    assert all(receipt.forgotten for receipt in old)
+    network.handler("bank", "slow", seen)
+    assert settled(network, new, 20)
+    assert seen.bodies == [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]
+    checker.check_all_ended()
+    assert rest(network) == {}
+
+
+@pytest.mark.parametrize("recalled", [False, True])
+def test_f5_acknowledgement_and_disk_are_lost_together(recalled: bool) -> None:
+    network, _, seen = watched()
+    network.handler("bank", "default", seen)
+    network.partition("bank", "shop", one_way=True)
+    receipt = network.send("shop", "bank", 1)
+    network.advance(0.2)
+    assert seen.bodies == [1]
+    network.crash("bank")
+    network.delete_store("bank")
+    if recalled:
+        network.recall(receipt)
+    network.advance(0.1)
+    network.heal()
+    network.restart("bank")
+    assert settled(network, [receipt], 30)
+    if recalled:
+        assert receipt.outcome is Outcome.UNCERTAIN, "a store that never knew must not answer RECALLED"
+        assert len(seen.bodies) == 1
+    else:
+        assert receipt.outcome is Outcome.HANDLED
+        assert [delivery.redelivered for delivery in seen.deliveries] == [False, True]
+    assert rest(network) == {}
+
+
+def test_f5_a_recall_after_the_new_store_was_met() -> None:
+    network, _, seen = watched()
+    network.handler("bank", "default", seen, duration=0.5)
+    receipts = [network.send("shop", "bank", body) for body in range(4)]
+    network.advance(0.7)
+    network.crash("bank")
+    network.delete_store("bank")
+    network.partition("shop", "bank")
+    network.restart("bank")
+    network.peers["bank"].serve("default", seen, duration=100)
+    network.heal()
+    network.advance(3)
+    for receipt in receipts[2:]:
+        network.recall(receipt)
+    assert settled(network, receipts[2:], 20)
+    assert outcomes(receipts[2:]) == ["UNCERTAIN", "UNCERTAIN"]
+
+
+# ---------------------------------------------------------------------------------------------------------------- F6
+
+
+def test_f6_many_old_frames_draw_one_bye() -> None:
+    network, _, seen = watched()
+    network.handler("bank", "default", seen)
+    byes: list[str] = []
+
+    def count(sender: str, receiver: str, parts: list[bytes]) -> bool:
+        if frames.decode(parts).type == frames.BYE:
+            byes.append(sender)
+        return False
+
+    bank = network.peers["bank"]
+    old: list[list[bytes]] = []
+    network.links.censor = lambda sender, _, parts: bool(sender == "shop" and old.append(parts))
+    receipts = [network.send("shop", "bank", body) for body in range(64)]
+    network.advance(0.1)
+    assert old
+    restart(network, "bank")
+    network.links.censor = count
+    for _ in range(64):
+        bank.deliver(999, old[0])
+    network.advance(0.01)
+    assert byes.count("bank") <= 2
+    assert settled(network, receipts, 20)
+    assert sorted(set(seen.bodies)) == list(range(64))
+
+
+def test_f6_late_copies_of_every_handshake_change_nothing() -> None:
+    network, _, seen = watched()
+    network.handler("bank", "default", seen)
+    copies: list[tuple[str, str, list[bytes]]] = []
+
+    def copy(sender: str, receiver: str, parts: list[bytes]) -> bool:
+        if frames.decode(parts).type in (frames.HELLO, frames.WELCOME, frames.OPEN, frames.BYE):
+            copies.append((sender, receiver, parts))
+        return False
+
+    network.links.censor = copy
+    network.reconnect("shop", "bank")
+    restart(network, "shop")
+    network.advance(1)
+    assert {frames.decode(parts).type for _, _, parts in copies} >= {frames.HELLO, frames.WELCOME, frames.OPEN}
+    first = [network.send("shop", "bank", body) for body in range(5)]
+    assert settled(network, first)
+    sessions = {name: dict(network.peers[name].engine.channels[other].sessions.open) for name, other in PAIRS}
+    for sender, receiver, parts in copies:
+        for link in [*sessions[receiver], 1001]:
+            if link % 2 or frames.decode(parts).type != frames.HELLO:
+                network.peers[receiver].deliver(link, parts)
+        network.advance(0.01)
+        assert network.peers[sender].connected(receiver)
+    second = [network.send("shop", "bank", body) for body in range(5, 10)]
+    assert settled(network, second, 1)
+    for name, other in PAIRS:
+        now = network.peers[name].engine.channels[other].sessions.open
+        assert all(now.get(link) is session for link, session in sessions[name].items()), name
+    assert seen.bodies == list(range(10))
+
+
+PAIRS = [("shop", "bank"), ("bank", "shop")]
+
+
+def test_f6_crossing_hellos_give_two_sessions_that_live() -> None:
+    network = pair(both_dial=True)
+    network.advance(3)
+    for name, other in PAIRS:
+        assert len(network.peers[name].engine.channels[other].sessions.open) == 2
+        assert network.peers[name].engine.stats()["sessions"] == 2
+
+
+def test_f6_a_stale_acknowledgement_after_a_rewind() -> None:
+    network, _, seen = watched()
+    network.handler("bank", "default", seen)
+    acks: list[list[bytes]] = []
+
+    def keep(sender: str, _: str, parts: list[bytes]) -> bool:
+        if sender == "bank" and frames.decode(parts).type == frames.ACK:
+            acks.append(parts)
+        return False
+
+    network.links.censor = keep
+    receipts = [network.send("shop", "bank", body) for body in range(20)]
+    assert settled(network, receipts, 5)
+    network.crash("bank")
+    network.delete_store("bank")
+    network.restart("bank")
+    network.advance(2)
+    shop = network.peers["shop"]
+    waiting = [network.send("shop", "bank", body, queue="later") for body in range(20, 30)]
+    for parts in acks:
+        for link in shop.engine.channels["bank"].sessions.open:
+            shop.deliver(link, parts)
+    network.advance(1)
+    network.handler("bank", "later", seen)
+    assert settled(network, waiting, 20)
+    assert seen.bodies == list(range(30))
+
+
+# --------------------------------------------------------------------------------------------------------- F7, F8
+
+
+def test_f7_a_queue_without_a_handler_lets_no_other_message_expire() -> None:
+    network, _, seen = watched(inbox_max_messages=30, inbox_max_bytes=20_000)
+    network.handler("bank", "served", seen)
+    stuck = [network.send("shop", "bank", f"{body:0200}", queue="nobody") for body in range(300)]
+    network.advance(3)
+    for body in range(1000, 1050):
+        receipt = network.send("shop", "bank", body, queue="served", ttl=2)
+        assert settled(network, [receipt], 3)
+        assert receipt.outcome is Outcome.HANDLED
+    assert not any(receipt.outcome for receipt in stuck)
+
+
+def test_f8_an_entry_larger_than_the_other_side_takes() -> None:
+    network = Network(1)
+    network.peer("shop", {"bank": True})
+    network.peer("bank", {"shop": False}, max_body_bytes=1000)
+    seen = Seen()
+    network.handler("bank", "default", seen)
+    receipts = [network.send("shop", "bank", body) for body in (1, b"x" * 300_000, 3)]
+    assert settled(network, receipts, 10)
+    assert outcomes(receipts) == ["HANDLED", "EXHAUSTED", "HANDLED"]
+    assert "takes" in (receipts[1].reason or "")
+    assert rest(network) == {}
+
+
+# ---------------------------------------------------------------------------------------------------------- F9, F10
+
+
+def test_f9_a_prefetch_of_256_whose_first_message_kills_the_process() -> None:
+    network, checker, _ = watched(prefetch=256)
+    handled: list[int] = []
+
+    def handle(delivery: Delivery) -> None:
+        if delivery.body == 0:
+            network.crash("bank")
+        else:
+            handled.append(delivery.body)
+
+    network.handler("bank", "default", handle, workers=1, duration=0.01, retry=Retry.fixed(0.1, max_attempts=3))
+    receipts = network.peers["shop"].send("bank", list(range(256)))
+    for _ in range(8):
+        network.advance(1)
+        network.restart("bank")
+    assert settled(network, receipts, 30)
+    assert outcomes(receipts) == ["EXHAUSTED"] + ["HANDLED"] * 255
+    assert (receipts[0].reason, receipts[0].attempts) == ("crash", 3)
+    assert handled == list(range(1, 256)), "those behind it were never with a worker"
+    checker.check_all_ended()
+    assert rest(network) == {}
+
+
+def test_f9_two_workers_pass_each_other_and_only_the_killer_is_blamed() -> None:
+    network, _, _ = watched()
+    handled: list[int] = []
+
+    def handle(delivery: Delivery) -> None:
+        if delivery.body == 3:
+            network.crash("bank")
+        else:
+            handled.append(delivery.body)
+
+    # Everyone else is slower, so that the killer always dies in company, until it is tried alone.
+    network.handler(
+        "bank",
+        "default",
+        handle,
+        workers=4,
+        duration=lambda d: 0.01 if d.body == 3 else 0.3,
+        retry=Retry.fixed(0.1, max_attempts=2),
+    )
+    receipts = [network.send("shop", "bank", body) for body in range(8)]
+    for _ in range(10):
+        network.advance(2)
+        network.restart("bank")
+    assert settled(network, receipts, 30)
+    assert outcomes(receipts) == ["HANDLED"] * 3 + ["EXHAUSTED"] + ["HANDLED"] * 4
+    assert sorted(set(handled)) == [0, 1, 2, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_f9_a_recall_races_with_the_hand_over(seed: int) -> None:
+    network, checker, seen = watched(seed, prefetch=8)
+    network.handler("bank", "default", seen, workers=3, duration=0.002)
+    receipts = []
+    for body in range(200):
+        receipts.append(network.send("shop", "bank", body))
+        network.advance(0.001)
+        network.recall(receipts[-1])
+    assert settled(network, receipts, 30)
+    kinds = set(outcomes(receipts))
+    assert kinds <= {"HANDLED", "RECALLED"}
+    checker.check_all_ended()
+    assert rest(network) == {}
+
+
+def test_f10_a_recall_between_two_attempts_is_no_recall() -> None:
+    network, _, _ = watched()
+
+    def fail(_: Delivery) -> None:
+        raise RuntimeError("no")
+
+    network.handler("bank", "default", fail, retry=Retry.fixed(3))
+    receipt = network.send("shop", "bank", 1)
+    network.advance(1)
+    network.recall(receipt)
+    assert settled(network, [receipt], 2)
+    assert (receipt.outcome, receipt.reason, receipt.verdict) == (Outcome.EXHAUSTED, "recalled", Verdict.TOO_LATE)
+    assert rest(network) == {}
+
+
+@pytest.mark.parametrize("stop", [Network.crash, Network.close])
+def test_f10_a_withdrawal_during_the_handler_outlives_the_process(stop: Callable[[Network, str], None]) -> None:
+    network, _, seen = watched()
+    network.handler("bank", "default", seen, duration=2)
+    receipt = network.send("shop", "bank", 1)
+    network.advance(0.5)
+    network.recall(receipt)
+    network.advance(0.2)
+    assert receipt.verdict is Verdict.TOO_LATE
+    stop(network, "bank")
+    network.restart("bank")
+    assert settled(network, [receipt], 20)
+    assert (receipt.outcome, receipt.reason) == (Outcome.EXHAUSTED, "recalled")
+    assert seen.bodies == [], "there is no further attempt"
+    assert rest(network) == {}
+
+
+# --------------------------------------------------------------------------------------------------------------- F11
+
+
+def test_f11_death_between_the_end_of_a_message_and_its_callback() -> None:
+    network, _, seen = watched()
+    network.handler("bank", "default", seen)
+    shop = network.peers["shop"]
+    shop.command(c.Subscribe())
+    receipts = [network.send("shop", "bank", body) for body in range(3)]
+    assert settled(network, receipts)
+
+    def untold() -> tuple[int, list[str]]:
+        answers: list[tuple[int, list[c.Found]]] = []
+        shop.command(c.TakeOutcomes(), answers.append)
+        network.advance(0.1)
+        return answers[0][0], [found.id for found in answers[0][1]]
+
+    number, ids = untold()
+    assert ids == [receipt.id for receipt in receipts]
+    restart(network, "shop")
+    network.advance(0.5)
+    assert untold() == (number, ids), "no callback has returned"
+    shop.command(c.ToldOutcomes(number))
+    network.advance(0.1)
+    restart(network, "shop")
+    network.advance(0.5)
+    assert untold() == (number, [])
+
+
+# --------------------------------------------------------------------------------------------------------------- F12
+
+
+@pytest.mark.parametrize("error_s", [3600, -3600])
+def test_f12_a_clock_that_is_an_hour_off_and_then_stepped(error_s: int) -> None:
+    network = Network(2)
+    shop = network.peer("shop", {"bank": True})
+    network.crash("shop")
+    network.delete_store("shop")
+    shop.hardware.wall_error_us = error_s * 1_000_000
+    network.restart("shop")
+    network.peer("bank", {"shop": False})
+    network.advance(1)
+    for step_s in (error_s, 0, 7200):
+        shop.hardware.wall_error_us = step_s * 1_000_000
+        receipt = network.send("shop", "bank", step_s, queue="nobody", ttl=2)
+        network.advance(1.95)
+        assert receipt.outcome is None
+        network.advance(0.15)
+        assert receipt.outcome is Outcome.EXPIRED
+
+
+def test_f12_a_suspended_receiver_hands_nothing_over_late() -> None:
+    network, _, seen = watched()
+    network.handler("bank", "default", seen, duration=0.4)
+    receipts = [network.send("shop", "bank", body, ttl=1) for body in range(3)]
+    network.advance(0.2)
+    network.suspend("bank", 10)
+    network.advance(10)
+    assert settled(network, receipts, 20)
+    assert outcomes(receipts) == ["HANDLED", "EXPIRED", "EXPIRED"]
+    assert seen.bodies == [0]
+
+
+def test_f12_a_reading_that_waited_in_a_socket() -> None:
+    network, _, _ = watched()
+    network.advance(5)
+    network.suspend("bank", 2)
+    network.advance(6)
+    offset_us = network.peers["bank"].engine.channels["shop"].clock.offset_us
+    assert offset_us is not None
+    assert abs(offset_us) < 20_000
+    receipt = network.send("shop", "bank", 1, queue="nobody", ttl=1)
+    assert settled(network, [receipt], 1.15)
+
+
+# ----------------------------------------------------------------------------------------------------------- F13, F14
+
+
+@pytest.mark.parametrize("loser", ["shop", "bank"])
+@pytest.mark.parametrize("seed", range(4))
+def test_f13_power_loss_right_after_recalled_was_told(loser: str, seed: int) -> None:
+    network, _, seen = watched(seed, durability="relaxed")
+    receipts = [network.send("shop", "bank", body) for body in range(5)]
+    network.advance(1)
+    told: list[SimulatedReceipt] = []
+    for receipt in receipts:
+        network.recall(receipt)
+    assert network.until(lambda: any(receipt.outcome for receipt in receipts), 5)
+    told = [receipt for receipt in receipts if receipt.outcome is Outcome.RECALLED]
+    assert told
+    network.power_loss(loser)
+    network.restart(loser)
+    network.handler("bank", "default", seen)
+    assert settled(network, receipts, 30)
+    assert not {receipt.body for receipt in told} & set(seen.bodies)
+    assert rest(network) == {}
+
+
+def _keys(network: Network, name: str, table: int) -> list[bytes]:
+    return network.peers[name].disk.keys(*tables.table_bounds(table), 100)
+
+
+def test_f14_a_damaged_inbox_row_leaves_nobody_waiting() -> None:
+    network, seen = pair(), Seen()
+    receipts = [network.send("shop", "bank", body, key="k") for body in range(3)]
+    network.advance(0.5)
+    network.crash("bank")
+    network.peers["bank"].disk.damage(_keys(network, "bank", tables.INBOX)[0], 5)
+    network.restart("bank")
+    network.handler("bank", "default", seen)
+    assert network.until(lambda: all(receipt.outcome for receipt in receipts), 20)
+    assert outcomes(receipts) == ["UNCERTAIN", "HANDLED", "HANDLED"]
+    assert receipts[0].reason == "damaged"
+    assert "damaged" in network.kinds("bank")
+    assert len(_keys(network, "bank", tables.QUARANTINE)) == 1
+    assert rest(network) == {}
+
+
+@pytest.mark.parametrize(("left", "outcome"), [(False, "EXHAUSTED"), (True, "UNCERTAIN")])
+def test_f14_a_damaged_outbox_row_is_sent_as_void(left: bool, outcome: str) -> None:
+    network, seen = pair(), Seen()
+    network.handler("bank", "default", seen)
+    if left:
+        network.partition("shop", "bank")
+    else:
+        network.close("bank")
+    network.advance(0.1)
+    receipts = [network.send("shop", "bank", body) for body in range(3)]
+    network.advance(0.2)
+    network.crash("shop")
+    network.peers["shop"].disk.damage(_keys(network, "shop", tables.OUTBOX)[1], 5)
+    network.heal()
+    network.restart("shop")
+    network.restart("bank")
+    assert settled(network, receipts, 20)
+    assert outcomes(receipts) == ["HANDLED", outcome, "HANDLED"]
+    assert seen.bodies == [0, 2]
+    assert rest(network) == {}
+
+
+def test_f14_a_damaged_control_entry_is_made_up_for_by_state() -> None:
+    network, seen = pair(), Seen()
+    network.handler("bank", "default", seen)
+    network.partition("bank", "shop", one_way=True)
+    receipts = [network.send("shop", "bank", body) for body in range(3)]
+    network.advance(0.5)
+    assert seen.bodies == [0, 1, 2]
+    network.crash("bank")
+    network.peers["bank"].disk.damage(_keys(network, "bank", tables.OUTBOX)[0], 10)
+    network.heal()
+    network.restart("bank")
+    assert settled(network, receipts, 30)
+    assert set(outcomes(receipts)) <= {"UNCERTAIN", "HANDLED"}
+    assert rest(network) == {}
