@@ -36,7 +36,7 @@ def test_what_was_found_once(mix: str, seed: int) -> None:
 def test_one_seed_gives_one_run() -> None:
     one, other = run(7, "everything", 40), run(7, "everything", 40)
     assert one.network.now == other.network.now
-    assert [event for event in one.network.events] == [event for event in other.network.events]
+    assert list(one.network.events) == list(other.network.events)
     assert one.checker.hand_overs == other.checker.hand_overs
 
 

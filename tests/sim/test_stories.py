@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from tests.sim.helpers import Seen, leftovers, outcomes, pair, settled
-from zmqrel import Outcome, OutboxFull, Reject, Retry, RetryLater, StoreFull, Verdict
+from zmqrel import OutboxFull, Outcome, Reject, Retry, RetryLater, StoreFull, Verdict
 from zmqrel.testing import Delivery, LinkFaults, Moving, Network
 
 FAST = Retry.fixed(0.1, max_attempts=3)
@@ -368,7 +370,7 @@ def test_messages_of_a_key_go_one_at_a_time_and_others_go_on() -> None:
     for key in ("k0", "k1", "k2", "k3"):
         of_key = [span for span in spans if span[2] == key]
         assert [span[3] for span in of_key] == sorted(span[3] for span in of_key)
-        assert all(one[1] <= two[0] + 1e-6 for one, two in zip(of_key, of_key[1:], strict=False))
+        assert all(one[1] <= two[0] + 1e-6 for one, two in pairwise(of_key))
     others = [span[1] for span in spans if span[2] != "k0"]
     assert max(others) < min(span[1] for span in spans if span[3] == 4)
     network.advance(1)
@@ -511,7 +513,7 @@ def test_a_full_store_refuses_lets_recall_and_goes_on() -> None:
     network.close("bank")
     network.advance(0.1)
     receipts = []
-    for n in range(100):
+    for _ in range(100):
         receipts.append(network.send("shop", "bank", b"x" * 1000))
         network.advance(0.01)
     refused = [receipt for receipt in receipts if receipt.error is not None]

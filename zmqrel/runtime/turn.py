@@ -292,7 +292,7 @@ class Turns:
         """The monotonic time at which a turn is due though nothing comes in."""
         if self._stalled:
             return self._probe_at_us
-        times = [self.engine.next_wake_us(now)]
+        times = [now.mono_us if self._to_serve else self.engine.next_wake_us(now)]
         if self._full:
             times.append(self._probe_at_us)
         if self._redial:

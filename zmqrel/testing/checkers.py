@@ -146,7 +146,7 @@ class Checker:
             return
         self._check_again(history, delivery)
         self._check_outcome(history)
-        self._check_order(history, delivery)
+        self._check_order(history)
         self._check_key(peer, history, delivery)
         history.handed_over.append((self._network.now, delivery.attempt, delivery.redelivered))
         history.running = True
@@ -189,7 +189,7 @@ class Checker:
         if history.outcome is not None and not history.at_risk:
             raise self._broken(history.receipt.body, f"handed over after {history.outcome} was told")
 
-    def _check_order(self, history: History, delivery: Delivery) -> None:
+    def _check_order(self, history: History) -> None:
         receipt = history.receipt
         if receipt.delayed or receipt.key is not None or history.at_risk or history.handed_over or history.moved:
             return

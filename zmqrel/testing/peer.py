@@ -343,7 +343,7 @@ class SimulatedPeer:
 
     def command(self, command: c.Command, answer: Callable[[Any], None] | None = None) -> None:
         """Hand a command to the core; `answer` is called with its reply, an exception or ProcessDied."""
-        self._answers[command] = answer or (lambda value: None)
+        self._answers[command] = answer or (lambda _value: None)
         self._commands.append(command)
         self.wake(self._input_delay_us())
 
@@ -631,7 +631,7 @@ class _World:
         """Keep an event of the core."""
         self._peer.network.report(self._peer.name, event)
 
-    def dial(self, name: str, endpoint: str) -> int:
+    def dial(self, name: str, endpoint: str) -> int:  # noqa: ARG002 - the World says it
         """Make a socket to a peer."""
         return self._peer.network.links.dial(self._peer, endpoint)
 

@@ -12,6 +12,7 @@ from zmqrel.core.commands import RecallWhere
 from zmqrel.errors import Reject, RetryLater
 from zmqrel.retry import Retry
 from zmqrel.testing.checkers import Checker, PromiseBroken
+from zmqrel.testing.disk import CrashPoint
 from zmqrel.testing.links import LinkFaults
 from zmqrel.testing.network import Copy, Network
 from zmqrel.testing.peer import Delivery, Moving, SimulatedReceipt
@@ -206,7 +207,8 @@ class Workload:
 
     def _crash(self) -> None:
         name = self.rng.choice(self.names)
-        at = self.rng.choice([None, "before commit", "after commit", "while sending"])
+        points: list[CrashPoint | None] = [None, "before commit", "after commit", "while sending"]
+        at = self.rng.choice(points)
         self.network.crash(name, at, self.rng.randrange(3))
         self._start_later(name)
 
