@@ -9,11 +9,18 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.core.pump import QUEUE, Host, Time
+from tests.core.pump import pair as pumped
+from tests.core.puppet import PATIENT, Puppet
 from tests.sim.helpers import Seen, leftovers, outcomes, pair, settled
 from zmqrel import Outcome, Retry, Verdict
 from zmqrel.core import commands as c
 from zmqrel.core import frames, tables
-from zmqrel.core.lane import CONTROL
+from zmqrel.core.buffer import HANDLED, Row
+from zmqrel.core.effects import HandedOver
+from zmqrel.core.entries import InLaneState, Notice, State, Withdraw, encode_messages
+from zmqrel.core.lane import CONTROL, DATA
+from zmqrel.outcome import Cause
 from zmqrel.testing import Delivery, Network, SimulatedReceipt
 from zmqrel.testing.checkers import Checker
 
@@ -619,3 +626,237 @@ def test_f14_a_damaged_control_entry_is_made_up_for_by_state() -> None:
     assert settled(network, receipts, 30)
     assert set(outcomes(receipts)) <= {"UNCERTAIN", "HANDLED"}
     assert rest(network) == {}
+
+
+# ---------------------------------------------------------------------- one rule at a time, against a hand-made peer
+
+
+def too_late(host: Host) -> bool:
+    return any(isinstance(notice, HandedOver) for notice in host.notices)
+
+
+def message(host: Host, body: bytes, ttl_s: float = 0) -> bytes:
+    now_us = host.now().store_us
+    return encode_messages([body], now_us, now_us + int(ttl_s * 1e6) if ttl_s else 0, b"")[0]
+
+
+def next_row(host: Host, queue: str = QUEUE) -> Row | None:
+    host.turn()
+    return host.buffers[queue].take(host.now().store_us)
+
+
+def test_f1_what_had_no_room_in_the_window_is_recalled_at_once() -> None:
+    """A mark raised ahead of what leaves makes a recall wait for a peer that was sent nothing: the mark is exact."""
+    a, _, pump = pumped(window_bytes=1024)
+    lane = a.send("b", b"1" * 900, b"2" * 900).lane
+    pump.run(lambda host, frame: False)
+    a.reopen()
+    a.turn([], c.Connect("b", None))
+    found = a.turn([], c.Recall([(lane.no, 1), (lane.no, 2)]))[0]
+    assert [each.ended and each.ended.outcome for each in found] == [None, Outcome.RECALLED]
+
+
+def test_f4_control_entries_about_another_store_are_acknowledged_and_ignored() -> None:
+    """What is said of messages of a store that is gone is taken for its successor's: entries name their store."""
+    host = Host("a", Time(), **PATIENT)
+    puppet = Puppet(host)
+    lane = host.send("puppet", b"1", b"2").lane
+    own, gone = host.engine.shared.ledger.store_id, 0xDEAD
+    puppet.settle(lane.id, 1, Outcome.RECALLED, store_id=gone)
+    puppet.control(Notice(gone, lane.id, 1, 5))
+    puppet.control(State(puppet.store_id, gone, [InLaneState(lane.id, 2, [], [])], []))
+    puppet.control(State(gone, own, [InLaneState(lane.id, 2, [], [])], []))
+    assert host.outcomes() == []
+    assert not too_late(host)
+    assert puppet.last(frames.ACK).fields[0][-1].floor == 4
+    puppet.settle(lane.id, 1, Outcome.HANDLED, 2)
+    assert host.outcomes() == [(1, "HANDLED", None), (2, "HANDLED", None)]
+
+
+def test_f4_a_withdrawal_by_a_store_that_is_gone_kills_no_message_of_its_successor() -> None:
+    """A WITHDRAW of a store that is gone comes late and names numbers that its successor uses: it names its store."""
+    host = Host("b", Time(), **PATIENT)
+    puppet = Puppet(host)
+    host.serve()
+    puppet.data(1, message(host, b"received"))
+    (lane_id,) = host.engine.channels["puppet"].theirs
+    puppet.control(Withdraw(puppet.store_id ^ 1, lane_id, DATA, QUEUE, [(1, 2)], Cause.RECALL))
+    puppet.data(2, message(host, b"to come"))
+    assert [bytes(host.take().body) for _ in range(2)] == [b"received", b"to come"]
+    assert puppet.settlements() == []
+
+
+def test_f6_sixty_four_byes_end_one_session() -> None:
+    """Each of 64 BYEs for old frames ends the session that came after: a BYE counts only for the one that it names."""
+    a, b, pump = pumped()
+    (old,) = a.engine.channels["b"].sessions.open.values()
+    for n in range(64):
+        a.send("b", b"%d" % n)
+    late, a.out = a.out, []
+    b.reopen()
+    b.turn([], c.Connect("a", None))
+    for frame in late:
+        b.turn([frame])
+    byes, b.out = b.out, []
+    assert {frames.decode(parts)[:2] for _, parts in byes} == {(frames.BYE, old.id)}
+    a.turn(byes[:1])
+    pump.pass_s(1)
+    (current,) = a.engine.channels["b"].sessions.open.values()
+    for bye in byes[1:]:
+        a.turn([bye])
+    assert list(a.engine.channels["b"].sessions.open.values()) == [current]
+    assert current is not old
+
+
+def test_f6_an_acknowledgement_of_the_session_before_does_not_undo_a_rewind() -> None:
+    """A session begins at a lower floor, and a stale ACK says that more was received: it names another session."""
+    host = Host("a", Time(), **PATIENT)
+    puppet = Puppet(host)
+    stored = host.send("puppet", b"1", b"2", b"3")
+    before = puppet.session
+    puppet.dial(b"rewound_", floors=[[stored.lane.id, 1]])
+    puppet.forget()
+    puppet.say(frames.ACK, [[stored.lane.id, 3, 10**6, 2**40, False]], session=before)
+    host.time.pass_s(10)
+    host.turn()
+    resent = puppet.last(frames.DATA).fields[0]
+    assert (resent.first_seq, resent.runs) == (2, [2])
+
+
+@pytest.mark.parametrize("taken", ["before", "at the commit"])
+def test_f9_a_pop_at_the_commit_of_recalled(taken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker takes a message while its RECALLED is being committed: taking it is one step, who does it decides."""
+    a, b, pump = pumped()
+    stored = a.send("b", b"1")
+    pump.run()
+    rows: list[Row] = []
+    commit = b.store.commit
+
+    def take() -> None:
+        row = b.buffers[QUEUE].take(b.now().store_us)
+        if row is not None:
+            rows.append(row)
+
+    def take_at_commit() -> bool:
+        take()
+        wrote = commit()
+        take()
+        return wrote
+
+    if taken == "before":
+        take()
+    monkeypatch.setattr(b.store, "commit", take_at_commit)
+    a.recall(stored)
+    pump.run()
+    monkeypatch.undo()
+    if taken == "at the commit":
+        assert rows == []
+        assert a.outcomes() == [(1, "RECALLED", "recalled")]
+        return
+    assert [row.withdrawn for row in rows] == [Cause.RECALL]
+    assert too_late(a)
+    b.finish(rows[0], HANDLED)
+    pump.run()
+    assert a.outcomes() == [(1, "HANDLED", None)]
+
+
+def test_f12_a_pong_that_waited_for_an_hour_is_not_believed() -> None:
+    """A PONG waits in a socket, and the other's clock seems half an hour slow: the best round trip counts."""
+    host = Host("b", Time(), **PATIENT)
+    puppet = Puppet(host)
+    host.serve()
+    late_us = host.now().store_us
+    host.time.pass_s(3600)
+    now_us = host.now().store_us
+    puppet.say(frames.PONG, now_us, now_us, now_us)
+    puppet.say(frames.PONG, late_us, late_us, late_us)
+    puppet.data(1, message(host, b"1", ttl_s=10), message(host, b"2", ttl_s=20))
+    host.time.pass_s(15)
+    row = next_row(host)
+    assert row is not None
+    assert bytes(row.body) == b"2"
+    assert puppet.settlements() == [(1, "EXPIRED", "deadline", False)]
+
+
+def test_f12_a_reading_that_echoes_nothing_is_no_reading() -> None:
+    """A HELLO with a reading an hour old is taken for the sender's time: only what echoes one's own reading counts."""
+    host = Host("b", Time(), **PATIENT)
+    host.serve()
+    puppet = Puppet(host, dial=False)
+    now_us = host.now().store_us
+    puppet.say(frames.HELLO, puppet.identity(), now_us - 3_600_000_000)
+    puppet.session = puppet.last(frames.WELCOME).session
+    not_said_yet_us = now_us + 5_000_000
+    puppet.say(frames.OPEN, puppet.identity(), [not_said_yet_us] * 3, puppet.info())
+    puppet.data(1, message(host, b"1", ttl_s=10), message(host, b"2"))
+    row = next_row(host)
+    assert row is not None
+    assert bytes(row.body) == b"2", "what has a deadline waits until its sender's clock is known"
+    puppet.say(frames.PONG, now_us, now_us + 3_600_000_000, now_us + 3_600_000_000)
+    assert next_row(host) is None, "its sender is an hour ahead, so it is overdue"
+    assert puppet.settlements() == [(1, "EXPIRED", "deadline", False)]
+
+
+def test_f13_a_recall_is_told_only_after_a_flush() -> None:
+    """RECALLED is told, the power fails, and the message is there again and is sent: nothing is told unflushed."""
+    a, b, pump = pumped(durability="relaxed")
+    a.turn([], c.Disconnect("b"))
+    stored = a.send("b", b"1")
+    a.turn(flush=True)
+    a.turn([], c.Recall([(stored.lane.no, 1)]))
+    assert a.answers == {}
+    assert a.outcomes() == []
+    a.store.lose_unflushed()
+    a.reopen("rebooted")
+    pump.connect()
+    pump.pass_s(1)
+    row = next_row(b)
+    assert row is not None
+    b.finish(row, HANDLED)
+    pump.pass_s(1)
+    assert a.outcomes() == [(1, "HANDLED", None)]
+
+
+def test_f13_a_settlement_leaves_only_after_a_flush() -> None:
+    """A receiver settles RECALLED, its power fails, and it hands the message over: a SETTLE leaves when flushed."""
+    a, b, pump = pumped(durability="relaxed")
+    stored = a.send("b", b"1")
+    pump.run()
+    for host in (a, b):
+        host.turn(flush=True)
+    a.turn([], c.Recall([(stored.lane.no, 1)]))
+    a.turn(flush=True)
+    pump.run()
+    assert b.engine.stats()["inbox_messages"] == 0, "it was settled"
+    a.turn(flush=True)
+    assert a.outcomes() == []
+    b.store.lose_unflushed()
+    b.reopen("rebooted")
+    row = next_row(b)
+    assert row is not None, "what is flushed is all that is known"
+    pump.connect()
+    pump.pass_s(3)
+    b.finish(row, HANDLED)
+    pump.pass_s(3)
+    assert a.outcomes() == [(1, "HANDLED", None)]
+
+
+def test_f14_a_damaged_withdrawal_is_said_again() -> None:
+    """A WITHDRAW is damaged before it was received, and the recall is pending for ever: what is in force is said
+    again."""
+    a, b, pump = pumped()
+    stored = a.send("b", b"1", b"2", queue="nobody")
+    pump.run()
+    a.recall(stored)
+    pump.run(lambda host, frame: False)
+    control = a.engine.channels["b"].out[(CONTROL, "")]
+    a.store.damage(tables.lane_seq(tables.OUTBOX, control.no, control.next_seq - 1), 8)
+    a.reopen()
+    pump.connect()
+    pump.pass_s(60)
+    assert "damaged" in a.kinds()
+    assert a.outcomes() == [(1, "RECALLED", "recalled")]
+    b.serve("nobody")
+    row = next_row(b, "nobody")
+    assert row is not None
+    assert bytes(row.body) == b"2"
