@@ -28,7 +28,17 @@ from zmqrel.checks import (
 )
 from zmqrel.core import commands as c
 from zmqrel.core.rows import Policy
-from zmqrel.errors import ConfigError, ForkedPeer, OutboxFull, PeerClosed, UnknownMessage, UnknownPeer
+from zmqrel.core.stats import COUNTERS, LEVELS
+from zmqrel.errors import (
+    ConfigError,
+    DeadlinePassed,
+    Error,
+    ForkedPeer,
+    OutboxFull,
+    PeerClosed,
+    UnknownMessage,
+    UnknownPeer,
+)
 from zmqrel.message import Handler, Message, Recall, Receipt
 from zmqrel.options import Options
 from zmqrel.outcome import Outcome
@@ -90,8 +100,10 @@ class Peer:
         self._directory = _check_store(store)
         self._bind = check_bind(bind)
         self._peers = _check_peers(self.name, {} if peers is None else peers)
-        for endpoint in (*self._bind, *filter(None, self._peers.values())):
-            self._check_reach(endpoint)
+        for endpoint in self._bind:
+            self._check_reach("bind", endpoint)
+        for peer, dialled in self._peers.items():
+            self._check_reach(f"peers[{peer!r}]", dialled)
         self._registrations: dict[str, _Registration] = {}
         self._consumers: dict[str, Consumer] = {}
         self._listeners: list[Listener] = []
@@ -100,15 +112,19 @@ class Peer:
         self._loop: Loop | None = None
         self._closed = False
         self._report: CloseReport | None = None
-        self._last_stats: dict[str, Any] = {}
+        self._last_stats: dict[str, Any] = dict.fromkeys((*COUNTERS, *LEVELS), 0)
         self._pid = os.getpid()
         self._refused: list[Ticket] = []
         self._unflushed: list[Ticket] = []
+        self._kept_unflushed = 0
+        self._flush_guard = threading.Lock()
 
-    def _check_reach(self, endpoint: str) -> None:
+    def _check_reach(self, parameter: str, endpoint: str | None) -> None:
+        if endpoint is None:
+            return
         if not self.options.insecure and not endpoint.startswith("ipc://") and not is_loopback(endpoint):
             raise ConfigError(
-                f"endpoint {endpoint!r} can be reached from other machines, and messages would travel unprotected; "
+                f"{parameter}: {endpoint!r} can be reached from other machines, and messages would travel unprotected; "
                 "use a loopback or ipc endpoint, or pass insecure=True if the network is trusted"
             )
 
@@ -120,13 +136,13 @@ class Peer:
         with self._guard:
             if self._loop is not None:
                 raise ConfigError(f"peer {self.name!r} was started before; make a new Peer to start again")
-            loop = Loop(self.name, self._directory, self._bind, self.options)
+            if self._closed:
+                raise PeerClosed(f"peer {self.name!r} is closed; make a new Peer to start again")
+            loop = Loop(self.name, self._directory, self._bind, self.options, self._peers)
             loop.start()
             self._loop = loop
         for queue, registration in self._registrations.items():
             self._serve(queue, registration)
-        for name, endpoint in self._peers.items():
-            loop.ask(c.Connect(name, endpoint)).result()
         if self._listeners:
             self._teller = OutcomeTeller(loop, self._listeners)
             self._teller.start()
@@ -140,6 +156,10 @@ class Peer:
 
     def run(self) -> None:
         """Start, serve until SIGINT or SIGTERM, let handlers finish and close. Call it in the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            raise ConfigError("run: call it in the main thread, where signals arrive; elsewhere use start and close")
+        if self._closed:
+            raise PeerClosed(f"peer {self.name!r} is closed; make a new Peer to start again")
         # Not an Event: its lock may be held by the very wait that the signal interrupts.
         unless_stopped = threading.Lock()
         unless_stopped.acquire()
@@ -196,7 +216,7 @@ class Peer:
         if self._teller is not None:
             self._teller.stop(deadline - monotonic())
         loop.stop()
-        self._last_stats = loop.final_stats
+        self._last_stats = loop.final_stats or self._last_stats
         stats = self._last_stats
         return CloseReport(
             stats.get("outbox_unsent", 0), stats.get("outbox_messages", 0), stats.get("inbox_messages", 0)
@@ -211,17 +231,16 @@ class Peer:
         """Know a peer from now on, and dial it if there is an endpoint; replaces what was known."""
         loop = self._running()
         _check_peer(self.name, name, endpoint, "name", "endpoint")
-        if endpoint is not None:
-            self._check_reach(endpoint)
+        self._check_reach("endpoint", endpoint)
         self._peers[name] = endpoint
         loop.ask(c.Connect(name, endpoint)).result()
 
     def disconnect(self, name: str) -> None:
         """Do not know a peer any more; what waits for it stays. Raises UnknownPeer."""
         loop = self._running()
-        self._check_known(name)
+        self._check_known(check_name(name), "name")
         loop.ask(c.Disconnect(name)).result()
-        del self._peers[name]
+        self._peers.pop(name, None)
 
     # ------------------------------------------------------------------------------------------- sending
 
@@ -258,9 +277,11 @@ class Peer:
         """
         call = send_call(to, arguments)
         ticket = self._submit(call, [body])
-        self._unflushed.append(ticket)
-        if len(self._unflushed) > 1000:
-            self._unflushed = [ticket for ticket in self._unflushed if ticket.lane is None]
+        with self._flush_guard:
+            self._unflushed.append(ticket)
+            if len(self._unflushed) > 2 * self._kept_unflushed + 1000:
+                self._unflushed = [ticket for ticket in self._unflushed if ticket.lane is None]
+                self._kept_unflushed = len(self._unflushed)
         return Receipt(self, ticket)
 
     def send_many(self, to: str, bodies: Iterable[Any], **arguments: Any) -> list[Receipt]:
@@ -269,24 +290,46 @@ class Peer:
         if arguments.get("id") is not None:
             raise ConfigError("id: send_many takes none, for an id names one message")
         call = send_call(to, arguments)
+        if isinstance(bodies, str | bytes | Mapping) or not isinstance(bodies, Iterable):
+            raise ConfigError.of("bodies", "an iterable of bodies, one for each message", bodies)
         all_bodies = list(bodies)
         return self._accept(call, all_bodies, room_timeout_s) if all_bodies else []
 
     def flush(self, timeout: Duration | None = None) -> None:
         """Wait until everything sent so far is committed. Raises TimeoutError, and what refused a `send_nowait`."""
         timeout_s = None if timeout is None else duration_s("timeout", timeout)
-        waiting, self._unflushed = self._unflushed, []
+        with self._flush_guard:
+            waiting, self._unflushed, self._kept_unflushed = self._unflushed, [], 0
         give_up_at = None if timeout_s is None else monotonic() + timeout_s
+        refused: list[Ticket] = []
         for position, ticket in enumerate(waiting):
             left_s = None if give_up_at is None else max(0.0, give_up_at - monotonic())
-            if not _wait_stored(ticket, left_s):
-                self._unflushed = waiting[position:] + self._unflushed
-                raise TimeoutError(f"{len(waiting) - position} messages were not committed within {timeout_s:g} s")
+            try:
+                if not _wait_stored(ticket, left_s):
+                    self._flush_again(refused + waiting[position:])
+                    left = len(waiting) - position
+                    raise TimeoutError(f"{left} messages were not committed within {timeout_s:g} s")
+            except Error:
+                refused.append(ticket)
+        if refused:
+            # The others are raised by the next calls: one call raises one error.
+            self._flush_again(refused[1:])
+            _wait_stored(refused[0], 0)
+
+    def _flush_again(self, tickets: list[Ticket]) -> None:
+        with self._flush_guard:
+            self._unflushed = tickets + self._unflushed
 
     def _accept(self, call: SendCall, bodies: list[Any], room_timeout_s: float) -> list[Receipt]:
         give_up_at = monotonic() + room_timeout_s
         while True:
-            ticket = self._submit(call, bodies)
+            try:
+                ticket = self._submit(call, bodies)
+            except DeadlinePassed:
+                # Sent again after its deadline, as after a crash: the first receipt tells what became of it.
+                if call.id is None or not self._was_sent(call, bodies[0]):
+                    raise
+                return [self.receipt(call.id)]
             try:
                 _wait_stored(ticket, None)
                 break
@@ -308,15 +351,22 @@ class Peer:
         loop.accept(command, ticket)
         return ticket
 
+    def _was_sent(self, call: SendCall, body: Any) -> bool:
+        """True if this very call was made before, under its id. Raises DuplicateId if another was."""
+        command = c.Send(call.to, call.queue, call.delayed, [], 0, call.id, call.digest(body))
+        return self._running().ask(c.FindRepeated(command)).result() is not None
+
     def _wait_for_room(self, give_up_at: float) -> None:
         try:
             self._running().room().result(max(0.0, give_up_at - monotonic()))
         except TimeoutError:
             return  # the last try says what is full
 
-    def _check_known(self, name: str) -> None:
+    def _check_known(self, name: str, parameter: str = "to") -> None:
         if name not in self._peers and not (self.options.accept == "any" and self._running().knows(name)):
-            raise UnknownPeer(f"to: {name!r} is no peer of {self.name!r}; known are {sorted(self._peers) or 'none'}")
+            raise UnknownPeer(
+                f"{parameter}: {name!r} is no peer of {self.name!r}; known are {sorted(self._peers) or 'none'}"
+            )
 
     # ------------------------------------------------------------------------------------ receipts, recall
 
@@ -344,7 +394,9 @@ class Peer:
         """
         timeout_s = duration_s("timeout", timeout)
         if isinstance(receipt_or_id, Receipt):
-            receipt = receipt_or_id
+            # One of another peer, or of an earlier life, names a place in another store.
+            own = receipt_or_id._peer is self
+            receipt = receipt_or_id if own else self.receipt(receipt_or_id.id)
         elif isinstance(receipt_or_id, str):
             receipt = self.receipt(receipt_or_id)
         else:
@@ -378,7 +430,11 @@ class Peer:
         seconds for the verdicts of all.
         """
         timeout_s = duration_s("timeout", timeout)
-        filters = (to, queue, key, headers, sent_after, sent_before, where)
+        if not isinstance(all, bool):
+            raise ConfigError.of("all", "True or False", all)
+        if where is not None and not callable(where):
+            raise ConfigError.of("where", "a callable that takes a Receipt", where)
+        filters = (to, queue, key, headers or None, sent_after, sent_before, where)
         if not all and not any(value is not None for value in filters):
             raise ConfigError("recall_where: give a filter, or all=True to recall every unsettled message")
         loop = self._running()
@@ -451,8 +507,7 @@ class Peer:
     def messages(self, queue: str = "default") -> Iterator[Message]:
         """The messages of a queue as they come, until the peer is closed."""
         consumer = self._pulled(check_queue(queue))
-        while (message := consumer.receive(None)) is not None:
-            yield message
+        return iter(lambda: consumer.receive(None), None)
 
     def _pulled(self, queue: str) -> Consumer:
         loop = self._running()
@@ -508,7 +563,7 @@ class Peer:
             try:
                 self._last_stats = self._loop.stats().result()
             except PeerClosed:
-                self._last_stats = self._loop.final_stats
+                self._last_stats = self._loop.final_stats or self._last_stats
         return dict(self._last_stats)
 
     def _to_datetime(self, store_us: int) -> datetime:

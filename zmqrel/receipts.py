@@ -49,8 +49,10 @@ class LaneView:
 class Ticket:
     """The messages of one send call. `places` of single messages differ from the rule after a lane was closed."""
 
-    __slots__ = ("__weakref__", "_ended", "_handed", "_moved", "_waiters", "_withdrawn", "count", "error", "first",
-                 "given_id", "key", "lane", "queue", "repeated", "sent_at_us", "to")  # fmt: skip
+    __slots__ = (
+        "__weakref__", "_ended", "_handed", "_moved", "_waiters", "_withdrawn", "closed", "count", "error",
+        "first", "given_id", "key", "lane", "queue", "repeated", "sent_at_us", "to",
+    )  # fmt: skip
 
     def __init__(self, to: str, queue: str, key: str | None, given_id: str | None, count: int, sent_at_us: int) -> None:
         self.to = to
@@ -62,6 +64,8 @@ class Ticket:
         self.lane: LaneView | None = None
         self.first = 0
         self.error: Exception | None = None
+        self.closed: Exception | None = None
+        """Set when the peer is closed: nothing more will be learnt here."""
         self.repeated = False
         self._ended: list[tuple[int, int, EndedAs]] = []
         self._withdrawn: dict[int, Cause] = {}
@@ -116,8 +120,9 @@ class Ticket:
         """Sleep until `reached` says so; False after `timeout_s`. Raises what the send call ended with."""
         give_up_at = None if timeout_s is None else monotonic() + timeout_s
         while not reached():
-            if self.error is not None:
-                raise self.error
+            error = self.error or self.closed
+            if error is not None:
+                raise error
             left_s = -1.0 if give_up_at is None else give_up_at - monotonic()
             if give_up_at is not None and left_s <= 0:
                 return False
@@ -125,15 +130,23 @@ class Ticket:
             waiter.acquire()
             self._waiters.append(waiter)
             # Asked again: what came before the waiter was in the list did not wake it.
-            if not reached() and self.error is None:
+            if not (reached() or self._is_over()):
                 waiter.acquire(timeout=left_s)
         return True
+
+    def _is_over(self) -> bool:
+        return self.error is not None or self.closed is not None
 
     # ------------------------------------------------------------------------------------------- the loop's side
 
     def fail(self, error: Exception) -> None:
         """The send call was refused."""
         self.error = error
+        self._wake()
+
+    def close(self, error: Exception) -> None:
+        """The peer is closed: who waits is told."""
+        self.closed = error
         self._wake()
 
     def stored(self, lane: LaneView, first: int) -> None:
@@ -196,6 +209,14 @@ class Receipts:
         if view is None:
             view = self._lanes[lane.no] = LaneView(lane.no, lane.id, lane.sent_upto, lane.acked)
         return view
+
+    def close(self, error: Exception) -> None:
+        """The peer is closed: whoever waits for an outcome is told that none will be learnt here."""
+        for view in list(self._lanes.values()):
+            for item in view.held:
+                ticket = item[3]()
+                if ticket is not None:
+                    ticket.close(error)
 
     def reload(self, lanes: Mapping[int, OutLane]) -> None:
         """The core was loaded (anew: marks may have gone back to what is committed). `lanes` stay its own."""

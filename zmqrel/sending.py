@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Any, Final, Protocol, cast
 
@@ -63,7 +64,7 @@ class SendCall:
         self.delay_s = None if delay is None else duration_s("delay", delay)
         self.not_before_s = None if not_before is None else instant_posix("not_before", not_before)
         self.on_expiry = _check_on_expiry(on_expiry)
-        self.max_attempts = None if max_attempts is None else whole("max_attempts", max_attempts, 1)
+        self.max_attempts = None if max_attempts is None else whole("max_attempts", max_attempts, 1, 2**31 - 1)
         self.delayed = delay is not None or not_before is not None
 
     def encode(self, clock: StoreClock, bodies: list[Any], max_body_bytes: int) -> tuple[list[bytes], int, int]:
@@ -137,8 +138,9 @@ def _check_on_expiry(value: object) -> str:
     if isinstance(value, str) and value in ("dead", "drop"):
         return value
     if isinstance(value, str) and value.startswith("queue:"):
-        check_queue(value[6:], "on_expiry")
-        return value
+        with suppress(ConfigError):
+            check_queue(value[6:])
+            return value
     raise ConfigError.of("on_expiry", '"drop", "dead" or "queue:NAME"', value)
 
 

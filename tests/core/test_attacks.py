@@ -20,6 +20,7 @@ from zmqrel.core.buffer import HANDLED, Row
 from zmqrel.core.effects import HandedOver
 from zmqrel.core.entries import InLaneState, Notice, State, Withdraw, encode_messages
 from zmqrel.core.lane import CONTROL, DATA
+from zmqrel.core.rows import Policy
 from zmqrel.outcome import Cause
 from zmqrel.testing import Delivery, Network, SimulatedReceipt
 from zmqrel.testing.checkers import Checker
@@ -708,6 +709,35 @@ def test_f6_sixty_four_byes_end_one_session() -> None:
     assert current is not old
 
 
+def test_f6_sixty_four_old_frames_at_once_draw_one_bye() -> None:
+    """Each of 64 old frames draws a BYE: one a turn and link is enough."""
+    host = Host("b", Time(), **PATIENT)
+    puppet = Puppet(host)
+    puppet.forget()
+    old = frames.encode([frames.PING, b"an old session__", puppet.instance, 1, 5])
+    host.turn([(puppet.link, old)] * 64)
+    assert puppet.types() == ["BYE"]
+    puppet.data(1, message(host, b"1"))
+    assert next_row(host) is not None
+
+
+@pytest.mark.parametrize("limit", [{"inbox_max_messages": 8}, {"inbox_max_bytes": 8192}])
+def test_f7_a_full_queue_stops_only_itself(limit: dict[str, int]) -> None:
+    """What fills one queue takes all the room there is: each lane has credit of its own, which always admits one."""
+    a, b, pump = pumped(window_bytes=4096, max_body_bytes=2048, **limit)
+    a.send("b", *[b"x" * 1000] * 100, queue="nobody")
+    pump.pass_s(2)
+    assert 4 <= b.engine.stats()["inbox_messages"] <= 8
+    for n in range(10):
+        a.send("b", b"%d" % n, deadline_us=a.now().store_us + 2_000_000)
+        pump.pass_s(0.5)
+        row = next_row(b)
+        assert row is not None, f"message {n} waits behind the other queue"
+        b.finish(row, HANDLED)
+    pump.pass_s(3)
+    assert [outcome for _, outcome, _ in a.outcomes()] == ["HANDLED"] * 10
+
+
 def test_f6_an_acknowledgement_of_the_session_before_does_not_undo_a_rewind() -> None:
     """A session begins at a lower floor, and a stale ACK says that more was received: it names another session."""
     host = Host("a", Time(), **PATIENT)
@@ -721,6 +751,29 @@ def test_f6_an_acknowledgement_of_the_session_before_does_not_undo_a_rewind() ->
     host.turn()
     resent = puppet.last(frames.DATA).fields[0]
     assert (resent.first_seq, resent.runs) == (2, [2])
+
+
+def test_f9_who_ran_beside_a_killer_is_not_exhausted_by_it() -> None:
+    """Two run when the process dies, both at their last attempt: a crash exhausts only what ran alone."""
+    a, b, pump = pumped()
+    b.serve(QUEUE, Policy(Retry.fixed(1.0, max_attempts=1)))
+    a.send("b", b"killer", b"innocent", b"third")
+    pump.run()
+    b.take(), b.take()
+    b.reopen()
+    row = next_row(b)
+    assert row is not None
+    assert bytes(row.body) == b"killer"
+    assert next_row(b) is None, "suspects are handed over one at a time, and nothing else meanwhile"
+    b.reopen()
+    rest = []
+    while (row := next_row(b)) is not None:
+        rest.append((bytes(row.body), row.redelivered))
+        b.finish(row, HANDLED)
+    assert rest == [(b"innocent", True), (b"third", False)]
+    pump.connect()
+    pump.pass_s(1)
+    assert sorted(a.outcomes()) == [(1, "EXHAUSTED", "crash"), (2, "HANDLED", None), (3, "HANDLED", None)]
 
 
 @pytest.mark.parametrize("taken", ["before", "at the commit"])
@@ -758,6 +811,18 @@ def test_f9_a_pop_at_the_commit_of_recalled(taken: str, monkeypatch: pytest.Monk
     b.finish(rows[0], HANDLED)
     pump.run()
     assert a.outcomes() == [(1, "HANDLED", None)]
+
+
+def test_f12_a_worker_that_wakes_before_the_loop_does_takes_nothing_that_is_overdue() -> None:
+    """A suspended machine wakes up, and a worker is faster than the loop: the deadline is judged as a row is taken."""
+    a, b, pump = pumped()
+    a.send("b", b"1", deadline_us=a.now().store_us + 10_000_000)
+    pump.run()
+    assert len(b.buffers[QUEUE]) == 1
+    b.time.pass_s(20)
+    assert b.buffers[QUEUE].take(b.now().store_us) is None
+    pump.pass_s(1)
+    assert a.outcomes() == [(1, "EXPIRED", "deadline")]
 
 
 def test_f12_a_pong_that_waited_for_an_hour_is_not_believed() -> None:

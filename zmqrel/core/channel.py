@@ -422,7 +422,7 @@ class Channel:
             self._arm_resend(lane)
             return 0
         if batch.last > lane.sent_upto:
-            lane.sent_upto = batch.last
+            lane.transmitted(batch.last, batch.records_above(lane.sent_upto))
             self._shared.touch(lane)
             if lane.kind != CONTROL:
                 self._shared.effects.notices.append(Sent(lane.no, batch.last))
@@ -468,6 +468,9 @@ class Channel:
             lane.tail = []
             if entry.damaged:
                 self._shared.event("damaged", self.name, f"control entry {entry.seq}")
+                # What it said is not known: STATE makes up for a settlement, this for a withdrawal.
+                for own in self.own.values():
+                    self._outbox.append_again(own)
                 self.healing.send_state()
             else:  # a STATE of a million scattered messages: another would be no smaller
                 self._shared.event("too_large", self.name, f"control entry {entry.seq} of {entry.size} bytes")

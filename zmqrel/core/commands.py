@@ -36,6 +36,13 @@ class Stored(NamedTuple):
 
 
 @dataclass(eq=False, slots=True)
+class FindRepeated:
+    """Was this send made before? Answered by Stored, None, or DuplicateId if its id was used for another."""
+
+    send: Send
+
+
+@dataclass(eq=False, slots=True)
 class Find:
     """What is known of a message by its id. Answered by Found, or None."""
 
@@ -120,4 +127,6 @@ class ToldOutcomes:
     upto: int
 
 
-Command = Send | Find | Recall | RecallWhere | Connect | Disconnect | Subscribe | TakeOutcomes | ToldOutcomes
+Command = (
+    Send | FindRepeated | Find | Recall | RecallWhere | Connect | Disconnect | Subscribe | TakeOutcomes | ToldOutcomes
+)

@@ -208,6 +208,8 @@ class Engine:
     def _obey(self, command: c.Command) -> Any:
         if isinstance(command, c.Send):
             return self._outbox.send(command)
+        if isinstance(command, c.FindRepeated):
+            return self._outbox.earlier(command.send)
         if isinstance(command, c.Find):
             return self._outbox.find(command)
         if isinstance(command, c.Recall):
@@ -523,7 +525,7 @@ class Engine:
         ledger = self.shared.ledger
         return {name: self.shared.counters[name] for name in COUNTERS} | {
             "outbox_messages": ledger.outbox_messages,
-            "outbox_unsent": sum(lane.next_seq - 1 - lane.sent_upto for lane in self._data_lanes()),
+            "outbox_unsent": sum(lane.unsent for lane in self._data_lanes()),
             "outbox_bytes": ledger.outbox_bytes,
             "inbox_messages": ledger.inbox_messages,
             "inbox_bytes": ledger.inbox_bytes,

@@ -39,6 +39,7 @@ class OutLane:
         "closed",
         "cursor",
         "doubt_upto",
+        "ended_unsent",
         "flight",
         "flight_bytes",
         "grant_bytes",
@@ -74,6 +75,8 @@ class OutLane:
         """Entries up to here may have been handed over in a life that nobody remembers."""
         self.after = 0
         """Number of the closed lane that this one replaces, and waits for; 0: none."""
+        self.ended_unsent = 0
+        """Entries above `sent_upto` that have ended: they are VOIDs already."""
         self.withdrawn = 0
         """Messages with a withdrawal in force; a hint that keeps the common case from looking them up."""
         self.hold_after: int | None = None
@@ -129,6 +132,16 @@ class OutLane:
         return True
 
     @property
+    def unsent(self) -> int:
+        """Messages that were never transmitted and have not ended."""
+        return self.next_seq - 1 - self.sent_upto - self.ended_unsent
+
+    def transmitted(self, last: int, records_beyond: int) -> None:
+        """Raise `sent_upto` to `last`; `records_beyond` of the entries between are records, the others VOIDs."""
+        self.ended_unsent -= last - self.sent_upto - records_beyond
+        self.sent_upto = last
+
+    @property
     def last_sendable(self) -> int:
         """The last entry that exists and may leave, credit aside."""
         last = self.sent_upto if self.closed else self.next_seq - 1
@@ -137,15 +150,31 @@ class OutLane:
     def encode(self) -> bytes:
         """The durable row."""
         row = [0, self.peer, self.kind, self.id, self.queue, self.next_seq, self.sent_upto, self.acked]
-        return cast(bytes, msgpack.packb([*row, self.closed, self.doubt_upto, self.after, self.withdrawn]))
+        return cast(
+            bytes, msgpack.packb([*row, self.closed, self.doubt_upto, self.after, self.withdrawn, self.ended_unsent])
+        )
 
     @classmethod
     def decode(cls, no: int, row: list[Any]) -> OutLane:
         """The lane of a durable row."""
-        _, peer, kind, lane_id, queue, next_seq, sent_upto, acked, closed, doubt_upto, after, withdrawn = row
+        (
+            _,
+            peer,
+            kind,
+            lane_id,
+            queue,
+            next_seq,
+            sent_upto,
+            acked,
+            closed,
+            doubt_upto,
+            after,
+            withdrawn,
+            ended_unsent,
+        ) = row
         lane = cls(no, peer, kind, lane_id, queue)
         lane.next_seq, lane.sent_upto, lane.closed, lane.doubt_upto = next_seq, sent_upto, closed, doubt_upto
-        lane.after, lane.withdrawn = after, withdrawn
+        lane.after, lane.withdrawn, lane.ended_unsent = after, withdrawn, ended_unsent
         lane.begin_session(acked)
         return lane
 

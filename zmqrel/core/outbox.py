@@ -92,7 +92,7 @@ class Outbox:
         if channel is None:
             raise UnknownPeer(f"to: no peer {command.to!r} is known here; name it in `peers` or connect to it")
         if command.id is not None:
-            earlier = self._earlier(command)
+            earlier = self.earlier(command)
             if earlier is not None:
                 return earlier
         records = command.records
@@ -119,12 +119,13 @@ class Outbox:
         shared.counters["accepted"] += count
         return Stored(lane, first, count)
 
-    def _earlier(self, command: Send) -> Stored | None:
+    def earlier(self, command: Send) -> Stored | None:
+        """The first send with this id and these arguments. Raises DuplicateId if the id is another message's."""
         data = self._shared.journal.get(tables.named(tables.ID, cast(str, command.id)))
         if data is None:
-            if self._place_of(cast(str, command.id)) is None:
+            if self._lane_of(cast(str, command.id)) is None:
                 return None
-            raise DuplicateId(f"id: {command.id!r} is the id that zmqrel gave to another message of this store")
+            raise DuplicateId(f"id: {command.id!r} is an id that zmqrel gives to messages of this store by itself")
         lane_no, seq, digest = msgpack.unpackb(data)
         if digest != command.digest:
             raise DuplicateId(f"id: {command.id!r} was used for a message with other arguments")
@@ -165,12 +166,17 @@ class Outbox:
         if data is not None:
             lane_no, seq, _ = msgpack.unpackb(data)
             return lane_no, seq
+        made = self._lane_of(message_id)
+        return None if made is None or not 1 <= made[1] < made[0].next_seq else (made[0].no, made[1])
+
+    def _lane_of(self, message_id: str) -> tuple[OutLane, int] | None:
+        """Lane and number of an id as zmqrel makes them, whether or not it was given to a message yet."""
         lane_id, dash, seq_text = message_id.partition("-")
         if not dash or len(lane_id) != 16 or not seq_text.isascii() or not seq_text.isdigit():
             return None
         for lane in self._shared.out_lanes.values():
-            if f"{lane.id:016x}" == lane_id and 1 <= int(seq_text) < lane.next_seq and lane.queue:
-                return lane.no, int(seq_text)
+            if f"{lane.id:016x}" == lane_id and lane.queue:
+                return lane, int(seq_text)
         return None
 
     def found(self, lane_no: int, seq: int) -> Found | None:
@@ -415,6 +421,9 @@ class Outbox:
         """Remove everything that hangs on these rows of the outbox; returns (seq, id, key) of those with either."""
         ledger, journal = self._shared.ledger, self._shared.journal
         ledger.outbox_messages -= len(rows)
+        if tables.split_lane_seq(rows[-1][0])[1] > lane.sent_upto:
+            lane.ended_unsent += sum(tables.split_lane_seq(key)[1] > lane.sent_upto for key, _ in rows)
+            self._shared.touch(lane)
         ledger.outbox_bytes -= sum(len(record) for _, record in rows)
         if lane.withdrawn:
             first, last = tables.split_lane_seq(rows[0][0])[1], tables.split_lane_seq(rows[-1][0])[1]
@@ -523,6 +532,7 @@ class Outbox:
                 continue
             self._renumber_one(old, seq, new, head, record)
         old.next_seq = old.sent_upto + 1
+        old.ended_unsent = 0
         new.doubt_upto = new.next_seq - 1
         self._shared.touch(old)
         self._shared.touch(new)

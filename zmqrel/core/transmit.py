@@ -28,6 +28,15 @@ class Batch:
     records: list[bytes]
     size: int
 
+    def records_above(self, seq: int) -> int:
+        """How many of the records have a higher number than `seq`."""
+        count, at = 0, self.first
+        for run in self.runs:
+            if run > 0:
+                count += max(0, min(run, at + run - 1 - seq))
+            at += abs(run)
+        return count
+
 
 class Untransportable(Exception):
     """An entry that can never be sent as itself: its outcome comes first, then it goes as a VOID."""

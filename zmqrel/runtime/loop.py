@@ -12,7 +12,7 @@ import logging
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -74,8 +74,15 @@ class Call:
 class Loop:
     """Runs one peer's core. `start` opens everything in the new thread and returns when it runs, or raises."""
 
-    def __init__(self, name: str, directory: Path | None, bind: Sequence[str], options: Options) -> None:
-        """`directory` is the store's; None keeps everything in memory."""
+    def __init__(
+        self,
+        name: str,
+        directory: Path | None,
+        bind: Sequence[str],
+        options: Options,
+        peers: Mapping[str, str | None],
+    ) -> None:
+        """`directory` is the store's; None keeps everything in memory. `peers` are known from the first turn on."""
         self.name = name
         self.options = options
         self.receipts = Receipts()
@@ -85,6 +92,7 @@ class Loop:
         self.clock: Clock
         self._directory = directory
         self._bind = bind
+        self._peers = dict(peers)
         self._queue: deque[c.Command | Callable[[], None]] = deque()
         self._calls: dict[int, Call | Ticket] = {}
         self._later: dict[int, deque[list[bytes]]] = {}
@@ -187,6 +195,11 @@ class Loop:
         """True if the peer has connected at some time."""
         return peer in self._turns.engine.channels
 
+    @property
+    def closed(self) -> bool:
+        """True once nothing is taken any more."""
+        return self._closed
+
     def check(self) -> None:
         """Raise PeerClosed if the loop has failed."""
         if self._failure is not None:
@@ -246,6 +259,9 @@ class Loop:
             self.endpoints = list(self._wire.endpoints)
             self._turns = Turns(self._store, self._in_hand, self._make_engine, self)
             self._turns.open(self.clock.now(), self.clock.wall_us())
+            # Before any frame is read, so that nobody who is listed is refused.
+            known = Work([c.Connect(name, endpoint) for name, endpoint in self._peers.items()])
+            self._turns.run(self.clock.now(), self.clock.wall_us(), known)
         except BaseException:
             # A clean predecessor stays clean; what another left in hand is still to be taken over.
             self._store.close(clean=self._store.previous in ("new", "clean"))
@@ -342,6 +358,7 @@ class Loop:
                 asker.answer(error)
             elif asker is not None:
                 asker.fail(error)
+        self.receipts.close(error)
         self._answer_all(self._drained, error)
         self._answer_all([call for call, _ in self._wanting_room], error)
 

@@ -12,7 +12,7 @@ from time import monotonic
 
 from zmqrel.core.buffer import HANDLED, Buffer, Failed, Rejected, Result, RetryAt, Row
 from zmqrel.core.rows import Policy
-from zmqrel.errors import Reject, RetryLater, StoreFull, duration_s
+from zmqrel.errors import PeerClosed, Reject, RetryLater, StoreFull, duration_s
 from zmqrel.message import Handler, Message, cut_reason, failure_reason
 from zmqrel.runtime.loop import Loop
 
@@ -85,11 +85,15 @@ class Consumer:
             handler(message)
         except BaseException as error:  # SystemExit and KeyboardInterrupt are failed attempts too
             result = _result_of(error)
-            message._settle_if_open(result)
             if isinstance(result, Failed):
                 _log.info("handler of %s failed", self.queue, exc_info=True)
         else:
-            message._settle_if_open(HANDLED)
+            result = HANDLED
+        try:
+            message._settle_if_open(result)
+        except PeerClosed:
+            # The handler outlived its peer: the next life hands the message over again, and says so.
+            _log.warning("handler of %s returned after its peer was closed; %s is redelivered", self.queue, message.id)
 
     def receive(self, timeout_s: float | None) -> Message | None:
         """The next message, None after `timeout_s` or when the peer closes."""
@@ -107,7 +111,9 @@ class Consumer:
         return None
 
     def finish(self, row: Row, result: Result) -> None:
-        """A message was settled."""
+        """A message was settled. Raises PeerClosed if that cannot be kept any more."""
+        if self._loop.closed:
+            raise PeerClosed(f"peer {self._loop.name!r} is closed; the message is handed over again in its next life")
         self._buffer.finish(row, result)
         self._loop.row_finished()
 
