@@ -712,6 +712,7 @@ def test_f6_sixty_four_byes_end_one_session() -> None:
 def test_f6_sixty_four_old_frames_at_once_draw_one_bye() -> None:
     """Each of 64 old frames draws a BYE: one a turn and link is enough."""
     host = Host("b", Time(), **PATIENT)
+    host.serve()
     puppet = Puppet(host)
     puppet.forget()
     old = frames.encode([frames.PING, b"an old session__", puppet.instance, 1, 5])

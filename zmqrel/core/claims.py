@@ -307,7 +307,11 @@ class Claims:
 
     def waiting_due(self, name: str) -> None:
         """A waiting row of this queue may be due."""
-        self._rows.queues[name].examine = True
+        queue = self._rows.queues[name]
+        queue.examine = True
+        if self._shared.now.store_us < queue.waiting_next_us < NEVER:
+            # It was set for a row that has ended meanwhile.
+            self._shared.clock_timers.set_earlier(("waiting", name), queue.waiting_next_us)
 
     def examine_all(self) -> None:
         """There may be something to claim everywhere."""

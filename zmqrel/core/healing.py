@@ -95,14 +95,14 @@ class Healing:
             channel.their_instance, channel.their_count = session.instance, count
         # Else OPEN is still to say what was heard of their earlier life: see `opened`.
         self._write_peer()
-        if self._am_old(info):
+        i_am_old = self._am_old(info)
+        if i_am_old:
             self._heal_self()
-            if not session.dialled:
-                # The connector has judged already, without knowing this. It learns it in the next handshake.
-                channel.sessions.end_all("this store is an old copy")
-                return False
         if they_are_old and self._healed_them != session.instance:
             self._heal_them(session.instance, told=info.i_am_old)
+        if i_am_old and not session.dialled:
+            # The connector has judged already, without knowing this. It learns it in the next handshake.
+            channel.sessions.end_all("this store is an old copy")
         return channel.sessions.current(session.link, session.id) is session
 
     def opened(self, instance: int, count: int) -> None:
