@@ -57,6 +57,8 @@ class Healing:
         """Where our STATE stands."""
         self._healed_instance = 0
         """The own life in which this store was last found to be an old copy by this peer."""
+        self._last_told = (0, 0)
+        """Instance and commit count of the newest handshake: an older one may come later, on the other link."""
         self._healed_them = 0
         """The life of theirs for which we last did our part."""
 
@@ -82,12 +84,20 @@ class Healing:
             self._store_gone(session.store_id)
             came_back = bool(channel.theirs)
         new_life = channel.their_instance != session.instance
+        overtaken = session.instance == self._last_told[0] and count < self._last_told[1]
         # What was heard of a store before another took its place is not kept: one that comes back counts as old.
         they_are_old = (
             info.i_am_old
             or came_back
-            or (new_life and channel.their_store == session.store_id and self._floors_fell(info))
+            or (
+                new_life
+                and channel.their_store == session.store_id
+                and not overtaken
+                and self._floors_fell(info)
+            )
         )
+        if not overtaken:
+            self._last_told = session.instance, count
         channel.their_store = session.store_id
         if not new_life:
             channel.their_count = max(count, channel.their_count)

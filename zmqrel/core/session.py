@@ -43,8 +43,8 @@ class Session:
     """When a frame of it came last, monotonic."""
     answered: bool = False
     """The other side has adopted it too."""
-    opening: list[Any] = field(default_factory=list)
-    """OPEN, to be repeated until it is answered."""
+    welcomed: tuple[int, int] = (0, 0)
+    """When WELCOME left there, by their clock, and came here, by ours: for OPEN, until it is answered."""
 
 
 class Sessions:
@@ -101,8 +101,13 @@ class Sessions:
         if session is None:
             self._hello()
         elif not session.answered:
-            self._shared.frames.append((session.link, session.opening, None))
+            self._send_open(session)
             self._shared.timers.set(("hello", self._name), self._shared.now.mono_us + self._hello_wait_us)
+
+    def _send_open(self, session: Session) -> None:
+        # Made anew each time: it carries the present commit count, so what it says must be as fresh.
+        reading = [*session.welcomed, self._shared.now.store_us]
+        self._send(session.link, frames.OPEN, session.id, self._identity(), reading, self._info())
 
     def on_welcome(self, link: int, frame: Frame) -> None:
         """The binder answered our HELLO."""
@@ -122,10 +127,8 @@ class Sessions:
         # Judged before OPEN is written, for OPEN says what this side found out.
         if not self._adopt(session, info, frame.commits):
             return
-        reading = [sent_there_us, now.store_us, now.store_us]
-        head = self._header(frames.OPEN, session.id, self._identity(), reading, self._info())
-        session.opening = head
-        self._shared.frames.append((link, head, None))
+        session.welcomed = sent_there_us, now.store_us
+        self._send_open(session)
         self._shared.timers.set(("hello", self._name), now.mono_us + _FIRST_HELLO_US * 4)
 
     def _is_expected(self, identity: Identity) -> bool:
@@ -240,7 +243,6 @@ class Sessions:
         session.heard_us = self._shared.now.mono_us
         if not session.answered:
             session.answered = True
-            session.opening = []
             self._hello_wait_us = _FIRST_HELLO_US
 
     def preferred(self) -> Session | None:

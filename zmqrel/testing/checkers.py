@@ -40,6 +40,8 @@ class History:
     acknowledged: bool = False
     rejected: bool = False
     outcome: Outcome | None = None
+    not_binding: Outcome | None = None
+    """The outcome, if it was told by a store that was put back and had not met the receiver since."""
     at_risk: bool = False
     """A store that knew it was lost or put back."""
     unmet: bool = False
@@ -124,7 +126,8 @@ class Checker:
             if peer.name == history.receipt.to:
                 history.lost.append((since, self._network.now))
             if peer.name == history.receipt.sender:
-                history.outcome = None  # told by a life that was lost, forgotten by the copy
+                # Told by a life that was lost; the copy may have forgotten it.
+                history.not_binding, history.outcome = history.outcome or history.not_binding, None
 
     def _on_power_lost(self, peer: SimulatedPeer) -> None:
         for history in self.histories.values():
@@ -234,9 +237,11 @@ class Checker:
             return
         if history.outcome not in (None, outcome) and not history.at_risk:
             raise self._broken(receipt.body, f"{outcome} was told after {history.outcome}")
-        if history.outcome is outcome:
+        if outcome in (history.outcome, history.not_binding):
             return
-        if not self._excused(history):
+        if self._excused(history):
+            history.not_binding = outcome
+        else:
             history.outcome = outcome
         if outcome in _NEVER_HANDED_OVER and self._known_hand_overs(history) and not self._excused_outcome(history):
             raise self._broken(receipt.body, f"{outcome} was told, but it was handed over")
