@@ -141,8 +141,9 @@ class Peer:
             loop = Loop(self.name, self._directory, self._bind, self.options, self._peers)
             loop.start()
             self._loop = loop
-        for queue, registration in self._registrations.items():
-            self._serve(queue, registration)
+        consumers = [self._consumer(queue, registration) for queue, registration in self._registrations.items()]
+        # All from one turn on: what the last life died of is looked for before anything else is handed over.
+        loop.serve([consumer.served for consumer in consumers]).result()
         if self._listeners:
             self._teller = OutcomeTeller(loop, self._listeners)
             self._teller.start()
@@ -487,13 +488,13 @@ class Peer:
             self._registrations[queue] = registration
             started = self._loop is not None
         if started:
-            self._serve(queue, registration)
+            self._consumer(queue, registration).serve()
 
-    def _serve(self, queue: str, registration: _Registration) -> None:
+    def _consumer(self, queue: str, registration: _Registration) -> Consumer:
         consumer = Consumer(self._running(), queue, registration.policy, self.options.prefetch)
         self._consumers[queue] = consumer
         consumer.start_workers(registration.handler, registration.workers)
-        consumer.serve()
+        return consumer
 
     def receive(self, queue: str = "default", timeout: Duration | None = None) -> Message | None:
         """The next message of a queue, to be settled by the caller; None after `timeout` seconds."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from _thread import LockType, allocate_lock
 from bisect import bisect_right, insort
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import NamedTuple
@@ -130,8 +131,9 @@ class Ticket:
             waiter.acquire()
             self._waiters.append(waiter)
             # Asked again: what came before the waiter was in the list did not wake it.
-            if not (reached() or self._is_over()):
-                waiter.acquire(timeout=left_s)
+            if not (reached() or self._is_over()) and not waiter.acquire(timeout=left_s):
+                with suppress(ValueError):  # woken just now
+                    self._waiters.remove(waiter)
         return True
 
     def _is_over(self) -> bool:

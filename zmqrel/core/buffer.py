@@ -199,10 +199,12 @@ class Buffer:
     @property
     def has_room(self) -> bool:
         """True if rows may be claimed now."""
-        return len(self._rows) < self.capacity
+        return not self._closed and len(self._rows) < self.capacity
 
     def room(self) -> int:
         """How many rows to claim now. Ask once for each claim: the capacity follows what was taken since."""
+        if self._closed:
+            return 0
         if self.taken:
             self.capacity = min(self.MOST_CLAIMED, max(self.prefetch, 2 * self.taken, self.capacity // 2))
             self.taken = 0

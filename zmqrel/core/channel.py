@@ -175,8 +175,12 @@ class Channel:
 
     # --------------------------------------------------------------------------------------------- sessions
 
-    def _info(self) -> Info:
+    def _info(self, store_id: int) -> Info:
+        """What a handshake with this store of theirs says."""
         heard = Heard(self.their_store, self.their_instance, self.their_count) if self.their_store else None
+        if store_id != self.their_store and self.healing.had_gone(store_id):
+            # It came back after another: it is to know before it sends anything that it cannot be the newest.
+            heard = Heard(store_id, 0, 0)
         options = self._shared.options
         lanes = [self._lane_info(lane) for lane in self.own.values() if not self._is_through(lane)]
         return Info(

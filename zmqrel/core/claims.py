@@ -354,7 +354,8 @@ class Claims:
 
     def suspect_is_through(self, row: Row) -> None:
         """A suspect's handler has returned."""
-        self._suspect_out = None
+        if row is self._suspect_out:
+            self._suspect_out = None
         self.clear_suspect(row.lane.no, row.seq)
         self.examine_all()
 
@@ -374,14 +375,13 @@ class Claims:
             self._hold_alone(row)
             if sole and self._exhausted(queue, row):
                 continue
-            if not queue.policy.push:
-                # Nobody may ever call `receive` again: it holds back its own queue only, by being first there.
-                self.clear_suspect(lane_no, seq)
-            else:
-                self._suspect_out = row
             row.place = Place.CLAIMED
             self._shared.effects.offers.append((queue.buffer, [row]))
-            return queue.policy.push
+            if queue.policy.push:
+                self._suspect_out = row
+                return True
+            # Nobody may ever call `receive` again: it holds back its own queue only, by being first there.
+            self.clear_suspect(lane_no, seq)
         return False
 
     def _hold_alone(self, row: Row) -> None:

@@ -28,7 +28,7 @@ from zmqrel.core.shared import Journal, Ledger, Shared
 from zmqrel.core.stats import COUNTERS
 from zmqrel.core.storage import InHand, Storage
 from zmqrel.core.times import Now
-from zmqrel.errors import Error
+from zmqrel.errors import Error, StoreFull
 from zmqrel.options import Options
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ class Engine:
         """Of the last turn, whose commit may fail yet."""
         self._held = Held([], [])
         self._released = Held([], [])
+        self._telling = Held([], [])
+        """What this turn tells once it is committed."""
         self._unflushed = False
         self._flushed_us = now.mono_us
         self._dead = DeadLetters(self.shared)
@@ -151,7 +153,7 @@ class Engine:
 
     def replace(self, other: Engine, rows: Iterable[Row]) -> None:
         """The commit of `other` failed, this engine takes its place: `rows` are still with workers."""
-        self._held, self._released = other._held, other._released
+        self._held, self._released = other._held, _joined(other._telling, other._released)
         self._outbox.search_again(other._outbox)
         for row in rows:
             self._inbox.rebind(row)
@@ -172,6 +174,7 @@ class Engine:
         self._wall_us = wall_us
         self._byes.clear()
         self._held, self._fresh = _joined(self._held, self._fresh), Held([], [])
+        self._telling = Held([], [])
 
     def limit_intake(self, most_bytes: int | None) -> None:
         """What this turn may take in from peers, None for as much as comes. One message always goes."""
@@ -200,6 +203,10 @@ class Engine:
         try:
             reply = self._obey(command)
         except Error as error:
+            # A write that found the store full has taken the whole transaction with it: that ends the turn. Only a
+            # send that was refused before it wrote anything is answered.
+            if isinstance(error, StoreFull) and self.shared.accepting:
+                raise
             self.shared.effects.replies.append((command, error))
             return
         if not isinstance(command, c.RecallWhere):
@@ -466,8 +473,16 @@ class Engine:
 
     def release(self, effects: Effects) -> None:
         """Add to `effects` what was held back and is covered by a flush now."""
-        effects.notices[:0], effects.replies[:0] = self._released
-        self._released = Held([], [])
+        effects.notices[:0] = self._released.notices
+        effects.replies[:0] = [(command, self._present(command, value)) for command, value in self._released.replies]
+        self._telling, self._released = self._released, Held([], [])
+
+    def _present(self, command: Any, value: Any) -> Any:
+        """An answer that was held back, as it would be given now: the message may have moved to another lane since."""
+        if not isinstance(command, c.Find) or not isinstance(value, c.Found):
+            return value
+        found = self._outbox.find(command)
+        return None if found is None else self.found(found.lane.no, found.seq)
 
     def flush_due_us(self) -> int | None:
         """When the store wants to be flushed (monotonic), None if there is nothing to flush."""

@@ -79,22 +79,16 @@ class Healing:
     def judge(self, session: Session, info: Info, count: int) -> bool:
         """Compare what both sides know of the past. False if the session was ended to begin anew."""
         channel = self._channel
-        came_back = False
+        came_back = channel.their_store != session.store_id and self.had_gone(session.store_id)
         if channel.their_store not in (0, session.store_id):
             self._store_gone(session.store_id)
-            came_back = bool(channel.theirs)
         new_life = channel.their_instance != session.instance
         overtaken = session.instance == self._last_told[0] and count < self._last_told[1]
         # What was heard of a store before another took its place is not kept: one that comes back counts as old.
         they_are_old = (
             info.i_am_old
             or came_back
-            or (
-                new_life
-                and channel.their_store == session.store_id
-                and not overtaken
-                and self._floors_fell(info)
-            )
+            or (new_life and channel.their_store == session.store_id and not overtaken and self._floors_fell(info))
         )
         if not overtaken:
             self._last_told = session.instance, count
@@ -110,10 +104,15 @@ class Healing:
             self._heal_self()
         if they_are_old and self._healed_them != session.instance:
             self._heal_them(session.instance, told=info.i_am_old)
-        if i_am_old and not session.dialled:
-            # The connector has judged already, without knowing this. It learns it in the next handshake.
-            channel.sessions.end_all("this store is an old copy")
+        if i_am_old:
+            # OPEN is still to say so. Whoever judged by a WELCOME of before, or is about to, learns it by another one.
+            channel.sessions.end_all("this store is an old copy", spared=session if session.dialled else None)
         return channel.sessions.current(session.link, session.id) is session
+
+    def had_gone(self, store_id: int) -> bool:
+        """True if lanes of this store of theirs were known before another took its place."""
+        lanes = self._shared.in_lanes.values()
+        return any(lane.peer == self._channel.name and lane.store_id == store_id for lane in lanes)
 
     def opened(self, instance: int, count: int) -> None:
         """The other has adopted the session, so it knows by now what was heard of its earlier life."""
@@ -177,7 +176,8 @@ class Healing:
         old.tail = []
         del self._channel.out[(old.kind, old.queue)]
         new = self._channel.lane_for(old.queue, old.kind)
-        new.after = old.no
+        # A lane that never sent anything waits for another itself: so does its successor.
+        new.after = old.after if old.after and not old.sent_upto else old.no
         if old.kind == CONTROL:
             self._renumber_control(old)
         else:

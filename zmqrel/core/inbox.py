@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 MOST_WITHDRAWN = 1_000_000
 """Sequence numbers that one WITHDRAW may name."""
 
+_KEPT_IN_STORE = ("waiting_at_us", "queue", "first_handed_us", "stated", "withdrawn", "redelivered", "old", "keyed_us")
+"""Attributes of a Row that `Rows.read` sets from the store."""
+
 _OUTCOME_OF_CAUSE = {
     Cause.RECALL: Outcome.RECALLED,
     Cause.DEADLINE: Outcome.EXPIRED,
@@ -115,7 +118,19 @@ class Inbox:
             return
         row.lane = lane
         row.clock = self.rows.clock_of(lane) if row.deadline_us else None
+        self._restore(row)
         self.claims.hold_running(row)
+
+    def _restore(self, row: Row) -> None:
+        """Forget what the turn that was not committed made of a row: its hand-over stands, the rest is as it was."""
+        stored = self.rows.read(row.lane.no, row.seq)
+        if stored is None:
+            return
+        for name in _KEPT_IN_STORE:
+            setattr(row, name, getattr(stored, name))
+        # A withdrawal while it ran wrote the attempt that runs; else the store knows those before it. A row that
+        # expired at the door has no slot and was not handed over.
+        row.attempts = stored.attempts + (1 if row.slot >= 0 and not stored.withdrawn else 0)
 
     # ---------------------------------------------------------------------------------------------------- acceptance
 

@@ -55,7 +55,7 @@ class Sessions:
         shared: Shared,
         name: str,
         clock: ClockOffset,
-        info: Callable[[], Info],
+        info: Callable[[int], Info],
         begin: Callable[[Session, Info, int], bool],
         ended: Callable[[], None],
     ) -> None:
@@ -107,7 +107,7 @@ class Sessions:
     def _send_open(self, session: Session) -> None:
         # Made anew each time: it carries the present commit count, so what it says must be as fresh.
         reading = [*session.welcomed, self._shared.now.store_us]
-        self._send(session.link, frames.OPEN, session.id, self._identity(), reading, self._info())
+        self._send(session.link, frames.OPEN, session.id, self._identity(), reading, self._info(session.store_id))
 
     def on_welcome(self, link: int, frame: Frame) -> None:
         """The binder answered our HELLO."""
@@ -159,7 +159,8 @@ class Sessions:
             self._pending[link] = session_id
             self._shared.timers.set(("pending", self._name, link), self._shared.now.mono_us + _PENDING_US)
         now_us = self._shared.now.store_us
-        self._send(link, frames.WELCOME, session_id, self._identity(), [sent_us, now_us, now_us], self._info())
+        info = self._info(identity.store_id)
+        self._send(link, frames.WELCOME, session_id, self._identity(), [sent_us, now_us, now_us], info)
 
     def on_open(self, link: int, frame: Frame) -> None:
         """The connector adopts the session: so do we, and judge what it says."""
@@ -322,9 +323,12 @@ class Sessions:
                 self._shared.effects.hang_up.append(session.link)  # should it speak again, it is a new link
             self._ended()
 
-    def end_all(self, reason: str) -> None:
-        """End every session; connectors begin anew."""
+    def end_all(self, reason: str, spared: Session | None = None) -> None:
+        """End every session but the one spared, and take back what was offered; connectors begin anew."""
+        self._pending.clear()
         for session in list(self.open.values()):
+            if session is spared:
+                continue
             self.end(session, reason)
             if session.link == self.dialled_link:
                 self._new_half()

@@ -162,9 +162,14 @@ class Loop:
         """A buffer under `lock`, which calls `notify` with the number of rows that came."""
         return Buffer(queue, prefetch, self._in_hand, lock, notify)
 
-    def serve(self, queue: str, buffer: Buffer, policy: Policy) -> Call:
-        """Let rows of `queue` go to `buffer`."""
-        return self.post(lambda: self._turns.serve(queue, buffer, policy))
+    def serve(self, served: Sequence[tuple[str, Buffer, Policy]]) -> Call:
+        """Let rows of these queues go to these buffers, all from the same turn on."""
+
+        def serve_all() -> None:
+            for queue, buffer, policy in served:
+                self._turns.serve(queue, buffer, policy)
+
+        return self.post(serve_all)
 
     def stats(self) -> Call:
         """The core's counters."""

@@ -14,13 +14,14 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from zmqrel.core import commands as c
-from zmqrel.errors import PeerClosed
+from zmqrel.errors import PeerClosed, StoreFull
 from zmqrel.outcome import Outcome
 from zmqrel.retry import Retry
 from zmqrel.runtime.loop import Loop
 
 _log = logging.getLogger("zmqrel")
 _AT_ONCE = 100
+_FULL_PAUSE_S = 0.5
 _AGAIN = Retry.exponential(0.1, max_interval=30, jitter="full")
 
 
@@ -72,10 +73,18 @@ class OutcomeTeller:
             while not self._closing.is_set():
                 self._news.wait()
                 self._news.clear()
-                while not self._closing.is_set() and self._tell_some():
-                    pass
+                self._tell_all()
         except PeerClosed:
             return  # the rest is told in the next life
+
+    def _tell_all(self) -> None:
+        try:
+            while not self._closing.is_set() and self._tell_some():
+                pass
+        except StoreFull:
+            # Nothing can be noted as told now: it is told again when there is room.
+            self._closing.wait(_FULL_PAUSE_S)
+            self._news.set()
 
     def _tell_some(self) -> bool:
         """Tell the next outcomes. False if there were none, or the peer closes before all were told."""

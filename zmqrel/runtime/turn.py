@@ -16,7 +16,7 @@ from zmqrel.core.buffer import Buffer, Result, Row
 from zmqrel.core.effects import Effects, Event, ReceiptNotice
 from zmqrel.core.engine import Engine
 from zmqrel.core.rows import Policy
-from zmqrel.core.storage import InHandTable, Store
+from zmqrel.core.storage import InHand, InHandTable, Store
 from zmqrel.core.times import Now
 from zmqrel.errors import StoreFull
 
@@ -96,14 +96,27 @@ class Turns:
         trusted = clean or (
             self.store.previous == "crashed" and self._in_hand.boot_matches and not self._in_hand.damaged
         )
+        try:
+            effects = self._begin_life(now, wall_us, left, trusted)
+        except StoreFull:
+            # A full store must open, or it could never be emptied.
+            self._full = True
+            self._probe_at_us = now.mono_us + _PROBE_US
+            self.store.abort()
+            self.store.set_growing(False)
+            effects = self._begin_life(now, wall_us, left, trusted)
+        self._in_hand.clear()
+        self._apply(effects)
+
+    def _begin_life(self, now: Now, wall_us: int, left: list[InHand], trusted: bool) -> Effects:
         self.engine = self._make_engine(now)
         self.engine.begin(now, wall_us)
+        self.engine.set_accepting(not self._full)
         if left or not trusted:
             self.engine.recover(left, trusted)
         effects = self.engine.finish()
         self.store.commit()
-        self._in_hand.clear()
-        self._apply(effects)
+        return effects
 
     def serve(self, queue: str, buffer: Buffer, policy: Policy) -> None:
         """Rows of this queue go to `buffer` from the next turn on."""
@@ -136,11 +149,10 @@ class Turns:
         engine = self.engine
         flush_at_us = engine.flush_due_us()
         flush = flush_at_us is not None and flush_at_us <= now.mono_us
-        if flush:
-            self.store.flush()
         engine.begin(now, wall_us)
         engine.limit_intake(self._intake_bytes)
         if flush:
+            self.store.flush()
             engine.flushed()
         for queue in self._to_serve:
             engine.serve(queue, *self._served[queue])
@@ -312,22 +324,42 @@ class Turns:
             self.store.close(clean=False)
             return
         try:
-            first = self._step(now, wall_us, Work(), results)
-            self.engine.leave(running)
-            self.engine.close("closing")
-            last = self.engine.finish()
-            self.store.commit()
-            self.store.flush()
+            told = self._last_turn(now, wall_us, results, running)
         except StoreFull:
+            told = self._last_turn_in_full_store(now, wall_us, results, running)
+        if not told:
             # What is in hand stays in the in-hand table and is redelivered: nothing is lost, so nothing to raise.
             self.store.abort()
             self.store.close(clean=False)
             return
         self.engine.begin(now, wall_us)
         self.engine.flushed()
-        self.engine.release(last)
-        for effects in (first, last):
+        self.engine.release(told[-1])
+        for effects in told:
             effects.offers.clear()
             self._apply(effects)
         self._in_hand.clear()
         self.store.close()
+
+    def _last_turn(
+        self, now: Now, wall_us: int, results: list[tuple[Buffer, list[tuple[Row, Result]]]], running: list[Row]
+    ) -> list[Effects]:
+        first = self._step(now, wall_us, Work(), results)
+        self.engine.leave(running)
+        self.engine.close("closing")
+        last = self.engine.finish()
+        self.store.commit()
+        self.store.flush()
+        return [first, last]
+
+    def _last_turn_in_full_store(
+        self, now: Now, wall_us: int, results: list[tuple[Buffer, list[tuple[Row, Result]]]], running: list[Row]
+    ) -> list[Effects]:
+        """With the headroom, so that what was handled is settled and not handed over again; empty if that fails too."""
+        try:
+            self.store.abort()
+            self.store.set_growing(False)
+            self._reload(now, wall_us, results)
+            return self._last_turn(now, wall_us, results, running)
+        except StoreFull:
+            return []

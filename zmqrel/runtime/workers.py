@@ -43,7 +43,12 @@ class Consumer:
 
     def serve(self) -> None:
         """Let the queue's messages come."""
-        self._loop.serve(self.queue, self._buffer, self._policy).result()
+        self._loop.serve([self.served]).result()
+
+    @property
+    def served(self) -> tuple[str, Buffer, Policy]:
+        """The queue, where its rows are to go, and how failures are treated."""
+        return self.queue, self._buffer, self._policy
 
     def start_workers(self, handler: Handler, count: int) -> None:
         """Run a handler in that many threads."""

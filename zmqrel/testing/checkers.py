@@ -49,6 +49,8 @@ class History:
     running: bool = False
     lost: list[tuple[float, float]] = field(default_factory=list)
     """From when to when its receiver lived a life that it lost."""
+    gone: list[tuple[float, float]] = field(default_factory=list)
+    """Likewise, with all that its receiver's store held."""
     copied_at: float = inf
     """When the copy was made that its sender has now: what both lost since, nobody can find out."""
     doubtful: bool = False
@@ -118,6 +120,8 @@ class Checker:
                 history.at_risk = True
             if peer.name == history.receipt.sender:
                 history.copied_at = min(since, history.copied_at)
+            elif peer.name == history.receipt.to and since < 0:
+                history.gone.append((since, self._network.now))
 
     def _on_rolled_back(self, peer: SimulatedPeer, since: float) -> None:
         """What a life that was lost did since its copy was made, it may have told nobody."""
@@ -165,10 +169,11 @@ class Checker:
     def _known_hand_overs(self, history: History) -> list[tuple[float, int, bool]]:
         """Without those of a lost life whose loss nobody could find out."""
         unknown = [span for span in history.lost if not self._was_found_out(history.receipt, span[1])]
+        both = history.lost + history.gone
         return [
             seen
             for seen in history.handed_over
-            if not any(a <= seen[0] <= b for a, b in (history.lost if seen[0] >= history.copied_at else unknown))
+            if not any(a <= seen[0] <= b for a, b in (both if seen[0] >= history.copied_at else unknown))
         ]
 
     def _was_found_out(self, receipt: SimulatedReceipt, since: float) -> bool:

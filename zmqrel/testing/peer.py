@@ -428,7 +428,7 @@ class SimulatedPeer:
                 self.command(c.Find(receipt.id), partial(self._take_found, receipt))
 
     def _take_found(self, receipt: SimulatedReceipt, found: Any) -> None:
-        if isinstance(found, BaseException):
+        if isinstance(found, BaseException) or receipt.forgotten:
             return
         if found is None:
             receipt.forgotten = True
