@@ -12,7 +12,7 @@ they name; a late copy of a HELLO, OPEN or BYE of another session changes nothin
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from zmqrel.core import frames
