@@ -103,10 +103,13 @@ def stream_sink(line: Line, options: dict[str, Any], database: str, workers: int
         "CREATE TABLE IF NOT EXISTS delivery (n INTEGER PRIMARY KEY, id TEXT, attempt INT, redelivered INT)"
     )
 
+    one_at_a_time = threading.Lock()  # a connection's cached statement takes the values of one thread only
+
     @peer.handler(workers=workers, retry=Retry.fixed(0.001))
     def record(message: Message) -> None:
         row = (message.id, message.attempt, message.redelivered)
-        records.execute("INSERT INTO delivery (id, attempt, redelivered) VALUES (?, ?, ?)", row)
+        with one_at_a_time:
+            records.execute("INSERT INTO delivery (id, attempt, redelivered) VALUES (?, ?, ?)", row)
         line.say(handled=message.body)
 
     peer.start()
