@@ -2,8 +2,8 @@
 
 `zmqrel launch` tells a node all of this in its environment, so that nothing needs to be repeated in a
 topology: ZMQREL_NAME, ZMQREL_STORE and ZMQREL_BIND; ZMQREL_PEERS, a JSON object of names and endpoints
-(null for a peer that connects to us); ZMQREL_STATUS_FILE, where the counts go; ZMQREL_LAUNCHER, set when
-there is a launcher.
+(null for a peer that connects to us); ZMQREL_OPTIONS, a JSON object of the options of its peer;
+ZMQREL_STATUS_FILE, where the counts go; ZMQREL_LAUNCHER, set when there is a launcher.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def peer_of(args: argparse.Namespace) -> zmqrel.Peer:
     for pair in args.peer:
         name, _, endpoint = pair.partition("=")
         peers[name] = endpoint or None
-    return zmqrel.Peer(args.name, args.store, bind=args.bind or (), peers=peers)
+    options = json.loads(os.environ.get("ZMQREL_OPTIONS", "{}"))
+    return zmqrel.Peer(args.name, args.store, bind=args.bind or (), peers=peers, **options)
 
 
 def stop_event() -> threading.Event:

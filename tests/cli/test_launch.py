@@ -79,6 +79,14 @@ def test_a_node_is_not_started_again_against_its_rule(launch: Launch) -> None:
     assert len(run.of("started")) == 1
 
 
+def test_a_node_that_was_used_wrongly_is_not_started_again(launch: Launch) -> None:
+    words = "import sys; print('--rate takes a number', file=sys.stderr); sys.exit(2)"
+    run = launch(node("a", words))
+    assert run.end() == 1
+    assert len(run.of("started")) == 1
+    assert run.of("given_up")[0]["tail"] == ["--rate takes a number"]
+
+
 def test_a_steady_life_makes_up_for_earlier_deaths(launch: Launch, tmp_path: Path) -> None:
     lives = tmp_path / "lives"
     program = (

@@ -63,6 +63,15 @@ MISTAKES = {
     "backoff": (ONE + "backoff = -1", "node.a.backoff: -1 is not allowed; allowed: seconds from 0 to 60"),
     "args": (ONE + 'args = "x"', 'node.a.args: "x" is not allowed; allowed: a list of texts and numbers'),
     "environment": (ONE + "environment = { X = [1] }", "node.a.environment: "),
+    "unknown option": (
+        ONE + "options = { durabilty = 1 }",
+        "node.a.options: there is no option 'durabilty'; did you mean durability?; allowed: options of zmqrel.Peer",
+    ),
+    "wrong option": (
+        ONE + 'options = { durability = "none" }',
+        "node.a.options: durability takes 'fsync' or 'relaxed', not 'none'",
+    ),
+    "options": (ONE + "options = { resend = [1] }", 'node.a.options: {"resend": [1]} is not allowed'),
     "unknown peer": (ONE + 'peers = ["c"]', 'node.a.peers: "c" is not a node; allowed: a'),
     "peer of itself": (ONE + 'peers = ["a"]', 'node.a.peers: "a" is the node itself; allowed: other nodes'),
     "unknown end": (ONE + '[end]\nwhen = ["c"]', 'end.when: "c" is not a node; allowed: a'),
@@ -78,6 +87,11 @@ MISTAKES = {
         TWO.replace("[node.b]", 'endpoint = "tcp://127.0.0.1:7001"\n[node.b]\nendpoint = "tcp://127.0.0.1:7001"'),
         "node.b.endpoint: tcp://127.0.0.1:7001 is also the endpoint of a; allowed: one node at an endpoint",
     ),
+    "a port used twice by two names": (
+        TWO.replace("[node.b]", 'endpoint = "tcp://localhost:7001"\n[node.b]\nendpoint = "tcp://0.0.0.0:7001"'),
+        "node.b.endpoint: tcp://0.0.0.0:7001 is also the endpoint of a (tcp://localhost:7001); allowed: one node",
+    ),
+    "an endpoint that nobody can dial": (ONE + 'endpoint = "tcp://*:7001"', 'node.a.endpoint: "tcp://*:7001"'),
     "a port used by copies": (ONE + 'count = 2\nendpoint = "tcp://h:1"', "is also the endpoint of a-1"),
     "transport": (
         ONE + '[run]\ntransport = "udp"',
@@ -167,12 +181,41 @@ def test_places_are_filled(read: Callable[..., Plan], tmp_path: Path) -> None:
     assert argv == (
         sys.executable, "1.5", "{y}/1.5", "{x}", str(tmp_path / "data"), str(tmp_path), "3",
     )  # fmt: skip
-    assert read(text, x="two").nodes[0].argv[1:3] == ("two", "{y}/two")
+    assert read(text, x="2").nodes[0].argv[1:3] == ("2", "{y}/2")
 
 
 def test_a_setting_must_be_a_parameter(read: Callable[..., Plan]) -> None:
     with pytest.raises(TopologyError, match=r"parameters\.z: not a parameter of this topology; allowed: x"):
         read(ONE + "[parameters]\nx = 1", z="1")
+
+
+@pytest.mark.parametrize(
+    ("default", "wrong", "allowed"),
+    [("1.5", "fast", "a number"), ("1", "", "a number"), ("1", "nan", "a number"), ("true", "yes", "true or false")],
+)
+def test_a_setting_is_of_the_kind_of_its_default(
+    read: Callable[..., Plan], default: str, wrong: str, allowed: str
+) -> None:
+    text = ONE + f"args = ['{{x}}']\n[parameters]\nx = {default}"
+    with pytest.raises(TopologyError) as told:
+        read(text, x=wrong)
+    assert f'parameters.x: "{wrong}" is not allowed; allowed: {allowed}' in str(told.value)
+    right = "false" if default == "true" else "-2.5e3"
+    assert read(text, x=right).nodes[0].argv[1] == right
+
+
+def test_options_reach_the_node_of_whom_they_are(read: Callable[..., Plan]) -> None:
+    text = ONE + 'options = { prefetch = 8, durability = "{safe}", insecure = true }\n[parameters]\nsafe = "relaxed"'
+    options = {"prefetch": 8, "durability": "relaxed", "insecure": True}
+    assert json.loads(read(text).nodes[0].environment["ZMQREL_OPTIONS"]) == options
+    assert json.loads(read(text, safe="fsync").nodes[0].environment["ZMQREL_OPTIONS"])["durability"] == "fsync"
+
+
+def test_a_chosen_port_is_not_one_that_a_later_node_asks_for(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(TWO + 'endpoint = "tcp://127.0.0.1:20001"', encoding="utf-8")
+    plan = load(file, tmp_path, ports=iter([20001, 20002]).__next__)
+    assert [node.endpoint for node in plan.nodes] == ["tcp://127.0.0.1:20002", "tcp://127.0.0.1:20001"]
 
 
 def test_a_module_is_found_next_to_the_file_and_on_its_path(read: Callable[..., Plan], tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from zmqrel.cli.topology import Node, Plan
 
 TURN_S = 0.05
 MAX_BACKOFF_S = 5.0
+# What programs end with when they were given wrong arguments: to start them again with the same is of no use.
+USED_WRONGLY = 2
 TAIL_LINES = 20
 TAIL_BYTES = 64 * 1024
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -133,11 +135,13 @@ class Child:
             self.state = State.ENDED
             self._reporter.event("ended", node=self.node.name)
         else:
-            self._failed(now, _status(status))
+            self._failed(now, _status(status), used_wrongly=status == USED_WRONGLY)
 
-    def _failed(self, now: float, why: str) -> None:
-        self._failures = 1 if now - self._started_at > self.node.steady else self._failures + 1
-        if self.node.restart == "never" or self._failures >= self.node.tries:
+    def _failed(self, now: float, why: str, used_wrongly: bool = False) -> None:
+        steady = now - self._started_at > self.node.steady
+        self._failures = 1 if steady else self._failures + 1
+        hopeless = used_wrongly and not steady
+        if hopeless or self.node.restart == "never" or self._failures >= self.node.tries:
             self.state = State.FAILED
             self._reporter.event("given_up", node=self.node.name, why=why, starts=self._starts, tail=self._tail())
             return

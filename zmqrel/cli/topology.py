@@ -17,11 +17,13 @@ before anything runs. What a file may say, with the defaults:
     program = ["./meter"]       # ... any other program; one of the two
     args = ["{input}"]          # more arguments
     peers = ["other"]           # nodes that this one connects to; they are told to expect it
+    options = { prefetch = 8 }  # options of its peer, as zmqrel.Options has them
     environment = { X = "1" }   # variables
     count = 1                   # more than one: copies called NAME-1, NAME-2, ...; NAME stands for all of them
     endpoint = ""               # one of its own, instead of one that is chosen
     restart = "on-failure"      # or "never"
-    tries = 5                   # after so many deaths in a row the node, and with it the run, is given up
+    tries = 5                   # after so many deaths in a row the node, and with it the run, is given up; at
+                                # once if it ends with status 2 ("used wrongly") within `steady` seconds
     backoff = 0.2               # seconds before the first restart, doubled for each death in a row, at most 5
     steady = 5                  # seconds; a death after a longer life is the first in a row
 
@@ -29,14 +31,16 @@ before anything runs. What a file may say, with the defaults:
     when = ["NAME"]             # the run has ended when these have ended with status 0; without it, when all have
     verify = ["{python}", "x"]  # then run this; its exit status is that of the run
 
-Nodes run in the directory of the file. Arguments, variables, endpoints and `verify` may hold places: {NAME} of a
-parameter, {data}, {here} (the directory of the file), {python}, {endpoint.NODE}, and in a node {name} and {index};
-{{ and }} stand for a brace. What a node is told in its environment, besides: see nodes/common.py.
+Nodes run in the directory of the file. Arguments, texts in options, variables, endpoints and `verify` may hold places:
+{NAME} of a parameter, {data}, {here} (the directory of the file), {python}, {endpoint.NODE}, and in a node {name} and
+{index}; {{ and }} stand for a brace. What --set gives for a number is a number, for true or false one of these.
+What a node is told in its environment, besides: see nodes/common.py.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import re
@@ -50,15 +54,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import zmqrel
+from zmqrel.cli.topology_keys import ALWAYS_KNOWN, END_KEYS, NAME, NODE_KEYS, RUN_KEYS, TOP_KEYS, Key
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-PARAMETER = re.compile(r"[a-z][a-z0-9_]*")
-MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-ENDPOINT = re.compile(r"tcp://\S+:\d{1,5}|ipc://\S+")
+# What the others are to dial: no wildcard.
+ENDPOINT = re.compile(r"tcp://[^\s*]+:\d{1,5}|ipc://\S+")
 PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 # What the address of a Unix socket takes, less the zero at its end.
 IPC_PATH_BYTES = 107
@@ -104,93 +109,6 @@ class Plan:
     def directory(self) -> Path:
         """Where the nodes run: next to the file, so that relative paths mean the same from everywhere."""
         return self.file.parent
-
-
-@dataclass(frozen=True)
-class Key:
-    """What one key takes: `allowed` says it in words, `takes` decides."""
-
-    allowed: str
-    takes: Callable[[Any], bool]
-    default: Any = None
-
-
-def _number(low: float, high: float) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
-
-
-def _integer(low: int, high: int) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _scalar(value: Any) -> bool:
-    return isinstance(value, (str, int, float))
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def _command(value: Any) -> bool:
-    return (
-        isinstance(value, list) and bool(value) and all(_scalar(item) for item in value) and isinstance(value[0], str)
-    )
-
-
-def _arguments(value: Any) -> bool:
-    return isinstance(value, list) and all(_scalar(item) for item in value)
-
-
-def _variables(value: Any) -> bool:
-    return isinstance(value, dict) and all(_scalar(item) for item in value.values())
-
-
-def _parameters(value: Any) -> bool:
-    return isinstance(value, dict) and all(PARAMETER.fullmatch(k) and _scalar(v) for k, v in value.items())
-
-
-def _matches(pattern: re.Pattern[str]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None
-
-
-def _one_of(*values: str) -> Callable[[Any], bool]:
-    return lambda value: value in values
-
-
-def _table(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-NODE_KEYS = {
-    "name": Key("1 to 64 of a-z A-Z 0-9 . _ -", _matches(NAME)),
-    "module": Key('the name of a Python module, as in "nodes.sink"', _matches(MODULE)),
-    "program": Key('a list: a program and its arguments, as in ["./meter", "--fast"]', _command),
-    "args": Key("a list of texts and numbers", _arguments, []),
-    "peers": Key("a list of names of other nodes", _texts, []),
-    "environment": Key("a table of texts and numbers", _variables, {}),
-    "count": Key("a whole number from 1 to 100", _integer(1, 100), 1),
-    "endpoint": Key('text, as in "tcp://127.0.0.1:7001" or "ipc:///run/shop.sock"', lambda v: isinstance(v, str), ""),
-    "restart": Key('"on-failure" or "never"', _one_of("on-failure", "never"), "on-failure"),
-    "tries": Key("a whole number from 1 to 1000", _integer(1, 1000), 5),
-    "backoff": Key("seconds from 0 to 60", _number(0, 60), 0.2),
-    "steady": Key("seconds from 0 to 3600", _number(0, 3600), 5.0),
-}
-RUN_KEYS = {
-    "transport": Key('"tcp" or "ipc"', _one_of("tcp", "ipc"), "tcp"),
-    "python_path": Key("a list of directories", _texts, []),
-    "stop_timeout": Key("seconds from 0 to 3600", _number(0, 3600), 10.0),
-}
-END_KEYS = {
-    "when": Key("a list of names of nodes", lambda value: _texts(value) and bool(value)),
-    "verify": Key('a list: a program and its arguments, as in ["{python}", "check.py", "{data}"]', _command, []),
-}
-TOP_KEYS = {
-    "node": Key("tables [node.NAME] or [[node]]", lambda value: isinstance(value, (dict, list)) and bool(value)),
-    "run": Key("a table", _table, {}),
-    "parameters": Key("a table of texts and numbers; names of a-z 0-9 _", _parameters, {}),
-    "end": Key("a table", _table, {}),
-}
-ALWAYS_KNOWN = ("data", "here", "index", "name", "python")
 
 
 def load(
@@ -312,9 +230,12 @@ class _Reader:
         return table
 
     def _parameters(self, defaults: Fields) -> dict[str, str]:
-        for name in self.settings:
+        for name, text in self.settings.items():
             if name not in defaults:
                 raise self._wrong(f"parameters.{name}", "not a parameter of this topology", _list(defaults))
+            allowed = _allowed_instead_of(defaults[name], text)
+            if allowed is not None:
+                raise self._wrong(f"parameters.{name}", f"{_shown(text)} is not allowed", allowed)
         for name in defaults:
             if name in ALWAYS_KNOWN:
                 raise self._wrong(f"parameters.{name}", "always known", f"names other than {_list(ALWAYS_KNOWN)}")
@@ -348,26 +269,34 @@ class _Reader:
         return tuple(dict.fromkeys(member for name in names for member in groups[name]))
 
     def _endpoints(self, copies: list[_Copy], transport: str) -> dict[str, str]:
-        endpoints: dict[str, str] = {}
+        fixed: dict[str, str] = {}
         for copy in copies:
             key = f"{copy.key}.endpoint"
             endpoint = self._filled(copy.fields["endpoint"], key, self._here(copy.name, copy.index))
-            endpoint = self._endpoint(endpoint, key) if endpoint else self._own_endpoint(copy, transport, key)
-            for other, taken in endpoints.items():
-                if taken == endpoint:
-                    raise self._wrong(key, f"{endpoint} is also the endpoint of {other}", "one node at an endpoint")
-            endpoints[copy.name] = endpoint
-        return endpoints
+            if not endpoint:
+                continue
+            self._check_endpoint(endpoint, key)
+            for other, taken in fixed.items():
+                if _clash(endpoint, taken):
+                    found = f"{endpoint} is also the endpoint of {other}" + (f" ({taken})" if taken != endpoint else "")
+                    raise self._wrong(key, found, "one node at an endpoint")
+            fixed[copy.name] = endpoint
+        # What is chosen comes after what is given, so that it is never a port that a later node asks for.
+        return {copy.name: fixed.get(copy.name) or self._chosen(copy, transport, fixed) for copy in copies}
 
-    def _endpoint(self, endpoint: str, key: str) -> str:
-        port = endpoint.rpartition(":")[2]
-        if not ENDPOINT.fullmatch(endpoint) or (endpoint.startswith("tcp:") and not 1 <= int(port) <= 65535):
+    def _check_endpoint(self, endpoint: str, key: str) -> None:
+        port = _port(endpoint)
+        if not ENDPOINT.fullmatch(endpoint) or (port is not None and not 1 <= port <= 65535):
             raise self._wrong(key, f'"{endpoint}" is not allowed', NODE_KEYS["endpoint"].allowed)
-        return endpoint
 
-    def _own_endpoint(self, copy: _Copy, transport: str, key: str) -> str:
+    def _chosen(self, copy: _Copy, transport: str, fixed: Mapping[str, str]) -> str:
+        key = f"{copy.key}.endpoint"
         if transport == "tcp":
-            return f"tcp://127.0.0.1:{self.ports()}"
+            taken = {_port(endpoint) for endpoint in fixed.values()}
+            port = self.ports()
+            while port in taken:
+                port = self.ports()
+            return f"tcp://127.0.0.1:{port}"
         path = self.data / "ipc" / copy.name
         if len(os.fsencode(path)) > IPC_PATH_BYTES:
             allowed = f'{IPC_PATH_BYTES} bytes: a shorter --data directory, or transport = "tcp"'
@@ -413,6 +342,7 @@ class _Reader:
             "ZMQREL_STORE": str(self.data / copy.name),
             "ZMQREL_BIND": endpoints[copy.name],
             "ZMQREL_PEERS": json.dumps(peers),
+            "ZMQREL_OPTIONS": json.dumps(self._options(copy, known)),
             "ZMQREL_STATUS_FILE": str(self.data / "status" / f"{copy.name}.json"),
         }
         for variable, value in fields["environment"].items():
@@ -427,6 +357,20 @@ class _Reader:
             backoff=float(fields["backoff"]),
             steady=float(fields["steady"]),
         )
+
+    def _options(self, copy: _Copy, known: Mapping[str, str]) -> dict[str, Any]:
+        key = f"{copy.key}.options"
+        options = {
+            name: self._filled(value, f"{key}.{name}", known) if isinstance(value, str) else value
+            for name, value in copy.fields["options"].items()
+        }
+        try:
+            zmqrel.Options.parse(options)
+        except zmqrel.ConfigError as error:
+            raise self._wrong(
+                key, str(error), "options of zmqrel.Peer that are texts, numbers, true or false"
+            ) from None
+        return options
 
     def _python(self, path: list[str]) -> dict[str, str]:
         before = os.environ.get("PYTHONPATH", "")
@@ -467,6 +411,35 @@ def _runnable(module: str, places: list[str]) -> bool:
         if search is None:
             return name == module
     return PathFinder.find_spec(f"{module}.__main__", search) is not None
+
+
+def _port(endpoint: str) -> int | None:
+    """The port of a TCP endpoint; None for another, or where there is none."""
+    port = endpoint.rpartition(":")[2]
+    return int(port) if endpoint.startswith("tcp://") and port.isdecimal() else None
+
+
+def _clash(one: str, other: str) -> bool:
+    """Whether two nodes of this machine cannot have these endpoints: a port at two addresses is two endpoints."""
+    if _port(one) is None or _port(one) != _port(other):
+        return one == other
+    hosts = {
+        endpoint[len("tcp://") :].rpartition(":")[0].lower().replace("localhost", "127.0.0.1")
+        for endpoint in (one, other)
+    }
+    return len(hosts) == 1 or bool(hosts & {"0.0.0.0", "[::]"})
+
+
+def _allowed_instead_of(default: Any, text: str) -> str | None:
+    """What may be set where the default is `default`, if `text` may not; None if it may."""
+    if isinstance(default, bool):
+        return None if text in ("true", "false") else "true or false"
+    if isinstance(default, str):
+        return None
+    try:
+        return None if math.isfinite(float(text)) else "a number"
+    except ValueError:
+        return "a number"
 
 
 def _text(value: Any) -> str:
