@@ -590,3 +590,12 @@ def test_the_receivers_disk_is_full(small_disk: Path, local: Net) -> None:
     assert {receipt.wait(LIMIT_S) for receipt in receipts} == {Outcome.HANDLED}
     assert shop.send("billing", 1, queue="quick").wait(LIMIT_S) is Outcome.HANDLED
     until(lambda: is_empty(billing))
+
+
+def test_a_store_is_not_opened_under_another_name(local: Net) -> None:
+    with local.peer("shop", bind=False):
+        pass
+    with pytest.raises(ConfigError, match="the store is that of peer 'shop' and takes no peer 'billing'"):
+        Peer("billing", local.store("shop")).start()
+    with local.peer("shop", bind=False) as again:
+        assert again.stats()["commits"] > 1

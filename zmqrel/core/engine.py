@@ -62,7 +62,7 @@ class Engine:
     ) -> None:
         """Open the core over a store in an open transaction; the caller commits what this writes.
 
-        `now.store_us` is to be made from `read_clock`.
+        `now.store_us` is to be made from `read_clock`. Raises ConfigError if the store is another peer's.
         """
         journal = Journal(store)
         data = journal.get(tables.META)
@@ -74,6 +74,7 @@ class Engine:
             ended = tables.numbered(tables.INSTANCE, ledger.instance)
             journal.put(ended, ledger.commit_count.to_bytes(8, "big"))
             ledger.instance = instance
+        ledger.take_name(name)
         self.shared = Shared(name, options, rng, random_id, journal, ledger, now)
         self._wall_us = 0
         self.channels: dict[str, Channel] = {}

@@ -15,6 +15,7 @@ from zmqrel.core.lane import InLane, OutLane
 from zmqrel.core.storage import Row, Storage
 from zmqrel.core.timers import Timers
 from zmqrel.core.times import Now
+from zmqrel.errors import ConfigError
 from zmqrel.options import Options
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class Ledger:
     dead_bytes: int = 0
     doubt_before_us: int = 0
     """Rows that arrived before this may have been handed over in a life that nobody remembers."""
+    name: str = ""
+    """The peer whose store this is; empty in one that was made before names were kept."""
 
     def encode(self) -> bytes:
         """The bytes of the row."""
@@ -88,7 +91,16 @@ class Ledger:
     @classmethod
     def decode(cls, data: bytes) -> Ledger:
         """The ledger of these bytes."""
-        return cls(**dict(zip(_LEDGER_FIELDS, msgpack.unpackb(data), strict=True)))
+        return cls(**dict(zip(_LEDGER_FIELDS, msgpack.unpackb(data), strict=False)))
+
+    def take_name(self, name: str) -> None:
+        """Note whose store this is. Raises ConfigError if it is another peer's."""
+        if self.name not in ("", name):
+            raise ConfigError(
+                f"name: the store is that of peer {self.name!r} and takes no peer {name!r}; give each a directory of "
+                "its own"
+            )
+        self.name = name
 
 
 _LEDGER_FIELDS = tuple(Ledger.__dataclass_fields__)
