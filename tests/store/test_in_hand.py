@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import stat
+import sys
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
-from threading import Thread
+from threading import Barrier, Thread
 
 import pytest
 
@@ -52,7 +54,17 @@ def left_in(path: Path) -> set[InHand]:
 def test_a_new_table_is_empty(table: InHandTable) -> None:
     assert table.open() == []
     assert not table.damaged
+
+
+def test_a_table_that_is_not_there_is_not_one_of_this_boot(path: Path) -> None:
+    # A store whose process crashed has one: without it nobody knows what was in hand.
+    table = InHandFile(path)
+    table.open()
+    assert not table.boot_matches
+    table.close()
+    table.open()
     assert table.boot_matches
+    table.close()
 
 
 def test_the_next_life_finds_what_was_not_freed(table: InHandTable) -> None:
@@ -149,7 +161,6 @@ def test_without_a_boot_id_no_old_table_matches(path: Path, monkeypatch: pytest.
     monkeypatch.setattr(in_hand, "boot_id", lambda: "")
     table = InHandFile(path)
     table.open()
-    assert table.boot_matches
     table.close()
     table = InHandFile(path)
     table.open()
@@ -190,25 +201,75 @@ def harm_header(path: Path) -> None:
 
 def make_newer(path: Path) -> None:
     content = path.read_bytes()
-    path.write_bytes(content[:15] + b"\x02" + content[16:])
+    path.write_bytes(content[:15] + b"\x03" + content[16:])
 
 
 @pytest.mark.parametrize("harm", [overwrite, shorten, harm_header, make_newer])
-def test_a_damaged_table_is_begun_anew(path: Path, harm: Callable[[Path], None]) -> None:
+def test_a_damaged_table_is_begun_anew_once_that_is_noted(path: Path, harm: Callable[[Path], None]) -> None:
     with_two_rows(path)
     harm(path)
-    table = InHandFile(path)
-    assert table.open() == []
-    assert table.damaged
+    for _ in range(2):  # the first of these lives dies before it has noted anything
+        table = InHandFile(path)
+        assert table.open() == []
+        assert table.damaged
+        table.close()
+    table.open()
+    table.clear()
     table.take(3, 3, 3)
     table.close()
     assert left_in(path) == {InHand(3, 3, 3, True)}
 
 
-def test_a_table_cut_short_keeps_the_slots_that_it_has(path: Path) -> None:
+def test_a_table_cut_short_keeps_the_slots_that_it_has_and_says_so(path: Path) -> None:
     with_two_rows(path)
     path.write_bytes(path.read_bytes()[:133])
-    assert left_in(path) == {InHand(1, 1, 1, True), InHand(2, 2, 2, True)}
+    table = InHandFile(path)
+    assert set(table.open()) == {InHand(1, 1, 1, True), InHand(2, 2, 2, True)}
+    assert table.damaged
+    table.close()
+
+
+def test_a_table_that_has_grown_and_was_cut_to_half_says_so(path: Path) -> None:
+    table = InHandFile(path)
+    table.open()
+    for seq in range(5_000):
+        table.take(1, seq, 1)
+    table.close()
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    table.open()
+    assert table.damaged
+    table.close()
+
+
+def test_threads_that_need_a_larger_table_at_once_never_get_the_same_slot(path: Path) -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for number in range(10):
+            take_in_threads(path.with_name(f"table-{number}"), threads=8, rows=300)
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def take_in_threads(path: Path, threads: int, rows: int) -> None:
+    table = InHandFile(path)
+    table.open()
+    slots: list[list[int]] = [[] for _ in range(threads)]
+    begin = Barrier(threads)
+
+    def take(lane: int) -> None:
+        begin.wait()
+        slots[lane].extend(table.take(lane, seq, 1) for seq in range(rows))
+
+    workers = [Thread(target=take, args=(lane,)) for lane in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    table.close()
+    assert len(set(chain(*slots))) == rows * threads
+    assert left_in(path) == {InHand(lane, seq, 1, True) for lane in range(threads) for seq in range(rows)}
 
 
 def test_after_close_a_late_handler_does_no_harm(path: Path) -> None:

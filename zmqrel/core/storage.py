@@ -137,8 +137,7 @@ class InHand(NamedTuple):
 class InHandTable(Protocol):
     """The rows handed over and not yet settled by a commit; outlives the process, not the machine.
 
-    `take` is called under the caller's lock; `done` from any thread, without a lock; `free` from one other
-    thread.
+    `take` and `done` are called from any thread, `take` by several at once; all others from one thread.
     """
 
     @property
@@ -148,15 +147,15 @@ class InHandTable(Protocol):
 
     @property
     def boot_matches(self) -> bool:
-        """Whether the table found was written on this boot of the machine; True for a new table."""
+        """Whether `open` found a table, and it was begun on this boot of the machine."""
         ...
 
     def open(self) -> list[InHand]:
-        """Open the table and return what the previous life left in it, in no order; its slots stay taken."""
+        """Open the table and return what the previous life left in it, in no order; it stays there until `clear`."""
         ...
 
     def clear(self) -> None:
-        """Free every slot, those left by the previous life included."""
+        """Free every slot, those left by the previous life included: they are taken over by a commit."""
         ...
 
     def take(self, lane: int, seq: int, attempt: int) -> int:

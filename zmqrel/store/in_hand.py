@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 from collections import deque
 from pathlib import Path
 from struct import Struct
@@ -20,8 +21,8 @@ from zmqrel.errors import StoreDamaged, StoreFull
 from zmqrel.store.boot import boot_id
 from zmqrel.store.space import DISK_IS_FULL, FULL, fill
 
-_MAGIC: Final = b"zmqrel in hand\n\x01"  # the last byte is the version of the layout
-_HEADER = Struct("<16s44sI")  # magic, boot id, CRC of both
+_MAGIC: Final = b"zmqrel in hand\n\x02"  # the last byte is the version of the layout
+_HEADER = Struct("<16s36sQI")  # magic, boot id, size of the file, CRC of all three
 _SLOT = Struct("<QIII")  # seq, lane, attempt, CRC of these
 _ROW = Struct("<QII")
 _HEADER_BYTES: Final = 64
@@ -44,13 +45,15 @@ class InHandFile:
     damaged: bool
     """Whether `open` found something that it could not read, and left it out."""
     boot_matches: bool
-    """Whether the table that `open` found was begun on this boot of the machine; True for a new one."""
+    """Whether `open` found a table, and it was begun on this boot of the machine."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Take note of the path; nothing is opened before `open`."""
         self.path = Path(path)
         self.damaged = False
-        self.boot_matches = True
+        self.boot_matches = False
+        # Each queue has a lock of its own, so workers of two may need a larger table at once.
+        self._growing = threading.Lock()
         self._fd: int | None = None
         self._map: mmap.mmap | bytearray = bytearray()
         self._size = 0
@@ -59,43 +62,42 @@ class InHandFile:
     def open(self) -> list[InHand]:
         """Open the file, or make it, and return what the life before left in it.
 
-        Those slots stay taken, and the note of the boot stays as it is, until `clear`. What cannot be read is
-        left out and sets `damaged`. Raises StoreFull if there is no room for a new file, StoreDamaged if the
-        disk fails.
+        Nothing that was found is changed before `clear`: those slots stay taken, the note of the boot stays as
+        it is, and a table that cannot be read stays unreadable, so that a death in between loses no mark. What
+        cannot be read is left out and sets `damaged`. Raises StoreFull if there is no room for a new file,
+        StoreDamaged if it cannot be used.
         """
+        self.damaged = self.boot_matches = False
         self._size = 0
+        self._free.clear()
         try:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             found = os.fstat(self._fd).st_size
-            self._grow(max(_FIRST_BYTES, found - found % _SLOT_BYTES))
+            self._map_more(max(_FIRST_BYTES, found - found % _SLOT_BYTES))
         except OSError as error:
-            raise self._refused(error) from error
-        except StoreFull:
             self.close()
-            raise
-        if found and self._read_header():
-            return self._read_slots()
-        self.damaged = found > 0
-        self.clear()
-        return []
+            raise self._refused(error) from error
+        if not found:
+            self.clear()
+            return []
+        if not self._read_header(found):
+            self.damaged = True
+            return []
+        return self._read_slots()
 
     def clear(self) -> None:
         """Free every slot and note the present boot."""
-        self._map[:] = bytes(self._size)
-        head = _HEADER.pack(_MAGIC, boot_id().encode(), 0)[:-4]
-        self._map[: _HEADER.size] = head + crc32(head).to_bytes(4, "little")
-        self._free = deque(_states(_HEADER_BYTES, self._size))
+        with self._growing:
+            self._map[:] = bytes(self._size)
+            self._write_header()
+            self._free = deque(_states(_HEADER_BYTES, self._size))
 
     def take(self, lane: int, seq: int, attempt: int) -> int:
         """Note that a handler is about to run; return the slot.
 
         Raises StoreFull if the table has to grow and cannot.
         """
-        try:
-            slot = self._free.pop()
-        except IndexError:
-            self._grow(self._size * 2)
-            slot = self._free.pop()
+        slot = self._free_slot()
         check = crc32(_ROW.pack(seq, lane, attempt))
         _SLOT.pack_into(self._map, slot - _STATE, seq, lane, attempt, check)
         self._map[slot] = _RUNNING
@@ -116,41 +118,63 @@ class InHandFile:
         A handler that returns after this does no harm: `done` and `free` then write to nothing that is
         shared.
         """
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-            # Not closed, but let go: another thread may be about to write to it.
-            self._map = bytearray(self._size)
+        with self._growing:
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None
+                # Not closed, but let go: another thread may be about to write to it.
+                self._map = bytearray(self._size)
 
-    def _grow(self, size: int) -> None:
-        if self._fd is None:
-            raise ValueError(f"the in-hand table {self.path} is closed")
-        try:
-            # Real blocks: writing to a hole of the map that the disk cannot fill is not an error but SIGBUS.
-            fill(self._fd, 0, size, self._size)
-            grown = mmap.mmap(self._fd, size)
-        except OSError as error:
-            raise self._refused(error) from error
+    def _free_slot(self) -> int:
+        while True:
+            try:
+                return self._free.pop()
+            except IndexError:
+                self._grow()
+
+    def _grow(self) -> None:
+        """Double the table, unless another thread has done so."""
+        with self._growing:
+            if self._free:
+                return
+            if self._fd is None:
+                raise ValueError(f"the in-hand table {self.path} is closed")
+            size = self._size
+            try:
+                self._map_more(2 * size)
+            except OSError as error:
+                raise self._refused(error) from error
+            self._write_header()
+            self._free.extend(_states(size, self._size))
+
+    def _map_more(self, size: int) -> None:
+        assert self._fd is not None
+        # Real blocks: writing to a hole of the map that the disk cannot fill is not an error but SIGBUS.
+        fill(self._fd, 0, size, self._size)
         # A thread that still writes to the map before writes to the same pages.
-        self._map = grown
-        self._free.extend(_states(self._size, size))
+        self._map = mmap.mmap(self._fd, size)
         self._size = size
+
+    def _write_header(self) -> None:
+        # Torn, it is taken for damage, which is safe. The size tells a table that was cut short.
+        head = _HEADER.pack(_MAGIC, boot_id().encode(), self._size, 0)[:-4]
+        self._map[: _HEADER.size] = head + crc32(head).to_bytes(4, "little")
 
     def _refused(self, error: OSError) -> StoreFull | StoreDamaged:
         if error.errno in FULL:
             return StoreFull(f"the in-hand table {self.path} cannot grow: {DISK_IS_FULL}")
         return StoreDamaged(f"the in-hand table {self.path} cannot be used: {error}; look at the disk")
 
-    def _read_header(self) -> bool:
-        magic, boot, check = _HEADER.unpack_from(self._map)
+    def _read_header(self, found: int) -> bool:
+        magic, boot, size, check = _HEADER.unpack_from(self._map)
         if magic != _MAGIC or check != crc32(self._map[: _HEADER.size - 4]):
             return False
+        self.damaged = found < size
         self.boot_matches = bool(here := boot_id()) and boot.rstrip(b"\0") == here.encode()
         return True
 
     def _read_slots(self) -> list[InHand]:
         left: list[InHand] = []
-        self._free.clear()
         for slot in _states(_HEADER_BYTES, self._size):
             state = self._map[slot]
             if state == _FREE:
