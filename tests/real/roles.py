@@ -221,6 +221,6 @@ def running_sink(line: Line, options: dict[str, Any]) -> None:
 
 def holder(line: Line, store: str) -> None:
     """Has a store open."""
-    with Peer("holder", store):
+    with Peer("shop", store):
         line.say(ready=True)
         line.hear()
