@@ -109,6 +109,17 @@ def test_posix_seconds_become_store_readings_and_back() -> None:
     assert clock.to_wall_datetime(clock.from_posix(NOON_S + 2.5)) == NOON + timedelta(seconds=2.5)
 
 
+def test_a_reading_is_shown_as_the_same_time_whatever_the_moment_between_two_clocks() -> None:
+    sources = Sources()
+    clock = sources.clock()
+    shown = clock.to_wall_datetime(NOON_US)
+    sources.wall += 0.0009
+    assert clock.to_wall_datetime(NOON_US) == shown
+    assert clock.from_posix(shown.timestamp()) == NOON_US
+    sources.wall += 0.0009
+    assert clock.to_wall_datetime(NOON_US) == shown + timedelta(microseconds=1800)
+
+
 def test_readings_of_the_real_sources_never_go_back() -> None:
     clock = Clock(time.time)
     readings = [clock.now() for _ in range(10_000)]

@@ -21,27 +21,34 @@ from zmqrel.errors import (
     UnknownMessage,
     UnknownPeer,
 )
+from zmqrel.history import HistoryEvent
 from zmqrel.message import Message, Recall, Receipt
 from zmqrel.options import Options
 from zmqrel.outcome import Outcome, State, Verdict
 from zmqrel.peer import MEMORY, CloseReport, Peer
 from zmqrel.retry import Retry
+from zmqrel.stored import DeadLetter, DeadLetters, InboxMessage, OutboxMessage
 
 __all__ = [
     "MEMORY",
     "AlreadySettled",
     "CloseReport",
     "ConfigError",
+    "DeadLetter",
+    "DeadLetters",
     "DeadlinePassed",
     "DuplicateId",
     "Error",
     "ForkedPeer",
+    "HistoryEvent",
+    "InboxMessage",
     "Message",
     "MessageTooLarge",
     "NotHandled",
     "NotSerializable",
     "Options",
     "OutboxFull",
+    "OutboxMessage",
     "Outcome",
     "Peer",
     "PeerClosed",

@@ -16,7 +16,7 @@ from zmqrel.outcome import Outcome, State, Verdict
 from zmqrel.receipts import Ticket
 
 
-class _Recalls(Protocol):
+class Recalls(Protocol):
     """What a receipt needs of its peer."""
 
     def recall(self, receipt_or_id: Receipt | str, *, timeout: Duration = 0) -> Recall: ...
@@ -54,7 +54,7 @@ class Receipt:
 
     __slots__ = ("_index", "_peer", "_ticket")
 
-    def __init__(self, peer: _Recalls, ticket: Ticket, index: int = 0) -> None:
+    def __init__(self, peer: Recalls, ticket: Ticket, index: int = 0) -> None:
         self._peer = peer
         self._ticket = ticket
         self._index = index

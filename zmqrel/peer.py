@@ -49,6 +49,7 @@ from zmqrel.runtime.outcomes import Listener, OutcomeTeller
 from zmqrel.runtime.wire import check_dial
 from zmqrel.runtime.workers import Consumer
 from zmqrel.sending import SendCall, message_filter, send_call
+from zmqrel.stored import DeadLetter, DeadLetters, InboxMessage, OutboxMessage, outbox_record, pages
 
 MEMORY: Final = ":memory:"
 """The store of a peer that keeps nothing beyond its process."""
@@ -69,6 +70,25 @@ class CloseReport:
     """Accepted and without an outcome, those unsent included."""
     inbox: int
     """Received and not settled."""
+
+
+class _Access:
+    """A peer's store, as listings use it."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+
+    def ask(self, command: c.Command) -> Any:
+        """The answer of the core, waited for. Raises PeerClosed."""
+        return self._peer._running().ask(command).result()
+
+    def to_datetime(self, store_us: int) -> datetime:
+        """A time by the store clock as an aware datetime."""
+        return self._peer._to_datetime(store_us)
+
+    def from_posix(self, posix_s: float) -> int:
+        """POSIX seconds by the store clock."""
+        return self._peer._running().clock.from_posix(posix_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,9 +404,20 @@ class Peer:
         return self._receipt_of(loop, found)
 
     def _receipt_of(self, loop: Loop, found: c.Found) -> Receipt:
-        ticket = Ticket(found.lane.peer, found.lane.queue, found.key, found.id, 1, found.sent_at_us)
-        loop.post(lambda: loop.look_up(ticket, found)).result()
-        return Receipt(self, ticket)
+        return Receipt(self, self._tickets_of(loop, [found])[0])
+
+    @staticmethod
+    def _tickets_of(loop: Loop, found: list[c.Found]) -> list[Ticket]:
+        pairs = [
+            (Ticket(item.lane.peer, item.lane.queue, item.key, item.id, 1, item.sent_at_us), item) for item in found
+        ]
+
+        def look_up_all() -> None:
+            for ticket, item in pairs:
+                loop.look_up(ticket, item)
+
+        loop.post(look_up_all).result()
+        return [ticket for ticket, _ in pairs]
 
     def recall(self, receipt_or_id: Receipt | str, *, timeout: Duration = 0) -> Recall:
         """Ask for a message back. The recall is committed and stays in force; waits up to `timeout` for a verdict.
@@ -447,7 +478,8 @@ class Peer:
             withdraw=where is None,
         )
         found: list[c.Found | None] = loop.ask(command).result()
-        receipts = [self._receipt_of(loop, item) for item in found if item is not None]
+        tickets = self._tickets_of(loop, [item for item in found if item is not None])
+        receipts = [Receipt(self, ticket) for ticket in tickets]
         if where is None:
             recalls = [Recall(receipt) for receipt in receipts]
         else:
@@ -457,6 +489,67 @@ class Peer:
         for recall in recalls:
             recall.wait(max(0.0, give_up_at - monotonic()))
         return recalls
+
+    # ------------------------------------------------------------------------------- what lies in the store
+
+    def dead_letters(self) -> DeadLetters:
+        """An iterator over the dead letters of this store, oldest first, that can also delete them: `purge`.
+
+        Messages become dead letters at the peer that judged them: those that were rejected or whose attempts ran out
+        at the receiver, those that expired where the deadline was judged. They are kept for `dead_retention_s`, up to
+        `dead_max_bytes`.
+        """
+        self._running()
+        return DeadLetters(_Access(self))
+
+    def outbox(self) -> Iterator[OutboxMessage]:
+        """An iterator over the messages sent from here that have no outcome, oldest first.
+
+        It goes through what lay there when it began and leaves out what ends meanwhile.
+        """
+        self._running()
+        return self._listed_outbox(_Access(self))
+
+    def _listed_outbox(self, access: _Access) -> Iterator[OutboxMessage]:
+        for page in pages(lambda left: access.ask(c.ListOutbox(left))):
+            yield from self._outbox_messages(access, page)
+
+    def inbox(self, queue: str | None = None) -> Iterator[InboxMessage]:
+        """An iterator over the messages received and not settled, of one queue or of all, oldest first.
+
+        It shows them and takes nothing: `receive` and handlers do. It goes through what lay there when it began and
+        leaves out what ends meanwhile.
+        """
+        only = None if queue is None else check_queue(queue)
+        self._running()
+        access = _Access(self)
+        listed = pages(lambda left: access.ask(c.ListInbox(only, left)))
+        return (InboxMessage(access, item) for page in listed for item in page)
+
+    def find(self, id: str) -> list[Receipt | InboxMessage | DeadLetter]:
+        """Everything that this store knows of messages with this id; each item has a `history`.
+
+        A receipt, if it was sent from here (an OutboxMessage, with its body, while it has no outcome), what lies in
+        the inbox, and dead letters. Several senders may use the same id. An id that was given to `send` is looked for
+        through the whole inbox and all dead letters.
+        """
+        check_id(id)
+        loop, access = self._running(), _Access(self)
+        known: list[Receipt | InboxMessage | DeadLetter] = []
+        found: c.Found | None = loop.ask(c.Find(id)).result()
+        if found is not None:
+            place = c.LanePart(found.lane.no, found.seq, found.seq)
+            page: c.Page[c.Outgoing] = access.ask(c.ListOutbox([place]))
+            known += self._outbox_messages(access, page.items) or [self._receipt_of(loop, found)]
+        received = [InboxMessage(access, item) for item in access.ask(c.FindReceived(id))]
+        known += received or [message for message in self.inbox() if message.id == id]
+        known += [letter for letter in self.dead_letters() if letter.id == id]
+        return known
+
+    def _outbox_messages(self, access: _Access, page: list[c.Outgoing]) -> list[OutboxMessage]:
+        tickets = self._tickets_of(self._running(), [item.found for item in page])
+        pairs = zip(page, tickets, strict=True)
+        return [OutboxMessage(self, ticket, outbox_record(access, item)) for item, ticket in pairs]
 
     # -------------------------------------------------------------------------------------------- receiving
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
+from zmqrel.core.history import History
 from zmqrel.core.lane import OutLane
 from zmqrel.outcome import Cause, Outcome
 
@@ -127,6 +128,121 @@ class ToldOutcomes:
     upto: int
 
 
+class LanePart(NamedTuple):
+    """Sequence numbers `first` to `last` of a lane."""
+
+    lane: int
+    first: int
+    last: int
+
+
+@dataclass(eq=False, slots=True)
+class ListOutbox:
+    """Messages sent from here that have no outcome, oldest first. Answered by a Page of Outgoing."""
+
+    left: list[LanePart] | None = None
+    """Where to go on, as the page before said; None: from the start."""
+
+
+@dataclass(eq=False, slots=True)
+class ListInbox:
+    """Messages received and not settled, oldest first. Answered by a Page of Incoming."""
+
+    queue: str | None = None
+    left: list[LanePart] | None = None
+
+
+@dataclass(eq=False, slots=True)
+class FindReceived:
+    """What lies in the inbox under an id made by zmqrel. Answered by a list of Incoming."""
+
+    id: str
+
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[_Item]):
+    """A part of a listing; empty `left` is its end."""
+
+    items: list[_Item]
+    left: list[LanePart]
+
+
+class Outgoing(NamedTuple):
+    """A message of the outbox."""
+
+    found: Found
+    record: bytes
+
+
+class Incoming(NamedTuple):
+    """A message of the inbox. All times are by the own clock."""
+
+    id: str
+    sender: str
+    queue: str
+    record: bytes
+    sent_us: int
+    deadline_us: int
+    """0 without one."""
+    ready_us: int
+    """When it came, or may be handed over, whichever is later."""
+    attempts: int
+    redelivered: bool
+    in_hand: bool
+    """A worker has it."""
+    history: History
+
+
+@dataclass(eq=False, slots=True)
+class LastDead:
+    """The number of the latest dead letter. Answered by it, 0 if there never was one."""
+
+
+@dataclass(eq=False, slots=True)
+class ListDead:
+    """Dead letters, oldest first. Answered by (list of (number, DeadLetter), True if there are more)."""
+
+    after: int = 0
+    upto: int = 2**63
+
+
+@dataclass(eq=False, slots=True)
+class RetryDead:
+    """Make a new message of this peer's own out of a dead letter. Answered by its id, None if the letter is gone."""
+
+    number: int
+    queue: str | None = None
+    """Where to put it, if not in the queue that it died in."""
+
+
+@dataclass(eq=False, slots=True)
+class PurgeDead:
+    """Delete dead letters `first` to `last` that died before a time. Answered by how many, and whether to ask again."""
+
+    first: int
+    last: int
+    before_us: int | None = None
+
+
 Command = (
-    Send | FindRepeated | Find | Recall | RecallWhere | Connect | Disconnect | Subscribe | TakeOutcomes | ToldOutcomes
+    Send
+    | FindRepeated
+    | Find
+    | Recall
+    | RecallWhere
+    | Connect
+    | Disconnect
+    | Subscribe
+    | TakeOutcomes
+    | ToldOutcomes
+    | ListOutbox
+    | ListInbox
+    | FindReceived
+    | LastDead
+    | ListDead
+    | RetryDead
+    | PurgeDead
 )

@@ -22,6 +22,7 @@ from zmqrel.core.entries import BadRecord
 from zmqrel.core.frames import BadFrame
 from zmqrel.core.inbox import Inbox
 from zmqrel.core.lane import CONTROL, InLane, OutLane, decode_lane
+from zmqrel.core.listing import Listing
 from zmqrel.core.outbox import Outbox
 from zmqrel.core.rows import Policy
 from zmqrel.core.shared import Journal, Ledger, Shared
@@ -92,6 +93,26 @@ class Engine:
         self._dead = DeadLetters(self.shared)
         self._inbox = Inbox(self.shared, self._dead, self.channels)
         self._outbox = Outbox(self.shared, self._dead, self.channels, self._inbox.add_local)
+        self._listing = Listing(self.shared, self._inbox.rows, self.found)
+        self._obeys: dict[type[c.Command], Callable[[Any], Any]] = {
+            c.Send: self._outbox.send,
+            c.FindRepeated: lambda command: self._outbox.earlier(command.send),
+            c.Find: self._outbox.find,
+            c.Recall: self._outbox.recall,
+            c.RecallWhere: self._outbox.start_search,
+            c.Connect: self._connect,
+            c.Disconnect: lambda command: self._disconnect(command.name),
+            c.Subscribe: self._subscribe,
+            c.TakeOutcomes: self._outbox.untold,
+            c.ToldOutcomes: self._told,
+            c.ListOutbox: self._listing.outbox,
+            c.ListInbox: self._listing.inbox,
+            c.FindReceived: lambda command: self._listing.named(command.id),
+            c.LastDead: lambda _command: self.shared.ledger.next_dead - 1,
+            c.ListDead: self._dead.page,
+            c.RetryDead: lambda command: self._dead.retry(command, self._inbox.add_local),
+            c.PurgeDead: self._dead.purge,
+        }
         self._load()
         journal.wrote = True
 
@@ -149,7 +170,7 @@ class Engine:
         """The peer closes while workers have these rows: the next life hands them over again, and says so."""
         for row in rows:
             if row.attempts:  # not one whose deadline had passed at the door
-                self._inbox.blame(row.lane.no, row.seq, row.attempts, False, False)
+                self._inbox.blame(row.lane.no, row.seq, row.attempts, False, False, "the peer closed before its end")
         self._inbox.end_withdrawn()
 
     def replace(self, other: Engine, rows: Iterable[Row]) -> None:
@@ -202,7 +223,7 @@ class Engine:
     def command(self, command: c.Command) -> None:
         """Something that the application asks; answered in `Effects.replies`."""
         try:
-            reply = self._obey(command)
+            reply = self._obeys[type(command)](command)
         except Error as error:
             # A write that found the store full has taken the whole transaction with it: that ends the turn. Only a
             # send that was refused before it wrote anything is answered.
@@ -213,31 +234,14 @@ class Engine:
         if not isinstance(command, c.RecallWhere):
             self.shared.effects.replies.append((command, reply))
 
-    def _obey(self, command: c.Command) -> Any:
-        if isinstance(command, c.Send):
-            return self._outbox.send(command)
-        if isinstance(command, c.FindRepeated):
-            return self._outbox.earlier(command.send)
-        if isinstance(command, c.Find):
-            return self._outbox.find(command)
-        if isinstance(command, c.Recall):
-            return self._outbox.recall(command)
-        if isinstance(command, c.RecallWhere):
-            return self._outbox.start_search(command)
-        if isinstance(command, c.Connect):
-            return self._connect(command)
-        if isinstance(command, c.Disconnect):
-            return self._disconnect(command.name)
-        if isinstance(command, c.Subscribe):
-            self.shared.ledger.subscribed = True
-            self.shared.journal.wrote = True
-            return None
-        if isinstance(command, c.TakeOutcomes):
-            return self._outbox.untold(command)
+    def _subscribe(self, _command: c.Subscribe) -> None:
+        self.shared.ledger.subscribed = True
+        self.shared.journal.wrote = True
+
+    def _told(self, command: c.ToldOutcomes) -> None:
         self.shared.ledger.told_outcome = max(self.shared.ledger.told_outcome, command.upto)
         self.shared.clock_timers.set_earlier("outcomes", self.shared.now.store_us)
         self.shared.journal.wrote = True
-        return None
 
     def _connect(self, command: c.Connect) -> None:
         channel = self.channels.get(command.name) or self._introduce(command.name)
@@ -556,7 +560,7 @@ def _joined(one: Held, other: Held) -> Held:
     return Held(one.notices + other.notices, one.replies + other.replies)
 
 
-_TELLING = (c.Find, c.Recall, c.RecallWhere, c.TakeOutcomes)
+_TELLING = (c.Find, c.Recall, c.RecallWhere, c.TakeOutcomes, c.ListDead)
 
 
 def _trim_tail(lane: OutLane) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
-from zmqrel.core import tables
+from zmqrel.core import history, tables
 from zmqrel.core.buffer import (
     Expired,
     Failed,
@@ -38,6 +38,7 @@ from zmqrel.core.entries import (
     decode_head,
     verify_all,
 )
+from zmqrel.core.history import Happened, added, failed
 from zmqrel.core.lane import DELAYED, LOCAL, InLane
 from zmqrel.core.rows import DOUBT, REDELIVERED, Policy, Queue, Rows, RowState, decode_state
 from zmqrel.core.settlements import Settlements
@@ -53,10 +54,18 @@ MOST_WITHDRAWN = 1_000_000
 _KEPT_IN_STORE = ("waiting_at_us", "queue", "first_handed_us", "stated", "withdrawn", "redelivered", "old", "keyed_us")
 """Attributes of a Row that `Rows.read` sets from the store."""
 
+_DIED = "the process ended before it was settled"
+
 _OUTCOME_OF_CAUSE = {
     Cause.RECALL: Outcome.RECALLED,
     Cause.DEADLINE: Outcome.EXPIRED,
     Cause.GIVE_UP: Outcome.EXHAUSTED,
+}
+
+_WHAT_OF_CAUSE = {
+    Cause.RECALL: history.RECALLED,
+    Cause.DEADLINE: history.EXPIRED,
+    Cause.GIVE_UP: history.GIVEN_UP,
 }
 
 
@@ -85,10 +94,10 @@ class Inbox:
             self._local[lane.queue] = lane
         self.claims.add_lane(lane)
 
-    def blame(self, lane_no: int, seq: int, attempts: int, running: bool, sole: bool) -> None:
+    def blame(self, lane_no: int, seq: int, attempts: int, running: bool, sole: bool, why: str = _DIED) -> None:
         """The previous life had handed this row over and not settled it (F9).
 
-        `running`: its handler had not returned; `sole`: it was the only such row.
+        `running`: its handler had not returned; `sole`: it was the only such row; `why` goes into its history.
         """
         row = self.rows.read(lane_no, seq)
         if row is None:
@@ -98,6 +107,7 @@ class Inbox:
             attempts=max(state.attempts, attempts),
             first_handed_us=state.first_handed_us or self._shared.now.store_us,
             flags=state.flags | REDELIVERED,
+            history=added(state.history, failed(self._shared.now.store_us, attempts, why)),
         )
         self.rows.put_state(lane_no, seq, state)
         if running and not state.withdrawn:
@@ -204,8 +214,8 @@ class Inbox:
             row.key = meta.key
             self.rows.put_key(queue, row)
 
-    def add_local(self, queue: str, record: bytes) -> None:
-        """A message that this peer makes itself, behind what waits in `queue`."""
+    def add_local(self, queue: str, record: bytes) -> str:
+        """A message that this peer makes itself, behind what waits in `queue`. Returns its id."""
         lane = self._local.get(queue)
         shared = self._shared
         if lane is None:
@@ -217,6 +227,7 @@ class Inbox:
         self._store(lane, [seq], [record])
         lane.floor = seq
         shared.touch(lane)
+        return f"{lane.id:016x}-{seq}"
 
     def skip_to(self, lane: InLane, floor: int) -> None:
         """Everything up to `floor` is final at the sender: raise the floor without having received it."""
@@ -284,7 +295,7 @@ class Inbox:
             self._shared.counters["handled"] += 1
             self._end(row, Outcome.HANDLED, None, row.attempts)
         elif isinstance(result, Rejected):
-            self._bury(row, "rejected", result.reason)
+            self._bury(row, "rejected", Outcome.REJECTED, result.reason)
             self._end(row, Outcome.REJECTED, result.reason, row.attempts)
         elif isinstance(result, Expired):
             self._expire(row)
@@ -307,12 +318,13 @@ class Inbox:
             return
         delay_us = self._delay_us(queue, row, result)
         reason = result.reason or "retry"
+        news = failed(now_us, row.attempts, reason)
         if delay_us is None:
-            self._bury(row, "exhausted", reason)
+            self._bury(row, "exhausted", Outcome.EXHAUSTED, reason, news)
             self._end(row, Outcome.EXHAUSTED, reason, row.attempts)
             return
         self._shared.counters["retried"] += 1
-        self._park(row, queue, now_us + delay_us, reason)
+        self._park(row, queue, now_us + delay_us, news)
 
     def _delay_us(self, queue: Queue, row: Row, result: Failed | RetryAt) -> int | None:
         """How long to wait for the next attempt; None if there is none."""
@@ -336,17 +348,19 @@ class Inbox:
         limit = self._most_attempts(queue, row)
         if limit is None or row.attempts < limit:
             return False
-        self._bury(row, "crash", "the process died in the handler")
+        self._bury(row, "crash", Outcome.EXHAUSTED, "the process died in the handler")
         self._end(row, Outcome.EXHAUSTED, "crash", row.attempts)
         return True
 
-    def _park(self, row: Row, queue: Queue, ready_at_us: int, reason: str) -> None:
+    def _park(self, row: Row, queue: Queue, ready_at_us: int, news: Happened) -> None:
         """Let a row wait in `queue` until `ready_at_us`. Its key stays blocked: KEYED is not touched."""
         self.rows.remove_waiting(row)
         at_us = self.rows.put_waiting(queue, row.lane.no, row.seq, ready_at_us)
         flags = (REDELIVERED if row.redelivered else 0) | (DOUBT if row.old else 0)
         moved_to = queue.name if queue.name != row.lane.queue else None
-        state = RowState(row.attempts, row.first_handed_us, at_us, flags, moved_to, reason, 0, row.keyed_us)
+        before = self.rows.state(row.lane.no, row.seq).history if row.stated else ()
+        happened = added(before, news)
+        state = RowState(row.attempts, row.first_handed_us, at_us, flags, moved_to, happened, 0, row.keyed_us)
         self.rows.put_state(row.lane.no, row.seq, state)
         self.claims.pass_over(row)
 
@@ -359,12 +373,13 @@ class Inbox:
         if row.key is not None:
             self._free_key(row)
         queue = self.rows.queue(to)
+        news = Happened(now_us, history.MOVED, f"attempt {row.attempts}: from {row.queue} to {to}")
         row.attempts = 0
         if row.key is not None:
             row.keyed_us = now_us  # behind those of its key that are there
             self.rows.put_key(queue, row)
         row.first_handed_us = row.first_handed_us or row.handed_us
-        self._park(row, queue, now_us, "moved")
+        self._park(row, queue, now_us, news)
 
     # ---------------------------------------------------------------------------------------------------- withdrawal
 
@@ -408,13 +423,15 @@ class Inbox:
         row.stated = True
         state = self.rows.state(row.lane.no, row.seq)
         first_us = row.first_handed_us or row.handed_us
-        state = state._replace(attempts=row.attempts, first_handed_us=first_us, withdrawn=cause.value)
+        news = Happened(self._shared.now.store_us, _WHAT_OF_CAUSE[cause], "while a worker had it")
+        happened = added(state.history, news)
+        state = state._replace(attempts=row.attempts, first_handed_us=first_us, withdrawn=cause.value, history=happened)
         self.rows.put_state(row.lane.no, row.seq, state)
 
     def _end_handed(self, row: Row, cause: Cause) -> None:
         """Withdrawn after it was handed over: no further attempt (F10)."""
         if cause is Cause.DEADLINE:
-            self._dead.add(row, "deadline", cause.reason)
+            self._bury(row, "deadline", Outcome.EXHAUSTED, cause.reason)
         self._end(row, Outcome.EXHAUSTED, cause.reason, row.attempts)
 
     # ----------------------------------------------------------------------------------------------------- deadlines
@@ -451,14 +468,14 @@ class Inbox:
             self._end_handed(row, Cause.DEADLINE)
             return
         outcome, reason = _withdrawn_outcome(Cause.DEADLINE, row.doubt)
-        self._on_expiry(row)
+        self._on_expiry(row, outcome)
         self._shared.counters["expired"] += 1
         self._end(row, outcome, reason, 0, applied=True)
 
-    def _on_expiry(self, row: Row) -> None:
+    def _on_expiry(self, row: Row, outcome: Outcome) -> None:
         on_expiry = row.head.meta.on_expiry
         if on_expiry == "dead":
-            self._dead.add(row, "expired", "deadline")
+            self._bury(row, "expired", outcome, Cause.DEADLINE.reason)
         elif on_expiry.startswith("queue:"):
             self.add_local(on_expiry[6:], self._dead.as_local(row.record, self.message_id(row), "expired"))
 
@@ -515,8 +532,16 @@ class Inbox:
         now_us = self._shared.now.store_us
         self.settlements.add(lane, Settled(seq, seq, outcome, reason, attempts, handed_us, now_us, applied))
 
-    def _bury(self, row: Row, cause: str, reason: str) -> None:
-        self._dead.add(row, cause, reason)
+    def _bury(self, row: Row, cause: str, outcome: Outcome, reason: str, *news: Happened) -> None:
+        """Keep it as a dead letter, with its history."""
+        head = row.head
+        state = self.rows.state(row.lane.no, row.seq) if row.stated else RowState()
+        happened = self.rows.history(row.lane, row.order_us, head, state)
+        end = history.settled(self._shared.now.store_us, outcome.name, reason)
+        sent_us = self.rows.sent_us(row.lane, head)
+        if row.handed_us:
+            happened += (Happened(row.handed_us, history.HANDED_OVER, f"attempt {row.attempts}"),)
+        self._dead.add(row, cause, reason, sent_us, (*happened, *news, end))
 
     def _quarantine(self, row: Row, why: str) -> None:
         """A damaged row: keep its bytes apart and tell the sender that nobody knows (F14)."""

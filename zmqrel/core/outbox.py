@@ -74,7 +74,7 @@ class Outbox:
         shared: Shared,
         dead: DeadLetters,
         channels: Mapping[str, Channel],
-        add_local: Callable[[str, bytes], None],
+        add_local: Callable[[str, bytes], str],
     ) -> None:
         self._shared = shared
         self._dead = dead
@@ -404,7 +404,7 @@ class Outbox:
             self._apply_expiry(lane, rows)
         elif outcome is Outcome.EXHAUSTED and not handed_at_us and not attempts:
             for key, record in rows:
-                self._bury(lane, tables.split_lane_seq(key)[1], record, "transport", reason or "")
+                self._bury(lane, tables.split_lane_seq(key)[1], record, "transport", reason or "", outcome)
         at_us = self._shared.now.store_us
         ended = EndedAs(outcome, reason, attempts, handed_at_us, at_us)
         if len(rows) == last - first + 1:
@@ -465,14 +465,14 @@ class Outbox:
             if head is None:
                 continue
             if head.meta.on_expiry == "dead":
-                self._bury(lane, seq, record, "expired", "deadline")
+                self._bury(lane, seq, record, "expired", "deadline", Outcome.EXPIRED)
             elif head.meta.on_expiry.startswith("queue:"):
                 origin_id = head.meta.id or f"{lane.id:016x}-{seq}"
                 self._add_local(head.meta.on_expiry[6:], self._dead.as_local(record, origin_id, "expired"))
 
-    def _bury(self, lane: OutLane, seq: int, record: bytes, cause: str, reason: str) -> None:
+    def _bury(self, lane: OutLane, seq: int, record: bytes, cause: str, reason: str, outcome: Outcome) -> None:
         if _head_or_none(record) is not None:
-            self._dead.add_sent(lane, seq, record, cause, reason)
+            self._dead.add_sent(lane, seq, record, cause, reason, outcome.name)
 
     # --------------------------------------------------------------------------------------- telling outcomes
 

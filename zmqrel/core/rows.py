@@ -20,8 +20,9 @@ import msgpack
 
 from zmqrel.core import tables
 from zmqrel.core.buffer import Buffer, Row
-from zmqrel.core.entries import BadRecord, decode_head, verify
-from zmqrel.core.lane import DELAYED, LOCAL, InLane
+from zmqrel.core.entries import MAX_TIME_US, BadRecord, MessageHead, decode_head, verify
+from zmqrel.core.history import RECEIVED, STORED, Happened, History, decode_history
+from zmqrel.core.lane import DATA, DELAYED, LOCAL, InLane
 from zmqrel.core.offset import ClockOffset
 from zmqrel.core.shared import Shared
 from zmqrel.outcome import Cause
@@ -46,8 +47,8 @@ class RowState(NamedTuple):
     flags: int = 0
     queue: str | None = None
     """The queue that it was moved to."""
-    reason: str | None = None
-    """Why the last attempt failed."""
+    history: History = ()
+    """What became of it here: failed attempts, moves."""
     withdrawn: int = 0
     """The Cause for which it was withdrawn while a worker had it: there is no further attempt."""
     keyed_us: int = 0
@@ -60,7 +61,9 @@ class RowState(NamedTuple):
 
 def decode_state(data: bytes) -> RowState:
     """The state of these bytes."""
-    return RowState(*msgpack.unpackb(data))
+    attempts, first_handed_us, waiting_at_us, flags, queue, happened, withdrawn, keyed_us = msgpack.unpackb(data)
+    past = decode_history(happened)
+    return RowState(attempts, first_handed_us, waiting_at_us, flags, queue, past, withdrawn, keyed_us)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +185,13 @@ class Rows:
         """Keep it."""
         self._shared.journal.put(tables.lane_seq(tables.ROW_STATE, lane_no, seq), state.encode())
 
+    def history(self, lane: InLane, order_us: int, head: MessageHead, state: RowState) -> History:
+        """What happened to a message up to now; when a delayed one came is not kept."""
+        before: History = (Happened(self.sent_us(lane, head), STORED),)
+        if lane.kind == DATA:
+            before += (Happened(order_us, RECEIVED),)
+        return before + state.history
+
     def seqs_of(self, lane: InLane) -> list[int]:
         """Sequence numbers of a lane's rows in the inbox."""
         keys = self._shared.journal.keys(*tables.lane_bounds(tables.INBOX, lane.no), 2**31)
@@ -267,6 +277,10 @@ class Rows:
         """What knows the clock of the lane's sender; None for own messages."""
         channel = self._channels.get(lane.peer)
         return None if channel is None or lane.kind == LOCAL else channel.clock
+
+    def sent_us(self, lane: InLane, head: MessageHead) -> int:
+        """When a message was sent, by the own clock. A clock that lies gives a time, too, that can be stored."""
+        return min(max(0, self.to_local(lane, head.sent_at_us)), MAX_TIME_US)
 
     def to_local(self, lane: InLane, their_us: int) -> int:
         """A time of the lane's sender by the own clock, as far as that is known."""

@@ -17,6 +17,8 @@ from zmqrel.core.times import Now
 
 __all__ = ["Clock"]
 
+_STEP_US: Final = 1000
+"""What the wall clock may have moved against the store clock without being followed."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _FIRST_US: Final = (datetime.min.replace(tzinfo=timezone.utc) - _EPOCH) // _MICROSECOND
@@ -36,9 +38,9 @@ def _boot_clock() -> Callable[[], int]:
 
 
 class Clock:
-    """The clocks of one opened store, for any thread: nothing in it changes once it is made."""
+    """The clocks of one opened store, for any thread."""
 
-    __slots__ = ("_boot_ns", "_mono_ns", "_offset_us", "_wall")
+    __slots__ = ("_ahead_us", "_boot_ns", "_mono_ns", "_offset_us", "_wall")
 
     def __init__(
         self,
@@ -65,6 +67,7 @@ class Clock:
             start_us = persisted_us + max(0, start_us - persisted_wall_us)
         # Readings are a constant plus a source that never goes back: no lock, no memory of the last one.
         self._offset_us = start_us - self._boot_ns() // 1000
+        self._ahead_us = self.wall_us() - self.store_us()
 
     def now(self) -> Now:
         """Both clocks, in microseconds."""
@@ -80,13 +83,24 @@ class Clock:
 
         A reading beyond what datetime holds gives the first or last instant that it holds.
         """
-        posix_us = store_us - self.store_us() + self.wall_us()
+        posix_us = store_us + self._wall_ahead_us()
         return _EPOCH + _MICROSECOND * min(max(posix_us, _FIRST_US), _LAST_US)
 
     def from_posix(self, posix_s: float) -> int:
         """The store clock reading, in microseconds, at the wall clock's `posix_s` seconds since 1970, as it
         is now."""
-        return round(posix_s * 1_000_000) - self.wall_us() + self.store_us()
+        return round(posix_s * 1_000_000) - self._wall_ahead_us()
+
+    def _wall_ahead_us(self) -> int:
+        """How far the wall clock is ahead of the store clock now.
+
+        The two cannot be read at one instant. So that the same reading is shown as the same time whenever it is asked
+        for, and comes back as itself, a difference that a step or a drift does not explain is not followed.
+        """
+        ahead_us = self.wall_us() - self.store_us()
+        if abs(ahead_us - self._ahead_us) >= _STEP_US:
+            self._ahead_us = ahead_us
+        return self._ahead_us
 
     def store_us(self) -> int:
         """The store clock alone, in microseconds."""
