@@ -12,6 +12,7 @@ from zmqrel.checks import Duration, check_queue, duration_s
 from zmqrel.core.buffer import HANDLED, Failed, MoveTo, Rejected, Result, RetryAt, Row
 from zmqrel.core.commands import EndedAs
 from zmqrel.errors import AlreadySettled, ConfigError, NotHandled
+from zmqrel.history import HistoryEvent, told
 from zmqrel.outcome import Outcome, State, Verdict
 from zmqrel.receipts import Ticket
 
@@ -103,9 +104,20 @@ class Receipt:
 
     @property
     def attempts(self) -> int:
-        """How often it was handed over, as far as is known: 0 until its outcome tells."""
-        ended = self._ended
-        return 0 if ended is None else ended.attempts
+        """How often it was handed over, as far as is known: its outcome tells, and the answer to a late recall."""
+        return self._ticket.attempts(self._index)
+
+    @property
+    def history(self) -> tuple[HistoryEvent, ...]:
+        """What happened to it, oldest first, as far as this peer knows.
+
+        The store keeps when it was stored and when a recall, its deadline or giving it up was said to the receiver,
+        until it has its outcome; then the outcome, its time, and when it was handed over (last), for
+        `outcome_retention_s`. This process adds what it saw itself and no restart keeps: when it was sent, the latest
+        resends, and when its receiver acknowledged it; of a queue that sends much, for the latest messages. What
+        happened in the attempts is told by the receiver's `inbox()` and `dead_letters()`.
+        """
+        return told(self._ticket.history(self._index), self._peer._to_datetime)
 
     @property
     def _ended(self) -> EndedAs | None:

@@ -8,7 +8,7 @@ writes; readers need no lock, for every step of the loop leaves a state that is 
 from __future__ import annotations
 
 from _thread import LockType, allocate_lock
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,10 +16,20 @@ from time import monotonic
 from typing import NamedTuple
 from weakref import ReferenceType, ref
 
+from zmqrel.core import history
 from zmqrel.core.commands import EndedAs, Found, Stored
-from zmqrel.core.effects import Ended, HandedOver, Moved, ReceiptNotice, Received, Sent, Withdrawing
+from zmqrel.core.effects import Ended, HandedOver, Moved, ReceiptNotice, Received, Resent, Sent, Withdrawing
+from zmqrel.core.history import Happened
 from zmqrel.core.lane import OutLane
 from zmqrel.outcome import Cause, Outcome, State, Verdict
+
+_MOST_RESENT = 64
+_WHAT = {Cause.RECALL: history.RECALLED, Cause.DEADLINE: history.EXPIRED, Cause.GIVE_UP: history.GIVEN_UP}
+_ORDER = (
+    history.STORED, history.SENT, history.RESENT, history.RECEIVED, history.RECALLED, history.EXPIRED,
+    history.GIVEN_UP, history.HANDED_OVER, history.SETTLED,
+)  # fmt: skip
+"""Of what happened at the same time."""
 
 
 class Place(NamedTuple):
@@ -27,6 +37,34 @@ class Place(NamedTuple):
 
     lane: LaneView
     seq: int
+
+
+class Marks:
+    """When a mark of a lane passed which number, as this process saw it: the latest of it."""
+
+    __slots__ = ("_before", "_passed")
+
+    MOST = 512
+
+    def __init__(self, mark: int) -> None:
+        self._before = mark
+        """When the mark came to here is not known."""
+        self._passed: list[tuple[int, int]] = []
+
+    def moved(self, mark: int, at_us: int) -> None:
+        """The mark is at `mark` now."""
+        passed = self._passed
+        if len(passed) >= 2 * self.MOST:
+            # In this order: a reader copies the list before it looks at what is not in it any more.
+            self._before = passed[self.MOST - 1][0]
+            del passed[: self.MOST]
+        passed.append((mark, at_us))
+
+    def passed_us(self, seq: int) -> int:
+        """When the mark passed `seq`; 0 if it did not, or that is not known."""
+        passed = self._passed[:]
+        at = bisect_left(passed, seq, key=lambda item: item[0])
+        return passed[at][1] if at < len(passed) and seq > self._before else 0
 
 
 @dataclass(eq=False, slots=True)
@@ -37,6 +75,10 @@ class LaneView:
     id: int
     sent_upto: int
     received_upto: int
+    sent: Marks = field(init=False)
+    received: Marks = field(init=False)
+    resent: list[tuple[int, int, int]] = field(default_factory=list)
+    """(first, last, when) of what was transmitted again."""
     held: list[tuple[int, int, int, ReferenceType[Ticket]]] = field(default_factory=list)
     """(first, last, index of the first in its ticket, ticket), ascending and disjoint."""
     swept: int = 0
@@ -45,6 +87,9 @@ class LaneView:
     """Number -> (index in its ticket, ticket), for tickets of one message that may be held by others too."""
     swept_looked_up: int = 0
     """Its length when it was last cleared."""
+
+    def __post_init__(self) -> None:
+        self.sent, self.received = Marks(self.sent_upto), Marks(self.received_upto)
 
 
 class Ticket:
@@ -69,7 +114,8 @@ class Ticket:
         """Set when the peer is closed: nothing more will be learnt here."""
         self.repeated = False
         self._ended: list[tuple[int, int, EndedAs]] = []
-        self._withdrawn: dict[int, Cause] = {}
+        self._withdrawn: dict[int, tuple[Cause, int]] = {}
+        """Index -> why, and when."""
         self._handed: dict[int, int] = {}
         self._moved: dict[int, Place] = {}
         self._waiters: list[LockType] = []
@@ -94,6 +140,38 @@ class Ticket:
         ended = self.ended(index)
         return ended.handed_at_us if ended is not None else self._handed.get(index, 0)
 
+    def attempts(self, index: int) -> int:
+        """How often a message was handed over, as far as is known."""
+        ended = self.ended(index)
+        return ended.attempts if ended is not None else int(index in self._handed)
+
+    def history(self, index: int) -> list[Happened]:
+        """What happened to a message, as far as the store remembers it and this process saw it."""
+        place, ended = self.place(index), self.ended(index)
+        events: list[Happened] = []
+        sent_us = received_us = 0
+        if self.sent_at_us and place is not None:
+            events.append(Happened(self.sent_at_us, history.STORED))
+        if place is not None:
+            lane, seq = place
+            sent_us, received_us = lane.sent.passed_us(seq), lane.received.passed_us(seq)
+            resent = [at_us for first, last, at_us in lane.resent[:] if first <= seq <= last]
+            events += [Happened(at_us, history.RESENT) for at_us in resent]
+        handed_us = self.handed_at_us(index)
+        if handed_us > 1:
+            # By another clock: not before it left, and what is with a worker has been received.
+            handed_us = max(handed_us, sent_us)
+            received_us = min(received_us, handed_us)
+            events.append(Happened(handed_us, history.HANDED_OVER, f"attempt {max(1, self.attempts(index))}"))
+        events += [Happened(sent_us, history.SENT)] if sent_us else []
+        events += [Happened(max(received_us, sent_us), history.RECEIVED)] if received_us else []
+        withdrawn = self._withdrawn.get(index)
+        if withdrawn is not None and withdrawn[1]:
+            events.append(Happened(withdrawn[1], _WHAT[withdrawn[0]], "its receiver was asked not to hand it over"))
+        if ended is not None:
+            events.append(history.settled(max(ended.at_us, handed_us), ended.outcome.name, ended.reason))
+        return sorted(events, key=lambda event: (event.at_us, _ORDER.index(event.what)))
+
     def state(self, index: int) -> State:
         """Where a message is on its way."""
         if self.ended(index) is not None:
@@ -101,9 +179,9 @@ class Ticket:
         place = self.place(index)
         if place is None:
             return State.QUEUED
-        cause = self._withdrawn.get(index)
-        if cause is not None:
-            return State.RECALLING if cause is Cause.RECALL else State.EXPIRING
+        withdrawn = self._withdrawn.get(index)
+        if withdrawn is not None:
+            return State.RECALLING if withdrawn[0] is Cause.RECALL else State.EXPIRING
         if place.seq <= place.lane.received_upto:
             return State.RECEIVED
         return State.SENT if place.seq <= place.lane.sent_upto else State.STORED
@@ -163,9 +241,9 @@ class Ticket:
             insort(self._ended, (first, last, ended), key=lambda item: item[0])
             self._wake()
 
-    def withdrawing(self, index: int, cause: Cause) -> None:
+    def withdrawing(self, index: int, cause: Cause, at_us: int) -> None:
         """A withdrawal is in force."""
-        self._withdrawn[index] = cause
+        self._withdrawn[index] = cause, at_us
         self._wake()
 
     def handed_over(self, index: int, at_us: int) -> None:
@@ -205,11 +283,12 @@ class Receipts:
         self._lanes: dict[int, LaneView] = {}
         self._out_lanes: Mapping[int, OutLane] = {}
 
-    def view(self, lane: OutLane) -> LaneView:
-        """What is known of a lane."""
+    def view(self, lane: OutLane, before: int = 2**64) -> LaneView:
+        """What is known of a lane. Entries from `before` on are new: that they were sent is told after this."""
         view = self._lanes.get(lane.no)
         if view is None:
-            view = self._lanes[lane.no] = LaneView(lane.no, lane.id, lane.sent_upto, lane.acked)
+            sent_upto = min(lane.sent_upto, before - 1)
+            view = self._lanes[lane.no] = LaneView(lane.no, lane.id, sent_upto, lane.acked)
         return view
 
     def close(self, error: Exception) -> None:
@@ -230,10 +309,11 @@ class Receipts:
 
     def stored(self, ticket: Ticket, stored: Stored) -> None:
         """A send call is committed."""
-        view = self.view(stored.lane)
         if stored.repeated:
+            view = self.view(stored.lane)
             self._hold_one(view, stored.first, 0, ticket)
         else:
+            view = self.view(stored.lane, stored.first)
             self._hold(view, stored.first, stored.first + stored.messages - 1, ticket)
         ticket.stored(view, stored.first)
 
@@ -241,15 +321,15 @@ class Receipts:
         """A ticket of one message that was looked up."""
         view = self.view(found.lane)
         if found.withdrawn is not None:
-            ticket.withdrawing(0, found.withdrawn)
+            ticket.withdrawing(0, found.withdrawn, found.withdrawn_us)
         if found.ended is not None:
             ticket.end(0, 0, found.ended)
         else:
             self._hold_one(view, found.seq, 0, ticket)
         ticket.stored(view, found.seq)
 
-    def tell(self, notices: list[ReceiptNotice]) -> None:
-        """What a turn brought."""
+    def tell(self, notices: list[ReceiptNotice], now_us: int) -> None:
+        """What a turn brought; `now_us` is the store clock."""
         for notice in notices:
             view = self._lanes.get(notice.lane)
             if view is None:
@@ -257,12 +337,16 @@ class Receipts:
             if isinstance(notice, Ended):
                 self._end(view, notice)
             elif isinstance(notice, Received):
-                self._received(view, notice.floor)
+                self._received(view, notice.floor, now_us)
             elif isinstance(notice, Sent):
                 view.sent_upto = max(view.sent_upto, notice.mark)
+                view.sent.moved(notice.mark, now_us)
+            elif isinstance(notice, Resent):
+                view.resent.append((notice.first, notice.last, now_us))
+                del view.resent[:-_MOST_RESENT]
             elif isinstance(notice, Withdrawing):
                 for ticket, index, _, _ in self._covering(view, notice.seq, notice.seq):
-                    ticket.withdrawing(index, notice.cause)
+                    ticket.withdrawing(index, notice.cause, now_us)
             elif isinstance(notice, HandedOver):
                 for ticket, index, _, _ in self._covering(view, notice.seq, notice.seq):
                     ticket.handed_over(index, notice.at_us)
@@ -274,9 +358,10 @@ class Receipts:
         for ticket, index, first, last in self._covering(view, notice.first, notice.last):
             ticket.end(index, index + last - first, ended)
 
-    def _received(self, view: LaneView, floor: int) -> None:
+    def _received(self, view: LaneView, floor: int, now_us: int) -> None:
         before, view.received_upto = view.received_upto, floor
         if floor > before:
+            view.received.moved(floor, now_us)
             for ticket, _, _, _ in self._covering(view, before + 1, floor):
                 ticket.progressed()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgpack
 
 from zmqrel.core import frames, tables
-from zmqrel.core.effects import Received, Sent
+from zmqrel.core.effects import Received, Resent, Sent
 from zmqrel.core.entries import (
     FRAMING_BYTES,
     LARGEST_META_BYTES,
@@ -432,6 +432,8 @@ class Channel:
                 self._shared.effects.notices.append(Sent(lane.no, batch.last))
         else:
             self._shared.counters["resent"] += len(batch.records)
+            if lane.kind != CONTROL and batch.records:
+                self._shared.effects.notices.append(Resent(lane.no, batch.first, batch.last))
         lane.cursor = batch.last + 1
         lane.flight.append(Flight(batch.last, batch.size, self._shared.now.mono_us))
         lane.flight_bytes += batch.size

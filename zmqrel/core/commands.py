@@ -71,6 +71,8 @@ class Found(NamedTuple):
     sent_at_us: int
     ended: EndedAs | None
     withdrawn: Cause | None
+    withdrawn_us: int = 0
+    """When, by the store clock."""
 
 
 @dataclass(eq=False, slots=True)

@@ -50,6 +50,14 @@ class Sent(NamedTuple):
     mark: int
 
 
+class Resent(NamedTuple):
+    """Messages first to last of an own lane were transmitted again."""
+
+    lane: int
+    first: int
+    last: int
+
+
 class Withdrawing(NamedTuple):
     """The peer has been asked not to hand this message over."""
 
@@ -75,7 +83,7 @@ class Moved(NamedTuple):
     new_seq: int
 
 
-ReceiptNotice = Ended | Received | Sent | Withdrawing | HandedOver | Moved
+ReceiptNotice = Ended | Received | Sent | Resent | Withdrawing | HandedOver | Moved
 
 
 class Event(NamedTuple):

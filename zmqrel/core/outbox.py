@@ -199,6 +199,7 @@ class Outbox:
             head.sent_at_us if head else 0,
             None,
             None if cause is None else Cause(cause[0]),
+            0 if cause is None else int.from_bytes(cause[1:], "big"),
         )
 
     def _found_ended(self, lane: OutLane, seq: int) -> Found | None:
@@ -245,7 +246,7 @@ class Outbox:
         key = tables.lane_seq(tables.WITHDRAWN, lane.no, seq)
         if journal.get(key) is not None:
             return
-        journal.put(key, _CAUSE_BYTES[cause])
+        journal.put(key, _CAUSE_BYTES[cause] + self._shared.now.store_us.to_bytes(8, "big"))
         lane.withdrawn += 1
         self._shared.touch(lane)
         self._withdrawals.setdefault((lane, cause), []).append(seq)

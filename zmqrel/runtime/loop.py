@@ -411,7 +411,7 @@ class Loop:
 
     def notice(self, notices: list[ReceiptNotice]) -> None:
         """Tell receipts."""
-        self.receipts.tell(notices)
+        self.receipts.tell(notices, self.clock.store_us())
         if self.on_ended is not None and any(isinstance(notice, Ended) for notice in notices):
             self.on_ended()
 
