@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import zmqrel
-from nodes.common import parser, peer_of, reported, run, stop_event
+from nodes.program import Parser, peer_of, reported, run
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS messages (
@@ -81,31 +83,35 @@ def plain(body: Any) -> Any:
     return body
 
 
-def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    made = parser("sink", __doc__ or "", "--bind tcp://127.0.0.1:7001 --peer source --db rows.sqlite")
+def arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Table]:
+    made = Parser("nodes.sink", __doc__ or "", "--bind tcp://127.0.0.1:7001 --peer source --db rows.sqlite")
     made.add_argument("--queue", default="rows", help="the queue to write [%(default)s]")
     made.add_argument("--db", type=Path, required=True, metavar="FILE", help="the SQLite file")
     made.add_argument("--until-end", action="store_true", help="end when all that the header `end` counts is here")
-    return made.parse_args(argv)
+    args = made.parsed(argv)
+    try:
+        return args, Table(args.db)
+    except sqlite3.Error as error:
+        made.error(f"argument --db: {args.db}: {error}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = arguments(argv)
-    stop = stop_event()
-    table = Table(args.db)
+    args, table = arguments(argv)
+    if args.until_end and table.complete():
+        # An earlier life wrote the last message and died before it could end.
+        return 0
     peer = peer_of(args)
 
     def write(message: zmqrel.Message) -> None:
         table.write(message)
         if args.until_end and table.complete():
-            stop.set()
+            # As Ctrl-C would: this handler returns, what it did is committed, and the peer is closed.
+            os.kill(os.getpid(), signal.SIGTERM)
 
     # Without a limit of attempts: a full disk is mended, and then the message is wanted.
     peer.handler(args.queue, retry=zmqrel.Retry.exponential(0.2, max_interval=10, jitter="full"))(write)
-    with reported(peer, table.counts), peer:
-        # An earlier life may have written the last message and died before it could end.
-        if not (args.until_end and table.complete()):
-            stop.wait()
+    with reported(peer, table.counts):
+        peer.run()
     return 0
 
 

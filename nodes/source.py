@@ -1,105 +1,100 @@
-"""Sends each row of a CSV or JSON lines file to a queue of a peer: every row once, whatever interrupts it.
+"""Sends each row of a file to a queue of a peer, or each line of a log that grows: once, whatever interrupts it.
 
-Two things together see to that. The id of a message is made of the file's name and the row's number, so
-that a row that is sent a second time is the same message to zmqrel, and is not sent again. And the number
-of rows that are safe in the store is kept beside it, so that a restart need not go through the whole file.
-Last comes a message whose header `end` holds the number of rows before it; the node ends when every message
-has its outcome.
+A CSV or JSON lines (.jsonl, .ndjson) file gives dicts, any other text (.log, .txt) its lines. The id of a message is
+made of the file's name and the row's number: a row that is sent a second time is the same message to zmqrel, and is
+not sent again. How many rows are safe in the store is noted after that, in STORE.journal.sqlite.
+
+With --follow a log is read as it grows and is rotated (see nodes/log_file.py). Its lines go into the journal with the
+position behind them, in one transaction, and are sent from there, again after a crash; their ids are made of the file
+and the place in it.
+
+Last comes a message whose header `end` holds the number of rows before it; the node ends when every message has its
+outcome. A log ends with the line that --until says.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
+import contextlib
 import itertools
-import json
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import zmqrel
-from nodes.common import parser, peer_of, replace, reported, run, stop_event
+from nodes.journal import Journal
+from nodes.log_file import Line, LogFile
+from nodes.program import Parser, Stop, above_zero, peer_of, reported, run
+from nodes.rows import rows_of
 
 BATCH = 500
 FULL_WAIT_S = 1.0
+LOOK_EVERY_S = 0.1
+MOST_LABEL_BYTES = 80
 
 # Body, id and headers of a message.
 Named = tuple[Any, str, dict[str, int] | None]
 
 
-class Progress:
-    """How many rows of each file are committed to the store."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        try:
-            self._rows: dict[str, int] = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            # Never there, or lost: the ids keep what is sent again from being sent twice.
-            self._rows = {}
-
-    def rows(self, label: str) -> int:
-        return self._rows.get(label, 0)
-
-    def advance(self, label: str, rows: int) -> None:
-        self._rows[label] = rows
-        replace(self._file, self._rows)
-
-
-def rows_of(file: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file, each a dict; JSON lines by the ending of its name, else CSV with a header line."""
-    with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-        if file.suffix in (".jsonl", ".ndjson"):
-            yield from (json_row(line, f"{file}:{number}") for number, line in enumerate(lines, 1) if line.strip())
-            return
-        reader = csv.DictReader(lines, restkey="rest", restval="")
-        try:
-            yield from reader
-        except csv.Error as error:
-            sys.exit(f"{file}:{reader.line_num}: {error}")
-
-
-def json_row(line: str, place: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        sys.exit(f"{place}: not JSON: {error}")
-    if not isinstance(row, dict):
-        sys.exit(f"{place}: not a JSON object")
-    return row
-
-
-def feed(peer: zmqrel.Peer, args: argparse.Namespace, progress: Progress, stop: threading.Event) -> None:
+def send_rows(peer: zmqrel.Peer, args: argparse.Namespace, journal: Journal, stop: Stop) -> None:
     """Send the rows that are not in the store yet, and the end when all are."""
-    sent = progress.rows(args.label)
+    sent = journal.rows
     size = max(1, int(args.rate / 10)) if args.rate else BATCH
-    rows = itertools.islice(rows_of(args.file), sent, None)
-    while not stop.is_set():
+    rows = itertools.islice(rows_of(args.file, args.key), sent, None)
+    while not stop.wait():
         batch = list(itertools.islice(rows, size))
         if not batch:
-            end = (None, f"{args.label}:end:{sent}", {"end": sent})
-            commit(peer, args, [end], stop)
+            commit(peer, args, [(None, f"{args.label}:end:{sent}", {"end": sent})], stop)
             return
-        commit(peer, args, [(row, f"{args.label}:{number}", None) for number, row in enumerate(batch, sent + 1)], stop)
-        sent += len(batch)
-        progress.advance(args.label, sent)
+        named: list[Named] = [(row, f"{args.label}:{n}", None) for n, row in enumerate(batch, sent + 1)]
+        if commit(peer, args, named, stop):
+            sent += len(batch)
+            journal.write(sent)
         stop.wait(len(batch) / args.rate if args.rate else 0)
 
 
-def commit(peer: zmqrel.Peer, args: argparse.Namespace, messages: list[Named], stop: threading.Event) -> None:
-    """Have messages committed to the store, together; again, under the same ids, while the store is full."""
+def send_log(peer: zmqrel.Peer, args: argparse.Namespace, journal: Journal, stop: Stop) -> None:
+    """Send the lines of the log as they come: first those that an earlier life has read and may not have sent."""
+    with contextlib.closing(LogFile(args.file, journal.position)) as log:
+        if journal.is_new:
+            log.begin()
+            journal.write(0, log.at)
+        lines, ended = journal.unsent, journal.ended
+        while not stop.wait():
+            named: list[Named] = [(line.text, f"{args.label}:{line.id}", None) for line in lines]
+            if ended:
+                named.append((None, f"{args.label}:end:{journal.rows}", {"end": journal.rows}))
+            if not commit(peer, args, named, stop) or ended:
+                return
+            lines, ended = upto(log.read(), args.until)
+            if lines or ended:
+                journal.write(journal.rows + len(lines), log.at, lines, ended)
+            else:
+                stop.wait(LOOK_EVERY_S)
+
+
+def upto(lines: list[Line], until: str | None) -> tuple[list[Line], bool]:
+    """The lines before the one that is the end, and whether it is among them."""
+    before = list(itertools.takewhile(lambda line: line.text != until, lines))
+    return before, len(before) < len(lines)
+
+
+def commit(peer: zmqrel.Peer, args: argparse.Namespace, messages: list[Named], stop: Stop) -> bool:
+    """Have messages committed to the store; again, under the same ids, while it is full. False if stopped before."""
     while True:
         for body, name, headers in messages:
-            key = str(body.get(args.key) or "") if body else ""
-            peer.send_nowait(args.to, body, queue=args.queue, id=name, key=key or None, headers=headers)
+            key = str(body.get(args.key) or "") if args.key and isinstance(body, dict) else ""
+            try:
+                peer.send_nowait(args.to, body, queue=args.queue, id=name, key=key or None, headers=headers)
+            except zmqrel.Error as error:
+                sys.exit(f"{name}: {type(error).__name__}: {error}")
         try:
             peer.flush()
-            return
-        except zmqrel.OutboxFull:
+            return True
+        except (zmqrel.OutboxFull, zmqrel.StoreFull):
             if stop.wait(FULL_WAIT_S):
-                raise
+                return False
 
 
 def not_handled(receipt: zmqrel.Receipt) -> None:
@@ -108,28 +103,36 @@ def not_handled(receipt: zmqrel.Receipt) -> None:
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    made = parser("source", __doc__ or "", "rows.csv --to shop --peer shop=tcp://127.0.0.1:7001")
-    made.add_argument("file", type=Path, help="the CSV or JSON lines (.jsonl, .ndjson) file")
+    made = Parser("nodes.source", __doc__ or "", "rows.csv --to shop --peer shop=tcp://127.0.0.1:7001")
+    made.add_argument("file", type=Path, help="the file, or the log")
     made.add_argument("--to", required=True, metavar="PEER", help="who gets the rows")
     made.add_argument("--queue", default="rows", help="in which queue [%(default)s]")
     made.add_argument("--key", metavar="COLUMN", help="rows with the same value here are handled in order")
-    made.add_argument("--rate", type=float, default=0.0, help="rows per second [as fast as they are taken]")
+    made.add_argument("--rate", type=above_zero, help="rows per second [as fast as they are taken]")
+    made.add_argument("--follow", action="store_true", help="the file is a log: wait for more lines, across rotation")
+    made.add_argument("--until", metavar="LINE", help="with --follow: this line is the end [none: go on for ever]")
     made.add_argument("--label", help="what ids begin with [the file's name]")
-    args = made.parse_args(argv)
+    args = made.parsed(argv)
     args.label = args.label or args.file.name
-    if not args.file.is_file():
-        made.error(f"{args.file} is not a file")
+    if len(args.label.encode()) > MOST_LABEL_BYTES:
+        made.error(f"argument --label: {args.label!r} is longer than {MOST_LABEL_BYTES} bytes")
+    if not args.follow and not args.file.is_file():
+        made.error(f"argument file: {args.file} is not a file")
+    if args.follow and not args.file.parent.is_dir():
+        made.error(f"argument file: {args.file.parent} is not a directory")
+    if (args.until is not None) > args.follow or (args.follow and (args.key or args.rate)):
+        made.error("argument --until is for --follow, and arguments --key and --rate are not")
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = arguments(argv)
-    stop = stop_event()
-    progress = Progress(Path(f"{args.store}.progress.json"))
+    stop = Stop()
     peer = peer_of(args)
     peer.on_outcome(zmqrel.Outcome.REJECTED, zmqrel.Outcome.EXHAUSTED, zmqrel.Outcome.UNCERTAIN)(not_handled)
-    with reported(peer, lambda: {"rows": progress.rows(args.label)}), peer:
-        feed(peer, args, progress, stop)
+    journal = Journal(Path(f"{args.store}.journal.sqlite"), args.label)
+    with contextlib.closing(journal), reported(peer, lambda: {"rows": journal.rows}), peer:
+        (send_log if args.follow else send_rows)(peer, args, journal, stop)
         while peer.stats().get("outbox_messages", 0) and not stop.wait(0.1):
             pass
     return 0

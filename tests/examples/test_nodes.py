@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nodes import common, sink, source, worker
+from nodes import functions, program, relay, rows, sink, source, worker
 from tests.cli.launching import PATIENCE_S, ROOT, environment
 
 
@@ -30,46 +31,87 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("node", ["source", "worker", "sink"])
+@pytest.mark.parametrize("node", ["source", "worker", "relay", "sink"])
 def test_help_has_an_example(node: str) -> None:
     ended = command(f"nodes.{node}", "--help")
     assert ended.returncode == 0, ended.stderr
     assert f"example:\n  python -m nodes.{node} " in ended.stdout
 
 
-@pytest.mark.parametrize("node", ["source", "worker", "sink"])
+@pytest.mark.parametrize("node", ["source", "worker", "relay", "sink"])
 def test_a_node_is_short_enough_to_be_read_and_copied(node: str) -> None:
     assert len((ROOT / "nodes" / f"{node}.py").read_text(encoding="utf-8").splitlines()) < 150
 
 
+PEER = ["--peer", "a=tcp://127.0.0.1:7001"]
+SINK = ["sink", "--db", "{tmp}/x", "--store", "{tmp}/s"]
 MISUSES = {
-    "no file": (["nodes.source", "none.csv", "--to", "a"], 2, "none.csv is not a file"),
-    "nothing to do": (["nodes.worker"], 2, "one of --handle and --setup is needed"),
-    "no queue": (["nodes.worker", "--handle", "json:dumps"], 2, "not of the form QUEUE=MODULE:FUNCTION"),
-    "no function": (["nodes.worker", "--handle", "q=json"], 2, "not of the form MODULE:FUNCTION"),
-    "unknown module": (["nodes.worker", "--handle", "q=no_such:f"], 2, "No module named 'no_such'"),
-    "unknown function": (["nodes.worker", "--handle", "q=json:no_such"], 2, "has no attribute 'no_such'"),
-    "not a function": (["nodes.worker", "--handle", "q=json:__name__"], 2, "is not a function"),
-    "bad name": (["nodes.sink", "--db", "{tmp}/x", "--name", "a b"], 2, "ConfigError: "),
-    "bad endpoint": (["nodes.sink", "--db", "{tmp}/x", "--store", "{tmp}/s", "--bind", "7001"], 2, "ConfigError: "),
+    "no file": (["source", "none.csv", "--to", "a", *PEER], "argument file: none.csv is not a file"),
+    "no directory": (["source", "no/x.log", "--follow", "--to", "a", *PEER], "argument file: no is not a directory"),
+    "to nobody": (["source", "{tmp}", "--to", "b", *PEER], "argument --to: b is no peer; known are a"),
+    "negative rate": (["source", "x", "--to", "a", "--rate", "-1"], "argument --rate: '-1' is not a number above 0"),
+    "rate of a log": (["source", "x", "--to", "a", *PEER, "--follow", "--rate", "1"], "--key and --rate are not"),
+    "end of a file": (["source", "{file}", "--to", "a", *PEER, "--until", "x"], "argument --until is for --follow"),
+    "long label": (["source", "x", "--to", "a", *PEER, "--label", "x" * 81], "argument --label: "),
+    "nothing to do": (["worker"], "one of --handle and --setup is needed"),
+    "no queue": (["worker", "--handle", "json:dumps"], '--handle: "json:dumps" is not of the form QUEUE=MODULE:FUN'),
+    "no function": (["worker", "--handle", "q=json"], 'argument --handle: "json" is not of the form MODULE:FUNCTION'),
+    "unknown module": (["worker", "--handle", "q=no_such:f"], "No module named 'no_such'"),
+    "unknown function": (["worker", "--handle", "q=json:no_such"], "has no attribute 'no_such'"),
+    "not a function": (["worker", "--setup", "json:__name__"], "argument --setup: json:__name__ is not a function"),
+    "broken module": (["worker", "--setup", "antigravity_of_a_test:f"], "ZeroDivisionError in antigravity_of_a_test"),
+    "no threads": (["worker", "--handle", "q=json:dumps", "--workers", "0"], "argument --workers: '0' is not a whole"),
+    "no share": (["worker", "--handle", "q=json:dumps", "--fail", "2"], "argument --fail: '2' is not a number from 0"),
+    "relay to nobody": (
+        ["relay", "--function", "json:dumps", "--to", "b"],
+        "argument --to: b is no peer; known are none",
+    ),
+    "no sink": (["sink"], "the following arguments are required: --db"),
+    "bad name": (["sink", "--db", "{tmp}/x", "--name", "a b"], "ConfigError: name "),
+    "bad endpoint": ([*SINK, "--bind", "7001"], "ConfigError: bind"),
+    "far endpoint": ([*SINK, "--bind", "tcp://0.0.0.0:7001"], "ConfigError: bind: "),
+    "bad queue": ([*SINK, "--queue", ""], "ConfigError: queue "),
+    "bad peer": ([*SINK, "--peer", "a=b"], "ConfigError: peers['a'] "),
+    "not a database": (["sink", "--db", "{file}"], "argument --db: {file}: file is not a database"),
 }
+NODES = {"source": source, "worker": worker, "relay": relay, "sink": sink}
 
 
 @pytest.mark.parametrize("case", MISUSES)
-def test_misuse_is_told_in_a_line(case: str, tmp_path: Path) -> None:
-    arguments, status, words = MISUSES[case]
-    ended = command(*[argument.format(tmp=tmp_path) for argument in arguments])
-    assert ended.returncode == status
-    assert words in ended.stderr
-    assert "Traceback" not in ended.stderr
+def test_misuse_is_told_in_a_line(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("ZMQREL_")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "antigravity_of_a_test.py").write_text("1 / 0\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "rows.csv"
+    file.write_text("n\n" * 1000, encoding="utf-8")
+    (node, *arguments), words = MISUSES[case]
+    given = [argument.format(tmp=tmp_path, file=file) for argument in arguments]
+    with pytest.raises(SystemExit) as ended:
+        program.run(lambda: NODES[node].main(given))
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert words.format(file=file) in said
+    assert "Traceback" not in said
+
+
+def test_a_mistake_in_the_environment_is_told_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ZMQREL_PEERS", "[1]")
+    with pytest.raises(SystemExit):
+        sink.main(["--db", "x"])
+    assert "ZMQREL_PEERS: '[1]' is not a JSON object" in capsys.readouterr().err
 
 
 def test_rows_of_a_csv_file_whatever_its_line_ends_and_letters(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_bytes(b'\xef\xbb\xbfa,b\r\n1,"x, ""y"""\r\n2,\xa3\r\n3\r\n4,5,6\r\n')
-    assert list(source.rows_of(file)) == [
+    assert list(rows.rows_of(file)) == [
         {"a": "1", "b": 'x, "y"'},
-        {"a": "2", "b": "\ufffd"},
+        {"a": "2", "b": "\\xa3"},
         {"a": "3", "b": ""},
         {"a": "4", "b": "5", "rest": ["6"]},
     ]
@@ -78,7 +120,7 @@ def test_rows_of_a_csv_file_whatever_its_line_ends_and_letters(tmp_path: Path) -
 def test_rows_of_a_file_of_json_lines(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"a": 1}\n\n{"a": [2]}\n', encoding="utf-8")
-    assert list(source.rows_of(file)) == [{"a": 1}, {"a": [2]}]
+    assert list(rows.rows_of(file)) == [{"a": 1}, {"a": [2]}]
 
 
 @pytest.mark.parametrize("line", ["{", "[1]"])
@@ -86,25 +128,13 @@ def test_a_line_that_is_no_row_is_named(line: str, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text(f'{{"a": 1}}\n{line}\n', encoding="utf-8")
     with pytest.raises(SystemExit, match=r"rows\.jsonl:2: not"):
-        list(source.rows_of(file))
-
-
-def test_progress_outlives_the_process_and_may_be_lost(tmp_path: Path) -> None:
-    file = tmp_path / "progress.json"
-    progress = source.Progress(file)
-    assert progress.rows("a") == 0
-    progress.advance("a", 5)
-    progress.advance("b", 6)
-    assert source.Progress(file).rows("a") == 5
-    assert source.Progress(file).rows("b") == 6
-    file.write_text("{", encoding="utf-8")
-    assert source.Progress(file).rows("a") == 0
+        list(rows.rows_of(file))
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
-    common.replace(file, {"a": 1})
-    common.replace(file, {"a": 2})
+    program.replace(file, {"a": 1})
+    program.replace(file, {"a": 2})
     assert json.loads(file.read_text(encoding="utf-8")) == {"a": 2}
     assert list(tmp_path.iterdir()) == [file]
 
@@ -114,7 +144,7 @@ def test_a_body_as_json_can_say_it() -> None:
 
 
 def test_a_handler_is_named_by_its_queue(tmp_path: Path) -> None:
-    queue, function = worker.handler_of("rows=json:dumps")
+    queue, function = functions.handler_of("rows=json:dumps")
     assert queue == "rows"
     assert function is json.dumps
 

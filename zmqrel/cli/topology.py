@@ -34,7 +34,7 @@ before anything runs. What a file may say, with the defaults:
 Nodes run in the directory of the file. Arguments, texts in options, variables, endpoints and `verify` may hold places:
 {NAME} of a parameter, {data}, {here} (the directory of the file), {python}, {endpoint.NODE}, and in a node {name} and
 {index}; {{ and }} stand for a brace. What --set gives for a number is a number, for true or false one of these.
-What a node is told in its environment, besides: see nodes/common.py.
+What a node is told in its environment, besides: see nodes/program.py.
 """
 
 from __future__ import annotations
