@@ -60,6 +60,14 @@ class Puppet:
         self.host.time.pass_s(0.4)
         self.dial(self.session, **info)
 
+    def lose_store(self) -> None:
+        """It dies, which closes its link, and comes back with another store."""
+        self.host.engine.link_down(self.link)
+        self.host.turn()
+        self.store_id += 1
+        self.records.clear()
+        self.live_anew()
+
     def open(self, *, session: bytes | None = None, **info: Any) -> None:
         now_us = self.host.now().store_us
         self.say(frames.OPEN, self.identity(), [now_us] * 3, self.info(**info), session=session)

@@ -281,9 +281,7 @@ def test_a_tombstone_does_not_outlive_the_store_of_its_sender() -> None:
     host.serve()
     puppet.withdraw(1)
     assert len(host.store.keys(*tables.table_bounds(tables.TOMBSTONE), 9)) == 1
-    puppet.store_id += 1
-    puppet.records.clear()
-    puppet.live_anew()
+    puppet.lose_store()
     puppet.data(1, *encode_messages([b"1"], host.now().store_us, 0, b""))
     assert bytes(host.take().body) == b"1"
     assert host.store.keys(*tables.table_bounds(tables.TOMBSTONE), 9) == []

@@ -108,8 +108,7 @@ def test_mutated_frames_of_an_open_session_never_raise(seed: int) -> None:
     host.time.pass_s(100)
     host.turn()
     # It still does its work.
-    puppet.store_id += 1
-    puppet.live_anew()
+    puppet.lose_store()
     while (row := host.buffers["work"].take(host.now().store_us)) is not None:
         host.finish(row, HANDLED)
     puppet.data(1, *encode_messages([b"after"], host.now().store_us, 0, b""), lane_id=0xF00D)

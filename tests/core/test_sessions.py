@@ -297,19 +297,66 @@ def test_a_newcomer_with_a_living_peers_name_is_refused() -> None:
     assert case.host.kinds() == ["refused"]
 
 
-def test_a_newcomer_takes_over_from_one_that_does_not_answer() -> None:
-    case = Case("opened")
+def newcomer_of(case: Case, *, store: int = 0, life: int = 0) -> Puppet:
+    """Another process that says it is the same peer, over a link of its own."""
     newcomer = Puppet(case.host, dial=False)
-    newcomer.store_id += 1
+    newcomer.store_id += store
+    newcomer.instance += life
     newcomer.link = LINK + 1
-    newcomer.hello()
-    case.host.time.pass_s(0.1)
+    return newcomer
+
+
+def knock(newcomer: Puppet, seconds: float) -> bool:
+    """Say HELLO every tenth of a second, as a connector does or oftener; whether it was let in at last."""
+    for _ in range(round(seconds * 10)):
+        newcomer.host.time.pass_s(0.1)
+        newcomer.hello()
+        if "WELCOME" in newcomer.types():
+            return True
+    return False
+
+
+def test_a_new_life_of_a_store_takes_over_from_one_that_does_not_answer() -> None:
+    case = Case("opened")
+    newcomer = newcomer_of(case, life=1)
     newcomer.hello()
     assert newcomer.types() == [], "the first has some time to answer"
-    case.host.time.pass_s(0.3)
+    assert not knock(newcomer, 0.2)
+    assert knock(newcomer, 0.2)
+    newcomer.dial()
+    assert case.host.engine.has_session(LINK + 1)
+    assert not case.is_open
+
+
+def test_another_store_gets_the_name_only_when_its_holder_counts_as_down() -> None:
+    """A copy of a directory, or a second process by mistake, must not push out a holder that is busy for a moment."""
+    case = Case("opened")
+    liveness_s = case.host.options.liveness_s
+    newcomer = newcomer_of(case, store=1)
     newcomer.hello()
-    newcomer.session = newcomer.last(frames.WELCOME).session
-    newcomer.open()
+    assert not knock(newcomer, 5)
+    case.puppet.say(frames.PONG, 5, 5, 5)
+    assert case.is_open
+    case.host.time.pass_s(liveness_s - 6)
+    assert not knock(newcomer, 5)
+    assert knock(newcomer, 5)
+    newcomer.dial()
+    assert case.host.engine.has_session(LINK + 1)
+    assert not case.is_open
+
+
+@pytest.mark.parametrize("end", ["BYE", "closed"])
+def test_another_store_gets_the_name_at_once_when_its_holder_is_known_to_be_gone(end: str) -> None:
+    case = Case("opened")
+    newcomer = newcomer_of(case, store=1)
+    newcomer.hello()
+    assert newcomer.types() == []
+    if end == "BYE":
+        case.puppet.say(frames.BYE, "closing")
+    else:
+        case.host.engine.link_down(LINK)
+        case.host.turn()
+    newcomer.dial()
     assert case.host.engine.has_session(LINK + 1)
     assert not case.is_open
 

@@ -218,6 +218,19 @@ def test_a_link_that_was_hung_up_is_refused(open_node: MakeNode) -> None:
     until(lambda: not server.wire.send(back, [b"to nobody"]), server)
 
 
+def test_an_inbound_link_whose_connection_is_gone_is_told_apart_from_a_slow_one(open_node: MakeNode) -> None:
+    server, client, other = open_node(ANY_TCP), open_node(), open_node()
+    back = deliver(client, client.wire.dial(server.endpoint), [b"x"], server)
+    slow = deliver(other, other.wire.dial(server.endpoint), [b"y"], server)
+    until(lambda: not server.wire.send(slow, [bytes(100_000)]))
+    assert server.wire.closed == set()
+    client.wire.close()
+    until(lambda: not server.wire.send(back, [b"to nobody"]), server)
+    assert server.wire.closed == {back}
+    server.wire.hang_up(back)
+    assert server.wire.closed == set()
+
+
 @pytest.mark.parametrize("stopped", ["server", "client"])
 def test_a_stopped_reader_makes_later_and_loses_nothing(stopped: str, open_node: MakeNode) -> None:
     server, client = open_node(ANY_TCP), open_node()

@@ -26,7 +26,8 @@ _PENDING_US = 10_000_000
 """How long a HELLO may stay without its OPEN before its link is forgotten."""
 _LONG_AGO_US = -(2**62)
 _CHALLENGE_US = 300_000
-"""How long the holder of a name has to show that it lives when another claims the name."""
+"""How long a life has to show that it is not over when another life of the same store says HELLO. One process at a time
+opens a store, so the earlier life is dead, or its frames are late ones."""
 
 
 @dataclass(slots=True)
@@ -187,7 +188,11 @@ class Sessions:
     # ----------------------------------------------------------------------------------------------- both
 
     def _admit(self, store_id: int, instance: int) -> bool:
-        """A name is held by one store and one life of it as long as that answers PINGs."""
+        """A name is held by one store and one life of it as long as that answers PINGs.
+
+        Another life of the same store takes over once the holder leaves a PING unanswered. Another store may be anyone
+        with the same name: the holder keeps it for `liveness_s` without a sign of life, unless its link is closed.
+        """
         others = [s for s in self.open.values() if (s.store_id, s.instance) != (store_id, instance)]
         if not others:
             return True
@@ -202,6 +207,9 @@ class Sessions:
             self._challenged_us = _LONG_AGO_US
             return False
         if now_us - self._challenged_us < _CHALLENGE_US:
+            return False
+        liveness_us = int(self._shared.options.liveness_s * 1e6)
+        if any(s.store_id != store_id and now_us - s.heard_us < liveness_us for s in others):
             return False
         for session in others:
             self.end(session, "another life of this peer took over")

@@ -288,13 +288,21 @@ class Loop:
         self._wire.wait(self._timeout_s(), self._has_work)
         self._send_later()
         self._finished_rows = False
-        work = Work(self._take_commands(), self._wire.receive(_FRAMES_PER_TURN, _BYTES_PER_TURN), self._links_down)
+        frames = self._wire.receive(_FRAMES_PER_TURN, _BYTES_PER_TURN)
+        self._drop_closed({link for link, _ in frames})
+        work = Work(self._take_commands(), frames, self._links_down)
         self._links_down = []
         self._turns.run(self.clock.now(), self.clock.wall_us(), work)
         if self._drained and not self._outbox_fill()[0]:
             self._answer_all(self._drained)
         if self._wanting_room:
             self._tell_room()
+
+    def _drop_closed(self, heard: set[int]) -> None:
+        """Links whose connection is gone are down once all that had come over them was received."""
+        for link in self._wire.closed - heard:
+            self._links_down.append(link)
+            self.hang_up(link)
 
     def _tell_room(self) -> None:
         messages, size = self._outbox_fill()
@@ -310,7 +318,9 @@ class Loop:
         calls.clear()
 
     def _has_work(self) -> bool:
-        return bool(self._queue) or self._finished_rows or (self._stopping and not self._leaving)
+        if self._queue or self._finished_rows or self._wire.closed:
+            return True
+        return self._stopping and not self._leaving
 
     def _timeout_s(self) -> float | None:
         now = self.clock.now()

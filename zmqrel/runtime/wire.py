@@ -116,6 +116,7 @@ class Wire:
         """
         self.endpoints = []
         self.dropped = 0
+        self.closed = set()
         self._max_frame_bytes = max_frame_bytes
         self._rng = rng
         self._configure = configure
@@ -174,6 +175,7 @@ class Wire:
             del self._link_of_socket[dealer]
             dealer.close(_FAREWELL_MS)
             return
+        self.closed.discard(link)
         routing_id = self._routing_ids.pop(link, None)
         if routing_id is not None:
             del self._inbound[routing_id]
@@ -192,9 +194,12 @@ class Wire:
         try:
             _send(socket, parts)
         except zmq.ZMQError as error:
-            if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
-                return False
-            raise
+            if error.errno == zmq.EHOSTUNREACH:
+                # Who dials takes no routing id of its own, so each of its connections has another one.
+                self.closed.add(link)
+            elif error.errno != zmq.EAGAIN:
+                raise
+            return False
         return True
 
     def receive(self, max_frames: int, max_bytes: int) -> list[tuple[Link, list[bytes]]]:
@@ -355,6 +360,7 @@ class Wire:
         if len(self._inbound) > MAX_INBOUND:
             _, silent = self._inbound.popitem(last=False)
             del self._routing_ids[silent]
+            self.closed.discard(silent)
         return link
 
     def _poll(self, timeout_ms: int | None) -> list[Link]:
