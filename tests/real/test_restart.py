@@ -386,3 +386,18 @@ def test_a_peer_in_memory_comes_back_with_nothing() -> None:
         assert receipt.wait(LIMIT_S) is Outcome.HANDLED
         assert got.next().redelivered
         assert shop.stats()["peer_store_gone"] == 1
+
+
+def test_a_killed_peer_that_lost_its_store_has_its_name_back_at_once(local: Net) -> None:
+    """Its closed connection says that it is gone: the name need not be kept for `liveness_s`, here ten minutes."""
+    billing, got = handling(local, "default", liveness_s=600, heartbeat_s=300)
+    options = {"store": local.store("shop"), "peers": {"billing": local.endpoint("billing")}}
+    with Nursery() as nursery:
+        for life in range(2):
+            child = nursery.start("stream_source", options=options)
+            child.expect("ready")
+            child.ask("send", first=life, last=life)
+            assert got.next().body == life
+            child.kill()
+            shutil.rmtree(local.store("shop"), ignore_errors=True)
+    assert billing.stats()["peer_store_gone"] == 1
