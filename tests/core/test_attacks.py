@@ -740,6 +740,20 @@ def test_f7_a_full_queue_stops_only_itself(limit: dict[str, int]) -> None:
     assert [outcome for _, outcome, _ in a.outcomes()] == ["HANDLED"] * 10
 
 
+def test_f7_a_full_queue_leaves_the_others_half_of_their_share() -> None:
+    """Not just one message at a time: a queue that is served gets a burst in though another has all it can take."""
+    a, b, pump = pumped(inbox_max_messages=40)
+    a.send("b", b"known")
+    pump.run()
+    b.finish(b.take(), HANDLED)
+    a.send("b", *[b"x"] * 100, queue="nobody")
+    pump.pass_s(2)
+    a.send("b", *[b"y"] * 10)
+    pump.pass_s(0.2)
+    assert len([row for row in iter(lambda: next_row(b), None)]) == 10
+    assert b.engine.stats()["inbox_messages"] == 40
+
+
 def test_f6_an_acknowledgement_of_the_session_before_does_not_undo_a_rewind() -> None:
     """A session begins at a lower floor, and a stale ACK says that more was received: it names another session."""
     host = Host("a", Time(), **PATIENT)

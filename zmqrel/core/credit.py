@@ -88,19 +88,24 @@ class Credit:
             self._starved[lane.no] = lane
         else:
             self._starved.pop(lane.no, None)
-        if not messages and not lane.count and self._shared.accepting:
-            messages, size = 1, max(size, 1)
         lane.granted = lane.floor + min(messages, _MOST_GRANTED)
         lane.granted_bytes = size
         return lane.granted, size
 
     def _grantable(self, lane: InLane) -> tuple[int, int]:
+        """Messages and bytes that it would be granted now: one message at least while it holds none (F7)."""
         messages, size = self._room(lane)
         most = self._shared.most_intake_bytes
-        return messages, size if most is None else min(size, most)
+        size = size if most is None else min(size, most)
+        if not messages and not lane.count and self._shared.accepting:
+            return 1, max(size, 1)
+        return messages, size
 
     def regrant(self) -> None:
-        """Tell the senders of lanes that were short of credit when there is room again."""
+        """Tell the senders of lanes that were short of credit when there is room again.
+
+        Only what `grant` then really raises counts, or the turn would never come to an end.
+        """
         options = self._shared.options
         worth_messages = max(1, min(256, options.inbox_max_messages // 8))
         worth_bytes = max(1, min(_ENOUGH_BYTES // 8, options.inbox_max_bytes // 8))
@@ -110,7 +115,8 @@ class Credit:
             messages, size = self._grantable(lane)
             more = lane.floor + min(messages, _MOST_GRANTED) >= lane.granted + worth_messages
             larger = messages > 0 and min(size, _ENOUGH_BYTES) >= lane.granted_bytes + worth_bytes
-            if more or larger or (not lane.count and lane.granted <= lane.floor and self._shared.accepting):
+            first = messages > 0 and not lane.count and lane.granted <= lane.floor
+            if more or larger or first:
                 self._to_tell.add(lane)
 
     def take_lanes_to_tell(self) -> set[InLane]:
