@@ -225,7 +225,7 @@ class Peer:
     @staticmethod
     def _drain(loop: Loop, deadline: float) -> None:
         try:
-            loop.drained().result(max(0.0, deadline - monotonic()))
+            loop.wait_until_drained(max(0.0, deadline - monotonic()))
         except (TimeoutError, PeerClosed):
             return  # the report tells what is left
 
@@ -344,6 +344,7 @@ class Peer:
     def _accept(self, call: SendCall, bodies: list[Any], room_timeout_s: float) -> list[Receipt]:
         give_up_at = monotonic() + room_timeout_s
         while True:
+            shrinks = self._running().shrinks
             try:
                 ticket = self._submit(call, bodies)
             except DeadlinePassed:
@@ -357,7 +358,7 @@ class Peer:
             except OutboxFull:
                 if monotonic() >= give_up_at:
                     raise
-                self._wait_for_room(give_up_at)
+                self._wait_for_room(shrinks, give_up_at)
         if call.id is not None and ticket.repeated:
             return [self.receipt(call.id)]
         return [Receipt(self, ticket, index) for index in range(len(bodies))]
@@ -377,9 +378,9 @@ class Peer:
         command = c.Send(call.to, call.queue, call.delayed, [], 0, call.id, call.digest(body))
         return self._running().ask(c.FindRepeated(command)).result() is not None
 
-    def _wait_for_room(self, give_up_at: float) -> None:
+    def _wait_for_room(self, shrinks: int, give_up_at: float) -> None:
         try:
-            self._running().room().result(max(0.0, give_up_at - monotonic()))
+            self._running().wait_for_room(shrinks, max(0.0, give_up_at - monotonic()))
         except TimeoutError:
             return  # the last try says what is full
 
@@ -438,7 +439,7 @@ class Peer:
         place = receipt._ticket.place(receipt._index)
         assert place is not None
         if receipt.outcome is None:
-            loop.ask(c.Recall([(place.lane.no, place.seq)])).result()
+            loop.ask(c.Recall([(place.lane.no, place.seq)], [receipt.id])).result()
         recall = Recall(receipt)
         recall.wait(timeout_s)
         return recall

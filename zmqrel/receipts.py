@@ -138,7 +138,7 @@ class Ticket:
     def handed_at_us(self, index: int) -> int:
         """When a message was handed over, as far as is known; 0 if it is not known to have been."""
         ended = self.ended(index)
-        return ended.handed_at_us if ended is not None else self._handed.get(index, 0)
+        return (ended.handed_at_us if ended is not None else 0) or self._handed.get(index, 0)
 
     def attempts(self, index: int) -> int:
         """How often a message was handed over, as far as is known."""
@@ -179,6 +179,8 @@ class Ticket:
         place = self.place(index)
         if place is None:
             return State.QUEUED
+        if index in self._handed:
+            return State.RECEIVED  # too late to withdraw it
         withdrawn = self._withdrawn.get(index)
         if withdrawn is not None:
             return State.RECALLING if withdrawn[0] is Cause.RECALL else State.EXPIRING
@@ -189,8 +191,10 @@ class Ticket:
     def verdict(self, index: int) -> Verdict:
         """What a recall of this message has come to."""
         ended = self.ended(index)
+        if index in self._handed:
+            return Verdict.TOO_LATE  # final, even if the store that said so is lost before the outcome is known
         if ended is None:
-            return Verdict.TOO_LATE if index in self._handed else Verdict.PENDING
+            return Verdict.PENDING
         if ended.outcome is Outcome.RECALLED:
             return Verdict.RECALLED
         return Verdict.UNCERTAIN if ended.outcome is Outcome.UNCERTAIN else Verdict.TOO_LATE
@@ -322,6 +326,8 @@ class Receipts:
         view = self.view(found.lane)
         if found.withdrawn is not None:
             ticket.withdrawing(0, found.withdrawn, found.withdrawn_us)
+        if found.handed_at_us is not None:
+            ticket.handed_over(0, found.handed_at_us)
         if found.ended is not None:
             ticket.end(0, 0, found.ended)
         else:

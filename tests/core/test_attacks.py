@@ -750,7 +750,7 @@ def test_f7_a_full_queue_leaves_the_others_half_of_their_share() -> None:
     pump.pass_s(2)
     a.send("b", *[b"y"] * 10)
     pump.pass_s(0.2)
-    assert len([row for row in iter(lambda: next_row(b), None)]) == 10
+    assert len(list(iter(lambda: next_row(b), None))) == 10
     assert b.engine.stats()["inbox_messages"] == 40
 
 

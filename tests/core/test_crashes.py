@@ -12,10 +12,11 @@ from zmqrel.core import commands as c
 from zmqrel.core.buffer import HANDLED, Failed, Handled, RetryAt, Row
 from zmqrel.core.engine import read_clock
 from zmqrel.core.entries import Meta, encode_messages, encode_meta
+from zmqrel.core.lane import DELAYED
 from zmqrel.core.rows import Policy
 from zmqrel.outcome import Cause
 from zmqrel.retry import Retry
-from zmqrel.store import MemoryStore
+from zmqrel.store import MemoryInHand, MemoryStore
 
 
 def receiver(*bodies: bytes, policy: Policy | None = None, **meta: Any) -> Host:
@@ -195,6 +196,29 @@ def test_what_a_machine_took_down_is_uncertain_when_it_is_withdrawn() -> None:
     puppet = Puppet(host)
     puppet.withdraw(1)
     assert puppet.settlements() == [(1, "UNCERTAIN", "recalled", False)]
+
+
+@pytest.mark.parametrize("life", ["rebooted", "rebooted and crashed"])
+def test_a_delayed_message_is_in_doubt_after_a_reboot_wherever_the_clock_stands(life: str) -> None:
+    """It bears the time at which it became due; a wall clock that was set back puts the store clock before it."""
+    host = Host("b", Time(), **PATIENT)
+    puppet = Puppet(host)
+    host.serve()
+    start_us = host.now().store_us
+    meta = encode_meta(Meta(not_before_us=start_us + 10_000_000))
+    puppet.data(1, *encode_messages([b"late"], start_us, 0, meta), lane_id=5, kind=DELAYED)
+    host.time.pass_s(10)
+    host.turn()
+    assert bytes(host.take().body) == b"late"
+    host.ahead_us = -9_000_000  # nothing was committed since, so the clock of the next life begins there
+    host.in_hand = MemoryInHand()
+    host.reopen("rebooted")
+    if life == "rebooted and crashed":
+        host.reopen("crashed")
+    host.time.pass_s(9)
+    host.turn()
+    row = host.take()
+    assert (bytes(row.body), row.doubt) == (b"late", True)
 
 
 def test_what_comes_after_the_reboot_is_not_in_doubt() -> None:

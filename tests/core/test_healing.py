@@ -123,6 +123,33 @@ def test_a_message_that_moved_is_found_by_its_old_id_and_recalled_in_doubt() -> 
     assert at_rest(a, b)
 
 
+@pytest.mark.parametrize("given", [{}, {"id": "mine"}])
+def test_a_recall_under_way_while_its_message_moves_is_answered(given: dict[str, str]) -> None:
+    """The caller looked where it lies, then it got a new lane: the recall must not be about nothing."""
+    a, b, pump = pair()
+    a.send("b", b"1")
+    pump.run()
+    handle_all(b, pump)
+    snapshot = a.store.snapshot()
+    a.send("b", b"2")
+    pump.run()
+    handle_all(b, pump)
+    roll_back(a, snapshot)
+    a.turn([], c.Connect("b", None))
+    stored = a.send("b", b"own", **given)
+    message_id = given.get("id") or f"{stored.lane.id:016x}-{stored.first}"
+    place = (stored.lane.no, stored.first)
+    b.buffers[QUEUE].close()
+    meet(pump)
+    assert [notice for notice in a.notices if isinstance(notice, Moved)]
+    (found,) = a.turn([], c.Recall([place], [message_id]))[0]
+    assert (found.id, found.withdrawn) == (message_id, Cause.RECALL)
+    assert found.lane is not stored.lane
+    pump.pass_s(1)
+    assert a.outcomes()[-1][1:] == ("UNCERTAIN", "recalled")
+    assert a.turn([], c.Recall([place]))[0] == [None], "without an id nobody can know"
+
+
 def test_what_a_rolled_back_sender_thinks_unsettled_is_settled_by_state() -> None:
     a, b, pump = pair()
     a.send("b", b"waits", b"handled")

@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 
@@ -135,12 +136,31 @@ def test_in_the_handler(swift: Net) -> None:
     assert message.withdrawn == False  # noqa: E712
     recall = receipt.recall(timeout=LIMIT_S)
     assert (recall.verdict, recall.outcome) == (Verdict.TOO_LATE, None)
+    assert receipt.state is State.RECEIVED, "nothing is being recalled any more"
     assert recall.handed_over_at is not None
     assert message.withdrawn
     held.release.set()
     assert receipt.wait(LIMIT_S) is Outcome.HANDLED
     assert (recall.verdict, recall.outcome) == (Verdict.TOO_LATE, Outcome.HANDLED)
     assert recall.handed_over_at is not None
+
+
+def test_too_late_is_known_across_a_restart(lasting: Net) -> None:
+    shop, billing = lasting.pair()
+    held = Held()
+    billing.handler()(held)
+    receipt = shop.send("billing", 1, id="it")
+    held.got.next()
+    before = receipt.recall(timeout=LIMIT_S)
+    shop.close()
+    shop = lasting.sender()
+    after = shop.recall("it")
+    assert (after.verdict, after.receipt.state) == (Verdict.TOO_LATE, State.RECEIVED)
+    assert before.handed_over_at is not None
+    assert after.handed_over_at is not None
+    assert abs(after.handed_over_at - before.handed_over_at) < timedelta(seconds=1)
+    held.release.set()
+    assert after.receipt.wait(LIMIT_S) is Outcome.HANDLED
 
 
 def test_in_the_handler_that_then_fails(swift: Net) -> None:

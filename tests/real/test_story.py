@@ -456,6 +456,39 @@ def test_send_many_takes_all_or_none(net: Net) -> None:
     assert got.next_bodies(6) == [0, 1, 2, 3, 4, "at last"]
 
 
+def test_who_waits_for_room_is_woken_by_whatever_makes_some(net: Net) -> None:
+    """Also if that was between the refusal and the waiting: each send would else last as long as its time-out."""
+    shop, billing = net.pair(outbox_max_messages=1)
+    got = Got()
+    billing.handler(workers=2)(got)
+
+    def send(base: int) -> None:
+        for n in range(40):
+            shop.send("billing", base + n, room_timeout=LIMIT_S)
+
+    senders = [threading.Thread(target=send, args=(base,)) for base in (0, 100, 200)]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join(LIMIT_S)
+    assert sorted(got.next_bodies(120)) == [base + n for base in (0, 100, 200) for n in range(40)]
+
+
+def test_who_waited_in_vain_leaves_nothing_behind(net: Net) -> None:
+    """A full outbox whose senders come again and again must not cost memory, or time in each turn."""
+    shop = net.sender(outbox_max_messages=1)
+    shop.send("billing", 0)
+    for n in range(20):
+        with pytest.raises(zmqrel.OutboxFull):
+            shop.send("billing", n, room_timeout=0.001)
+    shop.stats()  # asked behind all that was posted before
+    loop = shop._loop
+    assert loop is not None
+    assert not loop._wanting_room
+    report = shop.close(0.01, drain=True)
+    assert report.unsettled == 1
+
+
 def test_send_nowait_and_flush(net: Net) -> None:
     shop, billing = net.pair()
     got = Got()

@@ -54,8 +54,6 @@ class Row:
     handed_us = 0
     first_handed_us = 0
     redelivered = False
-    old = False
-    """It was in the inbox when the machine went down, and who was at work then is not known."""
     suspect = False
     """It was with a worker when the process died."""
     waiting_at_us = 0
@@ -84,7 +82,7 @@ class Row:
     @property
     def doubt(self) -> bool:
         """It may have been handed over in a life that nobody remembers."""
-        return self.seq <= self.lane.doubt_upto or self.old
+        return self.seq <= self.lane.doubt_upto
 
     @property
     def was_handed_over(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -73,6 +73,8 @@ class Found(NamedTuple):
     withdrawn: Cause | None
     withdrawn_us: int = 0
     """When, by the store clock."""
+    handed_at_us: int | None = None
+    """When it was handed over, if its withdrawal was answered so and it has not ended; 0: not known when."""
 
 
 @dataclass(eq=False, slots=True)
@@ -81,6 +83,8 @@ class Recall:
 
     places: list[tuple[int, int]]
     """(lane number, seq)"""
+    ids: Sequence[str] = ()
+    """What the messages are called, in the same order: one that got another place meanwhile is found by it."""
 
 
 @dataclass(eq=False, slots=True)

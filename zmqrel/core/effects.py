@@ -3,10 +3,13 @@
 The order in which the loop applies an Effects, written here once:
 
     1. commit what the turn wrote. If that fails nothing below happens and the core is loaded anew from the store
-    2. offers, freed           rows become visible to workers only when the commit that stored them is done
+    2. freed, offers           rows become visible to workers only when the commit that stored them is done
     3. frames                  so that no acknowledgement leaves before its commit, and no entry before its mark
-    4. replies and notices     the caller of `send()` returns, receipts learn outcomes
-    5. dial, hang_up           sockets come and go last, so that a BYE still finds its link
+    4. replies to Send         a message that was accepted may have ended in the same turn: its receipt must be there
+       notices                 receipts learn marks and outcomes
+       the other replies       who asked for a recall finds in the receipt what became of it
+       events                  operators are told
+    5. hang_up, dial           sockets come and go last, so that a BYE still finds its link
 
 Under "relaxed" durability a commit survives the process but not yet the machine; the engine then keeps back by
 itself what may only be told after a flush.

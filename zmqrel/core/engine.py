@@ -150,9 +150,7 @@ class Engine:
         if trusted:
             self._blame(left)
         else:
-            # The clock may stand where it stood when the last row came: a step back of the wall clock adds nothing.
-            self.shared.ledger.doubt_before_us = self.shared.now.store_us + 1
-            self.shared.journal.wrote = True
+            self._inbox.doubt_all()
         self._inbox.end_withdrawn()
         self._inbox.claims.begin()
 
@@ -486,8 +484,7 @@ class Engine:
         """An answer that was held back, as it would be given now: the message may have moved to another lane since."""
         if not isinstance(command, c.Find) or not isinstance(value, c.Found):
             return value
-        found = self._outbox.find(command)
-        return None if found is None else self.found(found.lane.no, found.seq)
+        return self.found_by_id(command.id)
 
     def flush_due_us(self) -> int | None:
         """When the store wants to be flushed (monotonic), None if there is nothing to flush."""
@@ -519,13 +516,21 @@ class Engine:
         return min((t for t in times if t is not None), default=None)
 
     def found(self, lane_no: int, seq: int) -> c.Found | None:
-        """What is known of a message of the outbox, without an outcome that waits for a flush to be told."""
+        """What is known of a message of the outbox, without what waits for a flush to be told."""
         found = self._outbox.found(lane_no, seq)
-        if found is None or found.ended is None:
+        if found is None or (found.ended is None and found.handed_at_us is None):
             return found
-        held = (*self._held.notices, *self._fresh.notices)
-        waits = any(isinstance(n, Ended) and n.lane == lane_no and n.first <= seq <= n.last for n in held)
-        return found._replace(ended=None) if waits else found
+        held = [notice for notice in (*self._held.notices, *self._fresh.notices) if notice.lane == lane_no]
+        if any(isinstance(notice, Ended) and notice.first <= seq <= notice.last for notice in held):
+            found = found._replace(ended=None)
+        if any(isinstance(notice, HandedOver) and notice.seq == seq for notice in held):
+            found = found._replace(handed_at_us=None)
+        return found
+
+    def found_by_id(self, message_id: str) -> c.Found | None:
+        """What is known of a message of the outbox, wherever it lies now; as `found`."""
+        found = self._outbox.find(c.Find(message_id))
+        return None if found is None else self.found(found.lane.no, found.seq)
 
     @property
     def has_untold(self) -> bool:

@@ -40,7 +40,7 @@ from zmqrel.core.entries import (
 )
 from zmqrel.core.history import Happened, added, failed
 from zmqrel.core.lane import DELAYED, LOCAL, InLane
-from zmqrel.core.rows import DOUBT, REDELIVERED, Policy, Queue, Rows, RowState, decode_state
+from zmqrel.core.rows import REDELIVERED, Policy, Queue, Rows, RowState, decode_state
 from zmqrel.core.settlements import Settlements
 from zmqrel.core.shared import Shared
 from zmqrel.outcome import Cause, Outcome
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 MOST_WITHDRAWN = 1_000_000
 """Sequence numbers that one WITHDRAW may name."""
 
-_KEPT_IN_STORE = ("waiting_at_us", "queue", "first_handed_us", "stated", "withdrawn", "redelivered", "old", "keyed_us")
+_KEPT_IN_STORE = ("waiting_at_us", "queue", "first_handed_us", "stated", "withdrawn", "redelivered", "keyed_us")
 """Attributes of a Row that `Rows.read` sets from the store."""
 
 _DIED = "the process ended before it was settled"
@@ -112,6 +112,17 @@ class Inbox:
         self.rows.put_state(lane_no, seq, state)
         if running and not state.withdrawn:
             self.claims.suspect(lane_no, seq, sole)
+
+    def doubt_all(self) -> None:
+        """Whoever was at work when the machine stopped is not known: any row of the inbox may have been handed over.
+
+        By number, not by time: a delayed row bears the time at which it becomes due, and once the wall clock was set
+        back the store clock may stand before that, though the row was handed over.
+        """
+        for lane in self._shared.in_lanes.values():
+            if lane.queue and lane.doubt_upto < lane.floor:
+                lane.doubt_upto = lane.floor
+                self._shared.touch(lane)
 
     def end_withdrawn(self) -> None:
         """After an unclean stop: rows withdrawn while a worker had them get no further attempt."""
@@ -356,7 +367,7 @@ class Inbox:
         """Let a row wait in `queue` until `ready_at_us`. Its key stays blocked: KEYED is not touched."""
         self.rows.remove_waiting(row)
         at_us = self.rows.put_waiting(queue, row.lane.no, row.seq, ready_at_us)
-        flags = (REDELIVERED if row.redelivered else 0) | (DOUBT if row.old else 0)
+        flags = REDELIVERED if row.redelivered else 0
         moved_to = queue.name if queue.name != row.lane.queue else None
         before = self.rows.state(row.lane.no, row.seq).history if row.stated else ()
         happened = added(before, news)

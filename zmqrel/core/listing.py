@@ -16,7 +16,7 @@ from zmqrel.core.commands import Found, Incoming, LanePart, ListInbox, ListOutbo
 from zmqrel.core.entries import BadRecord, MessageHead, decode_head, verify
 from zmqrel.core.history import Happened
 from zmqrel.core.lane import CONTROL, InLane
-from zmqrel.core.rows import DOUBT, REDELIVERED
+from zmqrel.core.rows import REDELIVERED
 from zmqrel.core.shared import Shared
 
 if TYPE_CHECKING:
@@ -161,7 +161,6 @@ class Listing:
         in_hand = memory is not None and memory.place in (Place.RUNNING, Place.DONE)
         attempts = memory.attempts if memory is not None and in_hand else state.attempts
         sent_us = self._rows.sent_us(lane, head)
-        doubt = seq <= lane.doubt_upto or order_us < self._shared.ledger.doubt_before_us
         happened = self._rows.history(lane, order_us, head, state)
         if memory is not None and in_hand:
             happened += (Happened(memory.handed_us, history.HANDED_OVER, f"attempt {attempts}"),)
@@ -174,7 +173,7 @@ class Listing:
             deadline_us=head.deadline_us - head.sent_at_us + sent_us if head.deadline_us else 0,
             ready_us=state.waiting_at_us or order_us,
             attempts=attempts,
-            redelivered=bool(doubt or state.flags & (REDELIVERED | DOUBT)),
+            redelivered=bool(seq <= lane.doubt_upto or state.flags & REDELIVERED),
             in_hand=in_hand,
             history=happened,
         )

@@ -10,7 +10,8 @@ receiver with a WITHDRAW and ends when its SETTLE comes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, cast
+from itertools import zip_longest
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import msgpack
 
@@ -41,10 +42,29 @@ from zmqrel.outcome import Cause, Outcome
 if TYPE_CHECKING:
     from zmqrel.core.channel import Channel
 
-_CAUSE_BYTES = {cause: bytes((cause.value,)) for cause in Cause}
 _SCANNED_PER_TURN = 2000
 _MOST_IN_ENTRY = 20_000
 """Messages named by one WITHDRAW, so that it fits a frame whatever their numbers are."""
+
+
+class Withdrawal(NamedTuple):
+    """What is kept of a withdrawal in force."""
+
+    cause: Cause
+    at_us: int
+    handed_at_us: int | None = None
+    """When its receiver had handed the message over before (0: not known), None if it has not said so."""
+
+    def encode(self) -> bytes:
+        """The bytes of the row."""
+        times = (self.at_us,) if self.handed_at_us is None else (self.at_us, self.handed_at_us)
+        return bytes((self.cause.value,)) + b"".join(time_us.to_bytes(8, "big") for time_us in times)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Withdrawal:
+        """The withdrawal of these bytes."""
+        handed_at_us = int.from_bytes(data[9:], "big") if len(data) > 9 else None
+        return cls(Cause(data[0]), int.from_bytes(data[1:9], "big"), handed_at_us)
 
 
 class RecallSearch:
@@ -189,7 +209,8 @@ class Outbox:
             return self._found_ended(lane, seq)
         head = _head_or_none(record)
         meta = head.meta if head else Meta()
-        cause = self._shared.journal.get(tables.lane_seq(tables.WITHDRAWN, lane_no, seq))
+        data = self._shared.journal.get(tables.lane_seq(tables.WITHDRAWN, lane_no, seq))
+        withdrawal = None if data is None else Withdrawal.decode(data)
         return Found(
             lane,
             seq,
@@ -198,8 +219,9 @@ class Outbox:
             meta.headers or {},
             head.sent_at_us if head else 0,
             None,
-            None if cause is None else Cause(cause[0]),
-            0 if cause is None else int.from_bytes(cause[1:], "big"),
+            withdrawal.cause if withdrawal else None,
+            withdrawal.at_us if withdrawal else 0,
+            withdrawal.handed_at_us if withdrawal else None,
         )
 
     def _found_ended(self, lane: OutLane, seq: int) -> Found | None:
@@ -226,11 +248,19 @@ class Outbox:
 
     def recall(self, command: Recall) -> list[Found | None]:
         """Withdraw messages; what is known of each after it."""
-        for lane_no, seq in command.places:
+        places = [self._present_place(place, id) for place, id in zip_longest(command.places, command.ids)]
+        for lane_no, seq in places:
             lane = self._shared.out_lanes.get(lane_no)
             if lane is not None:
                 self.withdraw(lane, seq, Cause.RECALL)
-        return [self.found(lane_no, seq) for lane_no, seq in command.places]
+        return [self.found(lane_no, seq) for lane_no, seq in places]
+
+    def _present_place(self, place: tuple[int, int], message_id: str | None) -> tuple[int, int]:
+        """Where a message is now: its lane may have been closed since the caller looked (F3)."""
+        lane = self._shared.out_lanes.get(place[0])
+        if message_id is None or lane is None or not lane.closed or place[1] <= lane.sent_upto:
+            return place
+        return self._place_of(message_id) or place
 
     def withdraw(self, lane: OutLane, seq: int, cause: Cause) -> None:
         """End a message that has not ended: at once if it never left, else by asking its receiver.
@@ -246,7 +276,7 @@ class Outbox:
         key = tables.lane_seq(tables.WITHDRAWN, lane.no, seq)
         if journal.get(key) is not None:
             return
-        journal.put(key, _CAUSE_BYTES[cause] + self._shared.now.store_us.to_bytes(8, "big"))
+        journal.put(key, Withdrawal(cause, self._shared.now.store_us).encode())
         lane.withdrawn += 1
         self._shared.touch(lane)
         self._withdrawals.setdefault((lane, cause), []).append(seq)
@@ -273,7 +303,7 @@ class Outbox:
         """The receiver forgot what it was told: say the withdrawals in force again."""
         for key, value in self._shared.journal.scan(*tables.lane_bounds(tables.WITHDRAWN, lane.no), 2**31):
             _, seq = tables.split_lane_seq(key)
-            self._withdrawals.setdefault((lane, Cause(value[0])), []).append(seq)
+            self._withdrawals.setdefault((lane, Withdrawal.decode(value).cause), []).append(seq)
 
     def withdrawn_seqs(self, lane: OutLane) -> list[int]:
         """Messages of the lane with a withdrawal in force."""
@@ -390,9 +420,17 @@ class Outbox:
     def notice(self, channel: Channel, entry: Notice) -> None:
         """The receiver says that a message was handed over: its recall is too late."""
         lane = channel.own_lane(entry.lane_id)
-        if entry.store_id == self._shared.ledger.store_id and lane is not None:
-            at_us = channel.clock.to_local(entry.handed_at_us) or entry.handed_at_us
-            self._shared.effects.notices.append(HandedOver(lane.no, entry.seq, at_us))
+        if entry.store_id != self._shared.ledger.store_id or lane is None:
+            return
+        key = tables.lane_seq(tables.WITHDRAWN, lane.no, entry.seq)
+        data = self._shared.journal.get(key)
+        if data is None:
+            return  # it has ended already
+        local_us = channel.clock.to_local(entry.handed_at_us) if entry.handed_at_us else None
+        at_us = max(0, local_us if local_us is not None else entry.handed_at_us)
+        # Kept, so that the verdict stands after a restart: the receiver does not say it again.
+        self._shared.journal.put(key, Withdrawal.decode(data)._replace(handed_at_us=at_us).encode())
+        self._shared.effects.notices.append(HandedOver(lane.no, entry.seq, at_us))
 
     def end(self, lane: OutLane, settled: Settled) -> None:
         """Give messages their outcome and forget their bodies. Those that have one already keep it."""

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 NEVER = 2**63
 """Behind every time and order."""
 
-REDELIVERED, DOUBT = 1, 2
-"""Flags of a RowState."""
+REDELIVERED = 1
+"""Flag of a RowState."""
 
 
 class RowState(NamedTuple):
@@ -163,14 +163,12 @@ class Rows:
             row.clock = self.clock_of(lane)
         if lane.kind == DELAYED:
             row.waiting_at_us = order_us
-        row.old = order_us < self._shared.ledger.doubt_before_us
         if state is not None and state != RowState():
             row.stated = True
             row.attempts = state.attempts
             row.first_handed_us = state.first_handed_us
             row.waiting_at_us = state.waiting_at_us or row.waiting_at_us
             row.redelivered = row.redelivered or bool(state.flags & REDELIVERED)
-            row.old = row.old or bool(state.flags & DOUBT)
             row.queue = state.queue or row.queue
             row.withdrawn = Cause(state.withdrawn) if state.withdrawn else None
             row.keyed_us = state.keyed_us

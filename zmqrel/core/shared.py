@@ -79,8 +79,6 @@ class Ledger:
     inbox_bytes: int = 0
     dead_messages: int = 0
     dead_bytes: int = 0
-    doubt_before_us: int = 0
-    """Rows that arrived before this may have been handed over in a life that nobody remembers."""
     name: str = ""
     """The peer whose store this is; empty in one that was made before names were kept."""
 

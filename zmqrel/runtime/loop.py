@@ -97,8 +97,11 @@ class Loop:
         self._calls: dict[int, Call | Ticket] = {}
         self._later: dict[int, deque[list[bytes]]] = {}
         self._links_down: list[int] = []
-        self._drained: list[Call] = []
-        self._wanting_room: list[tuple[Call, tuple[int, int]]] = []
+        self._wanting_empty: dict[Call, None] = {}
+        self._wanting_room: dict[Call, None] = {}
+        self._fill = (0, 0)
+        self.shrinks = 0
+        """How many turns have left the outbox with fewer messages or bytes than the turn before."""
         self.final_stats: dict[str, int] = {}
         self._stopping = False
         self._leaving = False
@@ -175,25 +178,39 @@ class Loop:
         """The core's counters."""
         return self.post(lambda: self._turns.stats())
 
-    def drained(self) -> Call:
-        """Answered when the outbox is empty."""
-        call = Call()
-        self.post(lambda: self._drained.append(call))
-        return call
+    def wait_until_drained(self, timeout_s: float) -> None:
+        """Wait until the outbox is empty. Raises TimeoutError after `timeout_s`, and PeerClosed."""
+        self._wait_among(self._wanting_empty, timeout_s)
 
-    def room(self) -> Call:
-        """Answered when the outbox has become smaller, or the store has room again."""
-        call = Call()
-        self.post(lambda: self._wanting_room.append((call, self._outbox_fill())))
-        return call
+    def wait_for_room(self, shrinks: int, timeout_s: float) -> None:
+        """Wait until the outbox is smaller than when `shrinks` was read, before the send that found it full.
 
-    def _outbox_fill(self) -> tuple[int, int]:
-        ledger = self._turns.engine.shared.ledger
-        return ledger.outbox_messages, ledger.outbox_bytes
+        Raises TimeoutError after `timeout_s`, and PeerClosed.
+        """
+        self._wait_among(self._wanting_room, timeout_s, lambda: self.shrinks != shrinks)
+
+    def _wait_among(
+        self, waiting: dict[Call, None], timeout_s: float, is_over: Callable[[], bool] = lambda: False
+    ) -> None:
+        call = Call()
+
+        def join() -> None:
+            if is_over():
+                call.answer(None)
+            else:
+                waiting[call] = None
+
+        self.post(join)
+        try:
+            call.result(timeout_s)
+        except TimeoutError:
+            # A peer that stays full must not gather those who have long gone away.
+            self.post(lambda: waiting.pop(call, None))
+            raise
 
     def look_up(self, ticket: Ticket, found: c.Found) -> None:
         """In the loop's thread: tie a ticket to a message that was found."""
-        current = self._turns.engine.found(found.lane.no, found.seq)
+        current = self._turns.engine.found_by_id(found.id)
         self.receipts.found(ticket, current or found)
 
     def knows(self, peer: str) -> bool:
@@ -293,10 +310,7 @@ class Loop:
         work = Work(self._take_commands(), frames, self._links_down)
         self._links_down = []
         self._turns.run(self.clock.now(), self.clock.wall_us(), work)
-        if self._drained and not self._outbox_fill()[0]:
-            self._answer_all(self._drained)
-        if self._wanting_room:
-            self._tell_room()
+        self._watch_outbox()
 
     def _drop_closed(self, heard: set[int]) -> None:
         """Links whose connection is gone are down once all that had come over them was received."""
@@ -304,15 +318,17 @@ class Loop:
             self._links_down.append(link)
             self.hang_up(link)
 
-    def _tell_room(self) -> None:
-        messages, size = self._outbox_fill()
-        has_room = [call for call, before in self._wanting_room if messages < before[0] or size < before[1]]
-        if has_room:
-            self._wanting_room = [item for item in self._wanting_room if item[0] not in has_room]
-            self._answer_all(has_room)
+    def _watch_outbox(self) -> None:
+        ledger = self._turns.engine.shared.ledger
+        before, self._fill = self._fill, (ledger.outbox_messages, ledger.outbox_bytes)
+        if self._fill[0] < before[0] or self._fill[1] < before[1]:
+            self.shrinks += 1
+            self._answer_all(self._wanting_room)
+        if self._wanting_empty and not self._fill[0]:
+            self._answer_all(self._wanting_empty)
 
     @staticmethod
-    def _answer_all(calls: list[Call], value: Exception | None = None) -> None:
+    def _answer_all(calls: dict[Call, None], value: Exception | None = None) -> None:
         for call in calls:
             call.answer(value)
         calls.clear()
@@ -374,8 +390,8 @@ class Loop:
             elif asker is not None:
                 asker.fail(error)
         self.receipts.close(error)
-        self._answer_all(self._drained, error)
-        self._answer_all([call for call, _ in self._wanting_room], error)
+        self._answer_all(self._wanting_empty, error)
+        self._answer_all(self._wanting_room, error)
 
     # ----------------------------------------------------------------------------------------------- the World
 

@@ -116,7 +116,7 @@ class Wire:
         """
         self.endpoints = []
         self.dropped = 0
-        self.closed = set()
+        self.closed: set[Link] = set()
         self._max_frame_bytes = max_frame_bytes
         self._rng = rng
         self._configure = configure

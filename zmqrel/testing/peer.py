@@ -408,7 +408,8 @@ class SimulatedPeer:
         """As Receipt.recall, without waiting."""
         lane = self._lane_no(receipt)
         if lane is not None and receipt.place is not None:
-            self.command(c.Recall([(lane, receipt.place[1])]), partial(self._recalled, receipt))
+            ids = () if receipt.id is None else (receipt.id,)
+            self.command(c.Recall([(lane, receipt.place[1])], ids), partial(self._recalled, receipt))
 
     def _recalled(self, receipt: SimulatedReceipt, reply: Any) -> None:
         if isinstance(reply, list):
