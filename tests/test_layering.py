@@ -31,6 +31,7 @@ LAYERS = [
     "message",
     "sending",
     "stored",
+    "waiting",
     "store",
     "runtime",
     "testing",
@@ -88,6 +89,8 @@ PUBLIC = {
     "UnknownMessage",
     "UnknownPeer",
     "Verdict",
+    "as_completed",
+    "wait_all",
 }
 PUBLIC_MODULES = {"aio", "testing"}
 

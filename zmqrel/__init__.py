@@ -28,6 +28,7 @@ from zmqrel.outcome import Outcome, State, Verdict
 from zmqrel.peer import MEMORY, CloseReport, Peer
 from zmqrel.retry import Retry
 from zmqrel.stored import DeadLetter, DeadLetters, InboxMessage, OutboxMessage
+from zmqrel.waiting import as_completed, wait_all
 
 __all__ = [
     "MEMORY",
@@ -65,4 +66,6 @@ __all__ = [
     "UnknownMessage",
     "UnknownPeer",
     "Verdict",
+    "as_completed",
+    "wait_all",
 ]

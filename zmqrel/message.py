@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any, Protocol
 
 from zmqrel.body import decode_body
@@ -24,6 +25,8 @@ class Recalls(Protocol):
 
     def _to_datetime(self, store_us: int) -> datetime: ...
 
+    def _call_back(self, function: Callable[[Receipt], object], receipt: Receipt) -> None: ...
+
 
 class _Settles(Protocol):
     """What a message needs of who took it from its queue."""
@@ -38,11 +41,19 @@ class _Settles(Protocol):
     def to_datetime(self, row: Row, their_us: int) -> datetime: ...
 
 
-_EPOCH = datetime.fromtimestamp(0, timezone.utc)
+_log = logging.getLogger("zmqrel")
 MOST_REASON = 2000
 """Characters that are kept of a reason."""
 _MOST_FAILURE = 500
 """Characters that are kept of an exception."""
+
+
+def call_back(function: Callable[[Receipt], object], receipt: Receipt) -> None:
+    """Call a callback; what it raises is logged."""
+    try:
+        function(receipt)
+    except BaseException:  # SystemExit, too, must not end the thread that calls
+        _log.exception("a callback failed for %r", receipt)
 
 
 def seconds_or_none(timeout: Duration | None) -> float | None:
@@ -161,6 +172,21 @@ class Receipt:
     def _was_received(self) -> bool:
         place = self._ticket.place(self._index)
         return place is not None and place.seq <= place.lane.received_upto
+
+    def add_done_callback(self, function: Callable[[Receipt], object]) -> None:
+        """Let `function` be called with this receipt once the message has its outcome, or was refused (`send_nowait`).
+
+        It is called at once, in this thread, if that is so already; else in a thread that the peer has for callbacks,
+        one after the other in the order in which outcomes come, and it may call the peer. An exception is logged and
+        ends nothing. Callbacks live as long as the process: if the peer is closed before, they are not called;
+        `Peer.on_outcome` tells outcomes also in the next life.
+        """
+        if not callable(function):
+            raise ConfigError.of("function", "a callable that takes a Receipt", function)
+        if self._ended is not None or self._ticket.error is not None:
+            call_back(function, self)
+        else:
+            self._peer._call_back(function, self)
 
     def recall(self, timeout: Duration = 0) -> Recall:
         """Recall it; see `Peer.recall`."""

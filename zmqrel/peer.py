@@ -39,11 +39,12 @@ from zmqrel.errors import (
     UnknownMessage,
     UnknownPeer,
 )
-from zmqrel.message import Handler, Message, Recall, Receipt
+from zmqrel.message import Handler, Message, Recall, Receipt, call_back
 from zmqrel.options import Options
 from zmqrel.outcome import Outcome
-from zmqrel.receipts import Ticket, ended_ticket
+from zmqrel.receipts import Ticket, Watcher, ended_ticket
 from zmqrel.retry import Retry
+from zmqrel.runtime.callbacks import Callbacks
 from zmqrel.runtime.loop import Loop
 from zmqrel.runtime.outcomes import Listener, OutcomeTeller
 from zmqrel.runtime.wire import check_dial
@@ -138,6 +139,9 @@ class Peer:
         self._unflushed: list[Ticket] = []
         self._kept_unflushed = 0
         self._flush_guard = threading.Lock()
+        self._callbacks = Callbacks(name)
+        self._to_call_back: set[Watcher] = set()
+        """They hold the receipts that have callbacks: nobody else may."""
 
     def _check_reach(self, parameter: str, endpoint: str | None) -> None:
         if endpoint is None:
@@ -237,6 +241,7 @@ class Peer:
         if self._teller is not None:
             self._teller.stop(deadline - monotonic())
         loop.stop()
+        self._callbacks.stop(deadline - monotonic())
         self._last_stats = loop.final_stats or self._last_stats
         stats = self._last_stats
         return CloseReport(
@@ -389,6 +394,19 @@ class Peer:
             raise UnknownPeer(
                 f"{parameter}: {name!r} is no peer of {self.name!r}; known are {sorted(self._peers) or 'none'}"
             )
+
+    def _call_back(self, function: Callable[[Receipt], object], receipt: Receipt) -> None:
+        """Call `function` in the thread for callbacks once the message of `receipt` has ended."""
+        self._running()
+        self._callbacks.begin()
+
+        def over(error: Exception | None) -> None:
+            self._to_call_back.discard(over)
+            if not isinstance(error, PeerClosed):
+                self._callbacks.put(lambda: call_back(function, receipt))
+
+        self._to_call_back.add(over)
+        receipt._ticket.watch(receipt._index, over)
 
     # ------------------------------------------------------------------------------------ receipts, recall
 

@@ -39,6 +39,12 @@ class Place(NamedTuple):
     seq: int
 
 
+Watcher = Callable[[Exception | None], None]
+"""Told that a message has ended, or why its end will not be learnt here."""
+_watching = allocate_lock()
+"""Held for the instant in which watchers of a ticket come or go: one for all, for few tickets have any."""
+
+
 class Marks:
     """When a mark of a lane passed which number, as this process saw it: the latest of it."""
 
@@ -96,7 +102,7 @@ class Ticket:
     """The messages of one send call. `places` of single messages differ from the rule after a lane was closed."""
 
     __slots__ = (
-        "__weakref__", "_ended", "_handed", "_moved", "_waiters", "_withdrawn", "closed", "count", "error",
+        "__weakref__", "_ended", "_handed", "_moved", "_waiters", "_watchers", "_withdrawn", "closed", "count", "error",
         "first", "given_id", "key", "lane", "queue", "repeated", "sent_at_us", "to",
     )  # fmt: skip
 
@@ -119,6 +125,8 @@ class Ticket:
         self._handed: dict[int, int] = {}
         self._moved: dict[int, Place] = {}
         self._waiters: list[LockType] = []
+        self._watchers: dict[int, list[Watcher]] = {}
+        """By index; under `_watching`."""
 
     # ------------------------------------------------------------------------------------------- reading
 
@@ -218,6 +226,37 @@ class Ticket:
                     self._waiters.remove(waiter)
         return True
 
+    def watch(self, index: int, watcher: Watcher) -> None:
+        """Call `watcher` once the message has its outcome (with None), or when none will be learnt (with the error).
+
+        At once if that is so already; else in the loop's thread, where it must not wait for anything.
+        """
+        with _watching:
+            self._watchers.setdefault(index, []).append(watcher)
+        # Asked again: what came before the watcher was there did not call it.
+        if self.ended(index) is not None:
+            self._call_watchers(index, index, None)
+        elif self._is_over():
+            self._call_watchers(index, index, self.error or self.closed)
+
+    def unwatch(self, index: int, watcher: Watcher) -> None:
+        """Do not call it any more."""
+        with _watching:
+            watchers = self._watchers.get(index, [])
+            if watcher in watchers:
+                watchers.remove(watcher)
+
+    def _call_watchers(self, first: int, last: int, error: Exception | None) -> None:
+        with _watching:
+            waiting = self._watchers
+            small = last - first < len(waiting)
+            over = [i for i in range(first, last + 1) if i in waiting] if small else [
+                i for i in waiting if first <= i <= last
+            ]  # fmt: skip
+            called = [watcher for index in over for watcher in waiting.pop(index)]
+        for watcher in called:
+            watcher(error)
+
     def _is_over(self) -> bool:
         return self.error is not None or self.closed is not None
 
@@ -227,11 +266,13 @@ class Ticket:
         """The send call was refused."""
         self.error = error
         self._wake()
+        self._call_watchers(0, self.count - 1, error)
 
     def close(self, error: Exception) -> None:
         """The peer is closed: who waits is told."""
         self.closed = error
         self._wake()
+        self._call_watchers(0, self.count - 1, error)
 
     def stored(self, lane: LaneView, first: int) -> None:
         """The messages are committed."""
@@ -244,6 +285,8 @@ class Ticket:
         if self.ended(first) is None:
             insort(self._ended, (first, last, ended), key=lambda item: item[0])
             self._wake()
+            if self._watchers:
+                self._call_watchers(first, last, None)
 
     def withdrawing(self, index: int, cause: Cause, at_us: int) -> None:
         """A withdrawal is in force."""
@@ -298,8 +341,10 @@ class Receipts:
     def close(self, error: Exception) -> None:
         """The peer is closed: whoever waits for an outcome is told that none will be learnt here."""
         for view in list(self._lanes.values()):
-            for item in view.held:
-                ticket = item[3]()
+            references = [item[3] for item in view.held]
+            references += [reference for items in view.looked_up.values() for _, reference in items]
+            for reference in references:
+                ticket = reference()
                 if ticket is not None:
                     ticket.close(error)
 

@@ -1,0 +1,75 @@
+"""Waiting for the outcomes of many messages, of one peer or of several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from queue import Empty, SimpleQueue
+from time import monotonic
+
+from zmqrel.checks import Duration
+from zmqrel.errors import ConfigError, PeerClosed
+from zmqrel.message import Receipt, seconds_or_none
+from zmqrel.outcome import Outcome
+from zmqrel.receipts import Watcher
+
+
+def wait_all(receipts: Iterable[Receipt], timeout: Duration | None = None) -> list[Outcome]:
+    """Wait until all messages have their outcome; returns the outcomes in the order of `receipts`.
+
+    Raises TimeoutError after `timeout` seconds, what refused a `send_nowait`, and PeerClosed.
+    """
+    waited, timeout_s = _checked(receipts), seconds_or_none(timeout)
+    give_up_at = None if timeout_s is None else monotonic() + timeout_s
+    outcomes = []
+    for position, receipt in enumerate(waited):
+        try:
+            outcomes.append(receipt.wait(None if give_up_at is None else max(0.0, give_up_at - monotonic())))
+        except TimeoutError:
+            left = sum(each.outcome is None for each in waited[position:])
+            raise TimeoutError(f"{left} of {len(waited)} messages have no outcome after {timeout_s:g} s") from None
+    return outcomes
+
+
+def as_completed(receipts: Iterable[Receipt], timeout: Duration | None = None) -> Iterator[Receipt]:
+    """An iterator over the receipts in the order in which their messages get their outcome.
+
+    Those that have one come first. A receipt whose `send_nowait` was refused comes too: its `wait` raises why. Raises
+    TimeoutError if the last is not there `timeout` seconds after this call, and PeerClosed.
+    """
+    waited, timeout_s = _checked(receipts), seconds_or_none(timeout)
+    return _completed(waited, timeout_s, None if timeout_s is None else monotonic() + timeout_s)
+
+
+def _completed(waited: list[Receipt], timeout_s: float | None, give_up_at: float | None) -> Iterator[Receipt]:
+    done: SimpleQueue[tuple[Receipt, Exception | None]] = SimpleQueue()
+    watchers: list[tuple[Receipt, Watcher]] = []
+    try:
+        for receipt in waited:
+            watcher: Watcher = partial(_put, done, receipt)
+            watchers.append((receipt, watcher))
+            receipt._ticket.watch(receipt._index, watcher)
+        for position in range(len(waited)):
+            try:
+                left_s = None if give_up_at is None else give_up_at - monotonic()
+                receipt, error = done.get(timeout=left_s) if left_s is None or left_s > 0 else done.get_nowait()
+            except Empty:
+                left = len(waited) - position
+                raise TimeoutError(f"{left} of {len(waited)} messages have no outcome after {timeout_s:g} s") from None
+            if isinstance(error, PeerClosed):
+                raise error
+            yield receipt
+    finally:
+        for receipt, watcher in watchers:
+            receipt._ticket.unwatch(receipt._index, watcher)
+
+
+def _put(done: SimpleQueue[tuple[Receipt, Exception | None]], receipt: Receipt, error: Exception | None) -> None:
+    done.put((receipt, error))
+
+
+def _checked(receipts: object) -> list[Receipt]:
+    waited = list(receipts) if isinstance(receipts, Iterable) else None
+    if waited is None or not all(isinstance(receipt, Receipt) for receipt in waited):
+        raise ConfigError.of("receipts", "Receipts", receipts)
+    return waited
