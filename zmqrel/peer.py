@@ -6,11 +6,11 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
-from types import FrameType
 from typing import Any, Final, TypeVar
 
 from zmqrel.checks import (
@@ -176,11 +176,18 @@ class Peer:
     def __enter__(self) -> Peer:
         return self.start()
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        try:
+            self.close()
+        except PeerClosed:
+            if kind is None:  # else the error that came first is the one to see
+                raise
 
     def run(self) -> None:
-        """Start, serve until SIGINT or SIGTERM, let handlers finish and close. Call it in the main thread."""
+        """Start, serve until SIGINT or SIGTERM, let handlers finish and close. Call it in the main thread.
+
+        Raises what `start` raises, and PeerClosed if the peer stops for another reason than these.
+        """
         if threading.current_thread() is not threading.main_thread():
             raise ConfigError("run: call it in the main thread, where signals arrive; elsewhere use start and close")
         if self._closed:
@@ -189,27 +196,32 @@ class Peer:
         unless_stopped = threading.Lock()
         unless_stopped.acquire()
 
-        def asked_to_stop(_number: int, _frame: FrameType | None) -> None:
-            if unless_stopped.locked():
+        def stop(*_signal: object) -> None:
+            with suppress(RuntimeError):  # it was told to stop before
                 unless_stopped.release()
 
-        before = {number: signal.signal(number, asked_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             if self._loop is None:
                 self.start()
             assert self._loop is not None
-            while not unless_stopped.acquire(timeout=1.0) and not self._closed:
-                self._loop.check()
+            self._loop.when_ended(stop)
+            unless_stopped.acquire()
         finally:
-            self.close()
-            for number, action in before.items():
-                signal.signal(number, action)
+            try:
+                self.close()
+            finally:
+                for number, action in before.items():
+                    signal.signal(number, action)
 
     def close(self, timeout: Duration = 10, drain: bool = False) -> CloseReport:
         """Refuse new calls, let running handlers finish for at most `timeout` seconds, commit and close.
 
         With `drain` it first waits, within the same time, until every message sent has its outcome. Returns what
         stays in the store. May be called again, and from several threads.
+
+        Raises PeerClosed, once everything is closed, if the peer had failed before: then nobody knows what is left
+        until it is started again. What was committed is in its store.
         """
         timeout_s = duration_s("timeout", timeout)
         self._check_fork()
@@ -242,6 +254,7 @@ class Peer:
             self._teller.stop(deadline - monotonic())
         loop.stop()
         self._callbacks.stop(deadline - monotonic())
+        loop.check()
         self._last_stats = loop.final_stats or self._last_stats
         stats = self._last_stats
         return CloseReport(
@@ -594,6 +607,8 @@ class Peer:
 
     def _register(self, queue: str, registration: _Registration) -> None:
         self._check_fork()
+        if self._loop is not None:
+            self._running()
         with self._guard:
             if queue in self._registrations or queue in self._consumers:
                 raise ConfigError(f"queue: {queue!r} has a handler, or is received from, already")
@@ -676,6 +691,7 @@ class Peer:
             try:
                 self._last_stats = self._loop.stats().result()
             except PeerClosed:
+                self._loop.check()
                 self._last_stats = self._loop.final_stats or self._last_stats
         return dict(self._last_stats)
 
@@ -685,6 +701,8 @@ class Peer:
 
     def _running(self) -> Loop:
         self._check_fork()
+        if self._loop is not None:
+            self._loop.check()
         if self._loop is None or self._closed:
             raise PeerClosed(f"peer {self.name!r} is {'closed' if self._closed else 'not started'}")
         return self._loop

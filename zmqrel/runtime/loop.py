@@ -13,9 +13,10 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from zmqrel.core import commands as c
 from zmqrel.core.buffer import Buffer
@@ -24,7 +25,7 @@ from zmqrel.core.engine import Engine, read_clock
 from zmqrel.core.rows import Policy
 from zmqrel.core.storage import InHandTable, Store
 from zmqrel.core.times import Now
-from zmqrel.errors import PeerClosed
+from zmqrel.errors import Error, PeerClosed
 from zmqrel.options import Options
 from zmqrel.receipts import Receipts, Ticket
 from zmqrel.runtime.clock import Clock
@@ -71,6 +72,13 @@ class Call:
         return self._value
 
 
+class _Posted(NamedTuple):
+    """Something to be done in the loop's thread. If the loop ends before, its call is refused."""
+
+    call: Call
+    action: Callable[[], Any]
+
+
 class Loop:
     """Runs one peer's core. `start` opens everything in the new thread and returns when it runs, or raises."""
 
@@ -93,7 +101,7 @@ class Loop:
         self._directory = directory
         self._bind = bind
         self._peers = dict(peers)
-        self._queue: deque[c.Command | Callable[[], None]] = deque()
+        self._queue: deque[c.Command | _Posted] = deque()
         self._calls: dict[int, Call | Ticket] = {}
         self._later: dict[int, deque[list[bytes]]] = {}
         self._links_down: list[int] = []
@@ -107,6 +115,9 @@ class Loop:
         self._leaving = False
         self._closed = False
         self._failure: BaseException | None = None
+        self._end_guard = threading.Lock()
+        self._ended = False
+        self._when_ended: list[Callable[[], None]] = []
         self._rng = random.Random(options.seed)
         self._ids = random.SystemRandom()
         self._thread = threading.Thread(target=self._main, name=f"zmqrel-{name}", daemon=True)
@@ -144,17 +155,32 @@ class Loop:
             except Exception as error:
                 call.answer(error)
 
-        self._put(act)
+        self._put(_Posted(call, act))
         return call
 
-    def _put(self, item: c.Command | Callable[[], None]) -> None:
+    def _put(self, item: c.Command | _Posted) -> None:
         if self._closed:
-            raise PeerClosed(f"peer {self.name!r} is closed") from self._failure
+            raise self.refusal()
         self._queue.append(item)
         self._wire.wake()
         if not self._thread.is_alive():
             # The loop may have gone through its queue for the last time before this was in it.
             self._refuse_queued()
+
+    def when_ended(self, callback: Callable[[], None]) -> None:
+        """Call it when the loop has ended, for whatever reason, in the loop's thread; at once if it has."""
+        with self._end_guard:
+            if not self._ended:
+                self._when_ended.append(callback)
+                return
+        callback()
+
+    def refusal(self, consequence: str = "") -> PeerClosed:
+        """The error for whoever asks something of a loop that has ended: it says why, and what that means."""
+        happened = "is closed" if self._failure is None else f"stopped: {self._failure!r}"
+        error = PeerClosed(f"peer {self.name!r} {happened}" + (f"; {consequence}" if consequence else ""))
+        error.__cause__ = self._failure
+        return error
 
     def row_finished(self) -> None:
         """A worker has finished a row."""
@@ -200,7 +226,7 @@ class Loop:
             else:
                 waiting[call] = None
 
-        self.post(join)
+        self._put(_Posted(call, join))
         try:
             call.result(timeout_s)
         except TimeoutError:
@@ -225,7 +251,7 @@ class Loop:
     def check(self) -> None:
         """Raise PeerClosed if the loop has failed."""
         if self._failure is not None:
-            raise PeerClosed(f"peer {self.name!r} stopped: {self._failure!r}") from self._failure
+            raise self.refusal()
 
     def offset_us(self, peer: str) -> int:
         """How far the peer's store clock is ahead of ours, 0 if unknown."""
@@ -253,15 +279,34 @@ class Loop:
                 self._turn()
             self._close()
         except BaseException as error:
-            # The core is in a state that nobody foresaw: what is committed stays, callers are told.
-            _log.critical("peer %s: the I/O loop failed", self.name, exc_info=error)
-            self._failure = error
-            self._store.close(clean=False)
+            self._fail(error)
         finally:
-            self._closed = True
-            self._in_hand.close()
-            self._wire.close()
-            self._refuse_queued()
+            self._end()
+
+    def _fail(self, error: BaseException) -> None:
+        """The core is in a state that nobody foresaw: what is committed stays, and everybody is told."""
+        foreseen = isinstance(error, Error)  # which says all that there is to say
+        _log.critical(
+            "peer %s stopped: the I/O loop failed: %r", self.name, error, exc_info=None if foreseen else error
+        )
+        self._failure = error
+        self._closed = True
+        try:
+            self._store.close(clean=False)
+        except Exception:
+            _log.exception("peer %s: the store could not be closed", self.name)
+
+    def _end(self) -> None:
+        self._closed = True
+        with self._end_guard:
+            self._ended = True
+        with ExitStack() as steps:  # from the last to the first, each whatever becomes of the others
+            steps.callback(self._wire.close)
+            steps.callback(self._refuse_queued)
+            steps.callback(self._in_hand.close)
+            # First, for a row that is taken out of a buffer needs the in-hand table.
+            for callback in self._when_ended:
+                steps.callback(callback)
 
     def _open(self) -> None:
         options = self.options
@@ -287,6 +332,7 @@ class Loop:
         except BaseException:
             # A clean predecessor stays clean; what another left in hand is still to be taken over.
             self._store.close(clean=self._store.previous in ("new", "clean"))
+            self._in_hand.close()
             if hasattr(self, "_wire"):
                 self._wire.close()
             raise
@@ -357,8 +403,8 @@ class Loop:
             if isinstance(item, c.Send):
                 messages += len(item.records)
                 commands.append(item)
-            elif callable(item):
-                item()
+            elif isinstance(item, _Posted):
+                item.action()
             else:
                 messages += 1
                 commands.append(item)
@@ -374,24 +420,22 @@ class Loop:
         self.final_stats = self._turns.stats()
 
     def _refuse_queued(self) -> None:
-        error = PeerClosed(f"peer {self.name!r} is closed")
-        error.__cause__ = self._failure
-        while self._queue:
-            item = self._queue.popleft()
-            if callable(item):
-                item()
-            else:
-                self.reply(item, error)
-        # What was taken from the queue and not answered: a search under way, or a turn that failed.
-        for identity in list(self._calls):
-            asker = self._calls.pop(identity, None)
-            if isinstance(asker, Call):
-                asker.answer(error)
-            elif asker is not None:
-                asker.fail(error)
-        self.receipts.close(error)
-        self._answer_all(self._wanting_empty, error)
-        self._answer_all(self._wanting_room, error)
+        error = self.refusal()
+        with self._end_guard:
+            while self._queue:
+                item = self._queue.popleft()
+                if isinstance(item, _Posted):
+                    item.call.answer(error)
+            # Commands, also what was taken from the queue and not answered: a search under way, or a turn that failed.
+            for identity in list(self._calls):
+                asker = self._calls.pop(identity)
+                if isinstance(asker, Call):
+                    asker.answer(error)
+                else:
+                    asker.fail(error)
+            self.receipts.close(error)
+            self._answer_all(self._wanting_empty, error)
+            self._answer_all(self._wanting_room, error)
 
     # ----------------------------------------------------------------------------------------------- the World
 

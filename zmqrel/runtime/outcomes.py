@@ -58,15 +58,19 @@ class OutcomeTeller:
         """Begin with what was not told before."""
         self._loop.ask(c.Subscribe()).result()
         self._loop.on_ended = self._news.set
+        self._loop.when_ended(self._end)
         self._news.set()
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
         """Let a running callback return, for at most `timeout_s` seconds. The rest is told in the next life."""
-        self._closing.set()
-        self._news.set()
+        self._end()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(max(0.0, timeout_s))
+
+    def _end(self) -> None:
+        self._closing.set()
+        self._news.set()
 
     def _work(self) -> None:
         try:

@@ -36,6 +36,7 @@ class Consumer:
         self._policy = policy
         self._stopping = False
         self._threads: list[threading.Thread] = []
+        loop.when_ended(self.stop)
 
     def now_us(self) -> int:
         """The store clock."""
@@ -101,7 +102,7 @@ class Consumer:
             _log.warning("handler of %s returned after its peer was closed; %s is redelivered", self.queue, message.id)
 
     def receive(self, timeout_s: float | None) -> Message | None:
-        """The next message, None after `timeout_s` or when the peer closes."""
+        """The next message, None after `timeout_s` or when the peer closes. Raises PeerClosed if it has failed."""
         give_up_at = None if timeout_s is None else monotonic() + timeout_s
         while not self._stopping:
             row = self._buffer.take(self.now_us())
@@ -113,12 +114,13 @@ class Consumer:
             if left_s is not None and left_s <= 0:
                 return None
             self._sleep(left_s)
+        self._loop.check()
         return None
 
     def finish(self, row: Row, result: Result) -> None:
         """A message was settled. Raises PeerClosed if that cannot be kept any more."""
         if self._loop.closed:
-            raise PeerClosed(f"peer {self._loop.name!r} is closed; the message is handed over again in its next life")
+            raise self._loop.refusal("the message is handed over again in its next life")
         self._buffer.finish(row, result)
         self._loop.row_finished()
 
