@@ -34,6 +34,7 @@ LAYERS = [
     "waiting",
     "store",
     "runtime",
+    "control",
     "testing",
     "peer",
     "aio",

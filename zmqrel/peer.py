@@ -26,6 +26,9 @@ from zmqrel.checks import (
     is_loopback,
     whole,
 )
+from zmqrel.control.asked import OfLoop
+from zmqrel.control.listener import ControlListener
+from zmqrel.control.questions import answer
 from zmqrel.core import commands as c
 from zmqrel.core.rows import Policy
 from zmqrel.core.stats import COUNTERS, LEVELS
@@ -131,6 +134,7 @@ class Peer:
         self._teller: OutcomeTeller | None = None
         self._guard = threading.Lock()
         self._loop: Loop | None = None
+        self._control: ControlListener | None = None
         self._closed = False
         self._report: CloseReport | None = None
         self._last_stats: dict[str, Any] = dict.fromkeys((*COUNTERS, *LEVELS), 0)
@@ -165,6 +169,7 @@ class Peer:
             loop = Loop(self.name, self._directory, self._bind, self.options, self._peers)
             loop.start()
             self._loop = loop
+            self._control = self._controlled(loop)
         consumers = [self._consumer(queue, registration) for queue, registration in self._registrations.items()]
         # All from one turn on: what the last life died of is looked for before anything else is handed over.
         loop.serve([consumer.served for consumer in consumers]).result()
@@ -172,6 +177,16 @@ class Peer:
             self._teller = OutcomeTeller(loop, self._listeners)
             self._teller.start()
         return self
+
+    def _controlled(self, loop: Loop) -> ControlListener | None:
+        """The control socket in the store's directory, through which the command line asks."""
+        if self._directory is None:
+            return None
+        asked = OfLoop(loop, self._directory.resolve())
+        listener = ControlListener(self.name, asked.directory, lambda question: answer(asked, question))
+        asked.served_by(listener)
+        listener.start()
+        return listener
 
     def __enter__(self) -> Peer:
         return self.start()
@@ -252,6 +267,8 @@ class Peer:
             consumer.join(deadline)
         if self._teller is not None:
             self._teller.stop(deadline - monotonic())
+        if self._control is not None:
+            self._control.close()
         loop.stop()
         self._callbacks.stop(deadline - monotonic())
         loop.check()

@@ -24,11 +24,13 @@ from zmqrel.core.inbox import Inbox
 from zmqrel.core.lane import CONTROL, InLane, OutLane, decode_lane
 from zmqrel.core.listing import Listing
 from zmqrel.core.outbox import Outbox
+from zmqrel.core.overview import Overview, overview
 from zmqrel.core.rows import Policy
 from zmqrel.core.shared import Journal, Ledger, Shared
 from zmqrel.core.stats import COUNTERS
 from zmqrel.core.storage import InHand, Storage
 from zmqrel.core.times import Now
+from zmqrel.core.verification import Examined, examine
 from zmqrel.errors import Error, StoreFull
 from zmqrel.options import Options
 
@@ -240,6 +242,18 @@ class Engine:
         self.shared.ledger.told_outcome = max(self.shared.ledger.told_outcome, command.upto)
         self.shared.clock_timers.set_earlier("outcomes", self.shared.now.store_us)
         self.shared.journal.wrote = True
+
+    def answer(self, question: c.Command) -> Any:
+        """What a command that changes nothing is answered, between two turns. Raises what it is refused with."""
+        return self._obeys[type(question)](question)
+
+    def overview(self) -> Overview:
+        """Peers and queues at a glance."""
+        return overview(self.shared, self.channels, self._inbox.rows.queues)
+
+    def examine(self, behind: bytes) -> Examined:
+        """Check a page of the store's rows, those behind a key; see verification.py."""
+        return examine(self.shared.journal, behind)
 
     def _connect(self, command: c.Connect) -> None:
         channel = self.channels.get(command.name) or self._introduce(command.name)

@@ -200,6 +200,10 @@ class Loop:
 
         return self.post(serve_all)
 
+    def look(self, reader: Callable[[Engine], Any]) -> Call:
+        """Let something read of the core and its store, between two turns. It must be short, and change nothing."""
+        return self.post(lambda: reader(self._turns.engine))
+
     def stats(self) -> Call:
         """The core's counters."""
         return self.post(lambda: self._turns.stats())

@@ -188,6 +188,20 @@ class InHandFile:
         return left
 
 
+def left_in_hand(path: str | os.PathLike[str]) -> list[InHand]:
+    """What is in the table at `path`, of a peer that does not run; nothing is changed. Raises OSError.
+
+    Empty if there is no table, or none that can be read.
+    """
+    table = InHandFile(path)
+    try:
+        content = table.path.read_bytes()
+    except FileNotFoundError:
+        return []
+    table._map, table._size = bytearray(content), len(content) - len(content) % _SLOT_BYTES
+    return table._read_slots() if len(content) >= _HEADER_BYTES and table._read_header(len(content)) else []
+
+
 class MemoryInHand:
     """The table in memory. Kept beyond the simulated death of a process, it is found as it was by the next
     `open`.

@@ -47,8 +47,12 @@ class LmdbStore:
         *,
         durability: Durability = "fsync",
         map_size_bytes: int = 128 * GIB,
+        only_look: bool = False,
     ) -> None:
         """Open the store in `directory`, or make it. At most `map_size_bytes` are used on the disk, sparsely.
+
+        With `only_look` it is not made, and nothing on the disk is changed, not even by `commit`: what is
+        written is read back until it is closed, and is gone then. The next life begins as if this had not been.
 
         Raises ConfigError if the directory cannot hold a store, StoreLocked if another peer has it,
         StoreTooNew if a later version wrote it, StoreFull if there is no room to make it, StoreDamaged if it
@@ -56,6 +60,7 @@ class LmdbStore:
         about 100 MB/s; damaged, it is then set aside instead of raised.
         """
         self.set_aside = None
+        self._only_look = only_look
         self._relaxed = durability == "relaxed"
         self._map_size = map_size_bytes
         self._directory = StoreDirectory(directory)
@@ -193,7 +198,7 @@ class LmdbStore:
         Raises StoreFull or StoreDamaged; then nothing of the transaction is kept and the store can be used
         on.
         """
-        if not self._wrote:
+        if not self._wrote or self._only_look:
             return False
         try:
             in_use = self._bytes_in_use()
@@ -251,7 +256,7 @@ class LmdbStore:
         if not self._open:
             return
         try:
-            if clean:
+            if clean and not self._only_look:
                 self.flush()
                 self._directory.end_life()
         except OSError as error:
@@ -263,6 +268,9 @@ class LmdbStore:
 
     def _start(self) -> None:
         self.previous = self._directory.previous()
+        if self._only_look:
+            self._look()
+            return
         try:
             self._open_data()
         except StoreDamaged:
@@ -277,6 +285,18 @@ class LmdbStore:
         self._directory.begin_life()
         self._open = True
 
+    def _look(self) -> None:
+        redo = self._path / REDO
+        if self.previous == "rebooted" and redo.exists():
+            environment.verify(self._data)
+        self._map(environment.open_checked(self._data, self._map_size))
+        self._token = self._txn.get(_TOKEN_KEY)
+        if self._token is not None and redo.exists():
+            self._redo = RedoLog(redo)
+            self._opened.callback(self._redo.close)
+            self._replay()
+        self._open = True
+
     def _open_data(self) -> None:
         if self.previous == "new":
             environment.create(self._data)
@@ -284,14 +304,17 @@ class LmdbStore:
             raise environment.damaged(self._data, f"{DATA} is missing")
         if self._relaxed and self.previous == "rebooted":
             environment.verify(self._data)
-        self._env = environment.open_checked(self._data, self._map_size)
+        self._map(environment.open_checked(self._data, self._map_size))
+        self._widen_map()
+
+    def _map(self, opened: lmdb.Environment) -> None:
+        self._env = opened
         self._opened.callback(lambda: self._env.close())
         self._page_size = self._env.stat()["psize"]
         self._space = Space(self._data, self._map_size, environment.end_of_pages(self._env))
         self._opened.callback(self._space.close)
         self._begin()
         self._in_use = self._bytes_in_use()
-        self._widen_map()
 
     def _widen_map(self) -> None:
         # A store that is fuller than the map it is given now must still be able to empty itself.

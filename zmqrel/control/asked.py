@@ -1,0 +1,187 @@
+"""A store that questions are asked of: one of a running peer, or one that nobody has open."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from time import time
+from typing import Any, Protocol, TypeVar
+
+from zmqrel.control.listener import ControlListener
+from zmqrel.core import commands as c
+from zmqrel.core import tables
+from zmqrel.core.engine import Engine, read_clock
+from zmqrel.core.shared import Ledger
+from zmqrel.core.storage import InHand
+from zmqrel.errors import LONGEST_S, Error, StoreDamaged
+from zmqrel.options import Options
+from zmqrel.runtime.clock import Clock
+from zmqrel.runtime.loop import Loop
+from zmqrel.store.directory import REDO
+from zmqrel.store.in_hand import left_in_hand
+from zmqrel.store.lmdb import LmdbStore
+
+_T = TypeVar("_T")
+
+# Whoever opens the store for a question keeps what its peer would keep: how long that is, is not in the store.
+_KEEP_ALL: dict[str, Any] = {
+    "outcome_retention_s": LONGEST_S,
+    "dead_retention_s": LONGEST_S,
+    "dead_max_bytes": 2**63 - 1,
+    "outbox_max_messages": 2**63 - 1,
+    "outbox_max_bytes": 2**63 - 1,
+    "inbox_max_messages": 2**63 - 1,
+    "inbox_max_bytes": 2**63 - 1,
+}
+
+
+class Asked(Protocol):
+    """What the questions need of a store."""
+
+    name: str
+    directory: Path
+
+    @property
+    def running(self) -> bool:
+        """Its peer is running."""
+        ...
+
+    def ask(self, command: c.Command) -> Any:
+        """The answer of the core. Raises what it is refused with, and PeerClosed."""
+        ...
+
+    def look(self, reader: Callable[[Engine], _T]) -> _T:
+        """What `reader` makes of the core and its store, which it does not change."""
+        ...
+
+    def stats(self) -> dict[str, int]:
+        """What `Peer.stats()` tells."""
+        ...
+
+    def control(self) -> dict[str, int] | None:
+        """How many questions its control socket has answered, and how many connections it has dropped."""
+        ...
+
+    def to_datetime(self, store_us: int) -> datetime:
+        """A time by the store clock as an aware datetime."""
+        ...
+
+    def from_posix(self, posix_s: float) -> int:
+        """POSIX seconds by the store clock."""
+        ...
+
+
+class OfLoop:
+    """The store of a loop that runs."""
+
+    def __init__(self, loop: Loop, directory: Path) -> None:
+        self.name = loop.name
+        self.directory = directory
+        self._listener: ControlListener | None = None
+        self._loop = loop
+        self.to_datetime = loop.clock.to_wall_datetime
+        self.from_posix = loop.clock.from_posix
+
+    def ask(self, command: c.Command) -> Any:
+        """See Asked."""
+        return self._loop.ask(command).result()
+
+    def look(self, reader: Callable[[Engine], _T]) -> _T:
+        """See Asked."""
+        found: _T = self._loop.look(reader).result()
+        return found
+
+    def stats(self) -> dict[str, int]:
+        """See Asked."""
+        figures: dict[str, int] = self._loop.stats().result()
+        return figures
+
+    @property
+    def running(self) -> bool:
+        """See Asked."""
+        return self._listener is not None
+
+    def served_by(self, listener: ControlListener) -> None:
+        """The loop is that of a running peer, with this control socket."""
+        self._listener = listener
+
+    def control(self) -> dict[str, int] | None:
+        """See Asked."""
+        of = self._listener
+        return None if of is None else {"answered": of.answered, "dropped": of.dropped}
+
+
+class OfNobody:
+    """The store of a peer that does not run, opened to be looked at."""
+
+    running = False
+
+    def __init__(self, store: LmdbStore, directory: Path) -> None:
+        """Raises StoreDamaged if the core cannot read it."""
+        self.directory = directory
+        self.previous = store.previous
+        """How the last life ended."""
+        ids = random.SystemRandom()
+        try:
+            self.name = name_in(store)
+            self._clock = Clock(time, *read_clock(store))
+            options, rng = Options(**_KEEP_ALL), random.Random()
+            self._engine = Engine(self.name, options, rng, lambda: ids.getrandbits(64) or 1, store, self._clock.now())
+        except Error:
+            raise
+        except Exception as error:
+            raise StoreDamaged(
+                f"the store {directory} cannot be read ({type(error).__name__}: {error}); zmqrel verify tells more"
+            ) from error
+        self.to_datetime = self._clock.to_wall_datetime
+        self.from_posix = self._clock.from_posix
+        self.left: list[InHand] = left_in_hand(directory / "in-hand")
+        """What was in hand when the last life ended, if it did not end cleanly."""
+
+    def ask(self, command: c.Command) -> Any:
+        """See Asked."""
+        return self._engine.answer(command)
+
+    def look(self, reader: Callable[[Engine], _T]) -> _T:
+        """See Asked."""
+        return reader(self._engine)
+
+    def stats(self) -> dict[str, int]:
+        """See Asked."""
+        return self._engine.stats() | {"in_hand": len(self.left)}
+
+    def control(self) -> None:
+        """See Asked."""
+
+
+def name_in(store: LmdbStore) -> str:
+    """The name of the peer whose store it is; empty in one that was made before names were kept."""
+    data = store.get(tables.META)
+    return "" if data is None else Ledger.decode(data).name
+
+
+@contextmanager
+def looked_at(directory: Path) -> Iterator[OfNobody]:
+    """A stopped peer's store, to be looked at: nothing in it changes. Raises StoreLocked, StoreDamaged and the like."""
+    store = LmdbStore(directory, only_look=True)
+    try:
+        yield OfNobody(store, directory)
+    finally:
+        store.close()
+
+
+@contextmanager
+def opened(directory: Path) -> Iterator[OfLoop]:
+    """A stopped peer's store, to be changed: a short life without sockets. Raises as `looked_at`."""
+    with looked_at(directory) as found:
+        name = found.name
+    durability = "relaxed" if (directory / REDO).exists() else "fsync"
+    loop = Loop(name, directory, (), Options(**_KEEP_ALL | {"durability": durability}), {})
+    loop.start()
+    try:
+        yield OfLoop(loop, directory)
+    finally:
+        loop.stop()
