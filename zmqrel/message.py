@@ -12,7 +12,7 @@ from zmqrel.body import decode_body
 from zmqrel.checks import Duration, check_queue, duration_s
 from zmqrel.core.buffer import HANDLED, Failed, MoveTo, Rejected, Result, RetryAt, Row
 from zmqrel.core.commands import EndedAs
-from zmqrel.errors import AlreadySettled, ConfigError, NotHandled
+from zmqrel.errors import AlreadySettled, ConfigError, NotHandled, Reject, RetryLater
 from zmqrel.history import HistoryEvent, told
 from zmqrel.outcome import Outcome, State, Verdict
 from zmqrel.receipts import Ticket
@@ -369,19 +369,38 @@ class Message:
             self._settled = True
             return True
 
-    def _settle_if_open(self, result: Result) -> None:
-        if not self._settled and self._claim_settlement():
-            self._consumer.finish(self._row, result)
+    def _settle_if_open(self, result: Result) -> bool:
+        """Settle it unless it is; True if this did."""
+        if self._settled or not self._claim_settlement():
+            return False
+        self._consumer.finish(self._row, result)
+        return True
 
     def __enter__(self) -> Message:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Ack it, or let it be retried if there was an exception, which goes on."""
-        self._settle_if_open(HANDLED if error is None else Failed(failure_reason(error)))
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        """Settle it, unless it is, as a handler would that returned or raised this.
+
+        An exception goes on, but for a Reject or RetryLater that did what it says.
+        """
+        result = HANDLED if error is None else result_of(error)
+        return self._settle_if_open(result) and isinstance(result, Rejected | RetryAt)
 
     def __repr__(self) -> str:
         return f"<Message {self.id} from {self.sender} in {self.queue}, attempt {self.attempt}>"
+
+
+def result_of(error: BaseException) -> Result:
+    """What an exception says of the message. The application's classes may be odd: no worker ends of them."""
+    try:
+        if isinstance(error, Reject):
+            return Rejected(cut_reason(error.reason))
+        if isinstance(error, RetryLater):
+            return RetryAt(int(duration_s("delay", error.delay) * 1e6), "retry later")
+    except Exception as odd:
+        _log.warning("a %s was raised without what it takes: %r", type(error).__name__, odd)
+    return Failed(failure_reason(error))
 
 
 def failure_reason(error: BaseException) -> str:

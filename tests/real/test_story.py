@@ -221,6 +221,32 @@ def test_with_a_message(net: Net) -> None:
     assert ended(receipt) == (Outcome.HANDLED, None, 2)
 
 
+def test_with_a_message_reject_and_retry_later_do_what_they_do_in_a_handler(net: Net) -> None:
+    shop, billing = net.pair()
+    receipt = shop.send("billing", 1)
+    message = billing.receive(timeout=LIMIT_S)
+    assert message is not None
+    with message:
+        raise zmqrel.RetryLater(0)
+    message = billing.receive(timeout=LIMIT_S)
+    assert message is not None
+    with message:
+        assert message.attempt == 2
+        raise zmqrel.Reject("not ours")
+    assert ended(receipt) == (Outcome.REJECTED, "not ours", 2)
+
+
+def test_with_a_settled_message_a_reject_that_comes_too_late_is_raised(net: Net) -> None:
+    shop, billing = net.pair()
+    receipt = shop.send("billing", 1)
+    message = billing.receive(timeout=LIMIT_S)
+    assert message is not None
+    message.ack()
+    with pytest.raises(zmqrel.Reject), message:
+        raise zmqrel.Reject("too late")
+    assert ended(receipt) == (Outcome.HANDLED, None, 1)
+
+
 def test_messages_iterates_until_the_peer_closes(net: Net) -> None:
     shop, billing = net.pair()
     receipts = shop.send_many("billing", range(100), queue="q")

@@ -10,10 +10,10 @@ import threading
 from datetime import datetime
 from time import monotonic
 
-from zmqrel.core.buffer import HANDLED, Buffer, Failed, Rejected, Result, RetryAt, Row
+from zmqrel.core.buffer import HANDLED, Buffer, Failed, Result, Row
 from zmqrel.core.rows import Policy
-from zmqrel.errors import PeerClosed, Reject, RetryLater, StoreFull, duration_s
-from zmqrel.message import Handler, Message, cut_reason, failure_reason
+from zmqrel.errors import PeerClosed, StoreFull
+from zmqrel.message import Handler, Message, result_of
 from zmqrel.runtime.loop import Loop
 
 _log = logging.getLogger("zmqrel")
@@ -90,7 +90,7 @@ class Consumer:
         try:
             handler(message)
         except BaseException as error:  # SystemExit and KeyboardInterrupt are failed attempts too
-            result = _result_of(error)
+            result = result_of(error)
             if isinstance(result, Failed):
                 _log.info("handler of %s failed", self.queue, exc_info=True)
         else:
@@ -143,15 +143,3 @@ class Consumer:
             if thread is not current:
                 thread.join(max(0.0, deadline - monotonic()))
         return not any(thread.is_alive() for thread in self._threads if thread is not current)
-
-
-def _result_of(error: BaseException) -> Result:
-    """What an exception says of the message. The application's classes may be odd: no worker ends of them."""
-    try:
-        if isinstance(error, Reject):
-            return Rejected(cut_reason(error.reason))
-        if isinstance(error, RetryLater):
-            return RetryAt(int(duration_s("delay", error.delay) * 1e6), "retry later")
-    except Exception as odd:
-        _log.warning("a %s was raised without what it takes: %r", type(error).__name__, odd)
-    return Failed(failure_reason(error))
