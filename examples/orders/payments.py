@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 
 import zmqrel
-from examples.orders.books import PATIENT, book, seconds
+from examples.books import PATIENT, book, seconds
 
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS plans (order_no TEXT PRIMARY KEY, kind TEXT NOT NULL)",

@@ -16,8 +16,8 @@ from __future__ import annotations
 import contextlib
 
 import zmqrel
+from examples.books import PATIENT, seconds
 from examples.orders import shop_book as books
-from examples.orders.books import PATIENT, seconds
 from examples.orders.shop_book import open_book
 from zmqrel import Outcome, Verdict
 

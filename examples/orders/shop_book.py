@@ -7,7 +7,7 @@ import sqlite3
 from contextlib import AbstractContextManager
 from typing import Any
 
-from examples.orders.books import book
+from examples.books import book
 
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS input (expected INTEGER NOT NULL)",

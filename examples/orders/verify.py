@@ -1,20 +1,13 @@
-"""Whether a run of the orders ended right, judged from the books of its processes alone.
-
-Each fault is a question to the books whose right answer is "none". Exit status 0 if every answer is, 1 if
-not.
-"""
+"""Whether a run of the orders ended right, judged from the books of its processes alone."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import json
 import sqlite3
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-BOOKS = ("shop", "warehouse", "payments", "ledger")
+from examples.judge import Judge
 
 FAULTS = {
     "the end of the input never came, or rows are missing or too many": """
@@ -93,40 +86,21 @@ FIGURES = {
 }
 
 
-def faults(data: Path) -> tuple[list[str], dict[str, int]]:
-    """Every fault that the books in `data` show, and the figures of the run."""
-    missing = [f"{name}.sqlite is missing" for name in BOOKS if not (data / f"{name}.sqlite").is_file()]
-    if missing:
-        return missing, {}
-    with contextlib.closing(sqlite3.connect(":memory:")) as db:
-        for name in BOOKS:
-            db.execute(f"ATTACH ? AS {name}", (str(data / f"{name}.sqlite"),))
-        _tell(db)
-        found = [f"{fault}: {row[0]}" for fault, query in FAULTS.items() for row in db.execute(query)]
-        return found, {figure: int(db.execute(query).fetchone()[0]) for figure, query in FIGURES.items()}
-
-
-def _tell(db: sqlite3.Connection) -> None:
+def tell(db: sqlite3.Connection, _data: Path) -> None:
     """What the ledger was told, taken out of the bodies of its messages."""
     db.execute("CREATE TEMP TABLE told (kind TEXT, subject TEXT)")
     bodies = [json.loads(body) for (body,) in db.execute("SELECT body FROM ledger.messages")]
     db.executemany("INSERT INTO told VALUES (:kind, :subject)", [body for body in bodies if body])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m examples.orders.verify", description=__doc__)
-    parser.add_argument("data", type=Path, help="the directory with the books of a run")
-    try:
-        found, figures = faults(parser.parse_args(argv).data)
-    except sqlite3.Error as error:
-        found, figures = [f"a book cannot be read: {error}"], {}
-    for figure, value in figures.items():
-        print(f"{figure:<36}{value:>6,}")
-    for fault in found:
-        print(f"WRONG: {fault}")
-    print(f"{len(found)} faults" if found else "every order and every line ended once, and in one way")
-    return 1 if found else 0
-
+JUDGE = Judge(
+    example="orders",
+    books=("shop", "warehouse", "payments", "ledger"),
+    faults=FAULTS,
+    figures=FIGURES,
+    all_is_well="every order and every line ended once, and in one way",
+    prepare=tell,
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(JUDGE.main())

@@ -7,7 +7,7 @@ message that arrives here was not recalled, so nothing needs to be asked.
 from __future__ import annotations
 
 import zmqrel
-from examples.orders.books import PATIENT, book
+from examples.books import PATIENT, book
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS dispatched (

@@ -33,7 +33,7 @@ def ended_right(run: Launched, data: Path) -> dict[str, int]:
     assert status == 0, f"{run.events[-3:]}\n{run.stderr()}\n{logs(data)}"
     assert run.summary()["end"] == "finished"
     assert all(is_gone(pid) for pid in run.pids())
-    found, figures = verify.faults(data)
+    found, figures = verify.JUDGE.found(data)
     assert found == []
     return figures
 

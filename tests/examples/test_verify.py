@@ -75,8 +75,8 @@ def tell(db: sqlite3.Connection, kind: str, subject: str) -> None:
 
 
 def test_right_books_have_no_faults(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert verify.faults(data)[0] == []
-    assert verify.main([str(data)]) == 0
+    assert verify.JUDGE.found(data)[0] == []
+    assert verify.JUDGE.main([str(data)]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "every order and every line ended once" in said
     assert "refunded 1 lines dispatched 3 ... too late to recall, returned 2" in said
@@ -138,7 +138,7 @@ def test_a_planted_fault_is_found(case: str, data: Path, capsys: pytest.CaptureF
     book, statement, words = PLANTED[case]
     with closing(sqlite3.connect(data / f"{book}.sqlite")) as db, db:
         assert db.execute(statement).rowcount > 0
-    assert verify.main([str(data)]) == 1
+    assert verify.JUDGE.main([str(data)]) == 1
     assert words in capsys.readouterr().out
 
 
@@ -146,12 +146,12 @@ def test_every_kind_of_fault_is_planted_above() -> None:
     assert all(any(words.split(":")[0] in fault for _, _, words in PLANTED.values()) for fault in verify.FAULTS)
 
 
-@pytest.mark.parametrize("book", verify.BOOKS)
+@pytest.mark.parametrize("book", verify.JUDGE.books)
 def test_a_book_that_is_missing_or_none_is_a_fault(book: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = data / f"{book}.sqlite"
     file.write_bytes(b"this is not a book, but long enough to be taken for one " * 20)
-    assert verify.main([str(data)]) == 1
+    assert verify.JUDGE.main([str(data)]) == 1
     assert "WRONG: a book cannot be read" in capsys.readouterr().out
     file.unlink()
-    assert verify.main([str(data)]) == 1
+    assert verify.JUDGE.main([str(data)]) == 1
     assert f"WRONG: {book}.sqlite is missing" in capsys.readouterr().out

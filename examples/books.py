@@ -1,4 +1,4 @@
-"""The book that each process keeps: a SQLite file of its own, which nobody else writes."""
+"""The book that each process of an example keeps: a SQLite file of its own, which nobody else writes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def book(name: str, schema: Sequence[str] = ()) -> Iterator[sqlite3.Connection]:
 
     Every handler writes what it does under the id of what it was told: being told twice changes nothing.
     """
-    file = Path(os.environ.get("ORDERS_DATA", ".")) / f"{name}.sqlite"
+    file = Path(os.environ.get("EXAMPLE_DATA", ".")) / f"{name}.sqlite"
     with contextlib.closing(sqlite3.connect(file, timeout=30, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
         for statement in schema:

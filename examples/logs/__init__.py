@@ -1,0 +1,1 @@
+"""A log that is rotated, followed, parsed and written into a table; see README.md."""

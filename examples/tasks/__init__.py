@@ -1,0 +1,1 @@
+"""Scheduled work with deadlines, retries and dead letters; see README.md."""
