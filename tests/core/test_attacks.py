@@ -581,7 +581,8 @@ def test_f14_a_damaged_inbox_row_leaves_nobody_waiting() -> None:
     receipts = [network.send("shop", "bank", body, key="k") for body in range(3)]
     network.advance(0.5)
     network.crash("bank")
-    network.peers["bank"].disk.damage(_keys(network, "bank", tables.INBOX)[0], 5)
+    [run] = _keys(network, "bank", tables.INBOX)
+    network.peers["bank"].disk.damage(run, 3 * 4 + 5)  # behind the three lengths
     network.restart("bank")
     network.handler("bank", "default", seen)
     assert network.until(lambda: all(receipt.outcome for receipt in receipts), 20)
@@ -589,6 +590,20 @@ def test_f14_a_damaged_inbox_row_leaves_nobody_waiting() -> None:
     assert receipts[0].reason == "damaged"
     assert "damaged" in network.kinds("bank")
     assert len(_keys(network, "bank", tables.QUARANTINE)) == 1
+    assert rest(network) == {}
+
+
+@pytest.mark.parametrize("place", range(3 * 4))
+def test_f14_damaged_lengths_of_neighbouring_rows_cost_none_of_them(place: int) -> None:
+    network, seen = pair(), Seen()
+    receipts = [network.send("shop", "bank", body, key="k") for body in range(3)]
+    network.advance(0.5)
+    network.crash("bank")
+    network.peers["bank"].disk.damage(_keys(network, "bank", tables.INBOX)[0], place)
+    network.restart("bank")
+    network.handler("bank", "default", seen)
+    assert settled(network, receipts, 20)
+    assert seen.bodies == [0, 1, 2]
     assert rest(network) == {}
 
 
@@ -931,7 +946,8 @@ def test_f14_a_damaged_withdrawal_is_said_again() -> None:
     a.recall(stored)
     pump.run(lambda host, frame: False)
     control = a.engine.channels["b"].out[(CONTROL, "")]
-    a.store.damage(tables.lane_seq(tables.OUTBOX, control.no, control.next_seq - 1), 8)
+    [entry] = a.store.keys(*tables.lane_bounds(tables.OUTBOX, control.no, control.next_seq - 1), 2)
+    a.store.damage(entry, 8)
     a.reopen()
     pump.connect()
     pump.pass_s(60)

@@ -12,7 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from zmqrel.core import tables
 from zmqrel.core.engine import _trim_tail
 from zmqrel.core.entries import encode_messages
+from zmqrel.core.journal import Journal
 from zmqrel.core.lane import CONTROL, DATA, FIRST_GRANT, Flight, InLane, OutLane, decode_lane
+from zmqrel.core.runs import Runs
 from zmqrel.core.transmit import FRAME_BYTES, FRAME_ENTRIES, Batch, Untransportable, next_batch
 from zmqrel.store import MemoryStore
 
@@ -24,13 +26,24 @@ def records_of(*sizes: int) -> list[bytes]:
     return [encode_messages([bytes([size % 251]) * size], 1, 0, b"")[0] for size in sizes]
 
 
-def key(lane: OutLane, seq: int) -> bytes:
-    return tables.lane_seq(tables.OUTBOX, lane.no, seq)
+def outbox() -> tuple[MemoryStore, Runs]:
+    memory = MemoryStore()
+    return memory, Runs(Journal(memory), tables.OUTBOX, tables.OUTBOX_HOLES)
 
 
-def append(lane: OutLane, store: MemoryStore, records: list[bytes]) -> None:
-    for seq, record in enumerate(records, lane.append(records)):
-        store.put(key(lane, seq), record)
+def damage(disk: MemoryStore, lane: OutLane, seq: int) -> None:
+    """Damage one record where it lies in its run."""
+    [(key, value)] = disk.scan(*tables.lane_bounds(tables.OUTBOX, lane.no, seq), 1)
+    records = Runs(Journal(disk), tables.OUTBOX, 0xFF).read(lane.no, 0, 2**62, 2**31)[0]
+    first = int.from_bytes(key[13:21], "big")
+    before = sum(len(entry.record) for entry in records if first <= entry.seq < seq)
+    count = int.from_bytes(key[5:13], "big") - first + 1
+    disk.damage(key, before + 5 + (4 * count if count > 1 else 0))
+    assert len(value) > before
+
+
+def append(lane: OutLane, store: Runs, records: list[bytes]) -> None:
+    store.put(lane.no, lane.append(records), records)
 
 
 def sent(lane: OutLane, batch: Batch) -> Batch:
@@ -60,7 +73,7 @@ class LaneMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.lane = OutLane(7, "b", DATA, 99, "q")
-        self.store = MemoryStore()
+        self.disk, self.store = outbox()
         self.model: list[bytes | None] = [None]
         """By sequence number; None where the outcome is final."""
         self.damaged: set[int] = set()
@@ -85,7 +98,7 @@ class LaneMachine(RuleBasedStateMachine):
         last = min(len(self.model) - 1, first + data.draw(st.sampled_from([0, 1, 5, 1000])))
         for seq in range(first, last + 1):
             self.model[seq] = None
-            self.store.delete(key(self.lane, seq))
+            self.store.discard(self.lane.no, seq, seq)
             self.damaged.discard(seq)
         if last >= self.lane.cursor:
             self.lane.tail = []
@@ -95,7 +108,7 @@ class LaneMachine(RuleBasedStateMachine):
     def damage(self, data: st.DataObject) -> None:
         seq = data.draw(st.sampled_from([seq for seq, record in enumerate(self.model) if record is not None]))
         if seq not in self.damaged:
-            self.store.damage(key(self.lane, seq), 5)
+            damage(self.disk, self.lane, seq)
             self.damaged.add(seq)
 
     @rule(window=st.sampled_from([0, 50, 5000, 200_000, 10**6, WINDOW]))
@@ -120,7 +133,7 @@ class LaneMachine(RuleBasedStateMachine):
         assert entry.damaged == (entry.seq in self.damaged) or not entry.damaged
         assert entry.damaged or len(record) > LARGEST
         self.model[entry.seq] = None
-        self.store.delete(key(self.lane, entry.seq))
+        self.store.discard(self.lane.no, entry.seq, entry.seq)
         self.damaged.discard(entry.seq)
         self.lane.tail = []
 
@@ -234,8 +247,8 @@ TestLane = LaneMachine.TestCase
 # ------------------------------------------------------------------------------------------------ the edges
 
 
-def lane_with(*sizes: int, kind: int = DATA) -> tuple[OutLane, MemoryStore]:
-    lane, store = OutLane(7, "b", kind, 99, "q"), MemoryStore()
+def lane_with(*sizes: int, kind: int = DATA) -> tuple[OutLane, Runs]:
+    lane, (_, store) = OutLane(7, "b", kind, 99, "q"), outbox()
     append(lane, store, records_of(*sizes))
     return lane, store
 
@@ -277,7 +290,7 @@ def test_a_frame_is_filled_only_so_far_and_a_larger_entry_uses_the_window() -> N
 def test_voids_pass_the_grant_and_cost_no_bytes() -> None:
     lane, store = lane_with(*[10] * 6)
     for seq in (2, 3, 4, 6):
-        store.delete(key(lane, seq))
+        store.discard(lane.no, seq, seq)
     lane.rewind(0)
     lane.grant_seq = 1
     batch = next_batch(lane, store, WINDOW, LARGEST)
@@ -293,7 +306,7 @@ def test_voids_pass_the_grant_and_cost_no_bytes() -> None:
 
 def test_a_lane_of_nothing_but_voids_is_one_run() -> None:
     lane, store = lane_with(*[10] * 50)
-    store.pop(*tables.lane_bounds(tables.OUTBOX, lane.no), 100)
+    store.discard(lane.no, 1, 100)
     lane.rewind(0)
     lane.grant_seq = 0
     batch = next_batch(lane, store, 0, LARGEST)
@@ -346,7 +359,7 @@ def test_what_waits_for_a_flush_stays() -> None:
 
 def test_a_sending_half_comes_back_as_it_was() -> None:
     lane = OutLane(7, "b", DATA, 2**64 - 1, "q")
-    append(lane, MemoryStore(), records_of(1, 2, 3))
+    append(lane, outbox()[1], records_of(1, 2, 3))
     lane.sent_upto, lane.doubt_upto, lane.after, lane.withdrawn, lane.closed = 2, 1, 5, 1, True
     lane.take_ack(1, 0)
     found = decode_lane(7, lane.encode())

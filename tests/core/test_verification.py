@@ -9,8 +9,9 @@ import pytest
 
 from tests.core.pump import QUEUE, RETRY, START_US, Host, Pump, Time
 from zmqrel.core import tables, verification
-from zmqrel.core.buffer import Failed, Rejected
+from zmqrel.core.buffer import HANDLED, Failed, Rejected
 from zmqrel.core.commands import Recall
+from zmqrel.core.journal import Journal
 from zmqrel.core.lane import decode_lane
 from zmqrel.core.rows import Policy
 from zmqrel.core.verification import Fault, Totals, compare, examine
@@ -25,7 +26,7 @@ def faults_of(store: MemoryStore) -> list[Fault]:
     last: bytes | None = b"\x01"
     page = None
     while last is not None:
-        page = examine(store, last)
+        page = examine(Journal(store), last)
         faults += page.faults
         totals, last = totals.plus(page.totals), page.last
     assert page is not None
@@ -46,7 +47,10 @@ def in_use() -> tuple[Host, Host]:
     a.send("b", b"later", not_before_us=START_US + 10_000_000)
     a.send("b", b"no", queue="none")
     a.send("b", b"fails", queue="again", key="f")
+    a.send("b", b"one", b"two", b"three", queue="part")
+    b.serve("part")
     pump.run()
+    b.finish(b.take("part"), HANDLED)
     b.finish(b.take("none"), Rejected("no"))
     b.finish(b.take("again"), Failed("once"))
     pump.run()
@@ -146,7 +150,7 @@ SENDERS = {
         "no lane 999",
     ),
     "an unknown table": (put(b"\x7fx", b""), "table 0x7f", "no such table"),
-    "a key that is cut": (put(bytes((tables.OUTBOX,)) + b"x", b""), "OUTBOX", "no lane 0"),
+    "a key that is cut": (put(bytes((tables.OUTBOX,)) + b"x", b""), "OUTBOX", "no lane 120"),
     "the ledger": (put(tables.META, b"\xc1"), "META", "cannot be read"),
     "a message that is missing": (
         lambda s: [s.delete(k) for k in rows_in(s, tables.OUTBOX)] and None,
@@ -170,7 +174,11 @@ RECEIVERS = {
     "a state": (cut(tables.ROW_STATE), "ROW_STATE", "cannot be read"),
     "a dead letter": (cut(tables.DEAD), "DEAD", "cannot be read"),
     "a tombstone of what was received": (put(tables.lane_seq(tables.TOMBSTONE, 2, 1), b"\1"), "TOMBSTONE", ""),
-    "a row of an own lane in the inbox": (put(tables.inbox_key(tables.INBOX, 999, 1, 1), b""), "INBOX", "no lane 999"),
+    "a row of an own lane in the inbox": (
+        put(tables.lane_seq(tables.INBOX, 999, 1) + bytes(21), b""),
+        "INBOX",
+        "no lane 999",
+    ),
 }
 
 
@@ -199,22 +207,22 @@ def test_a_place_is_told_as_a_person_knows_it() -> None:
     flip(tables.OUTBOX)(a.store)
     flip(tables.INBOX)(b.store)
     lane = next(lane for lane in b.engine.shared.in_lanes.values() if lane.queue == QUEUE)
-    assert f"lane {lane.id:016x} from a, queue work, number 1" in [fault.where for fault in faults_of(b.store)]
+    assert f"lane {lane.id:016x} from a, queue work, number 2" in [fault.where for fault in faults_of(b.store)]
     assert any("to b, queue" in fault.where for fault in faults_of(a.store))
 
 
 def test_a_page_is_bounded_in_rows_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     a, _ = in_use()
-    whole = examine(a.store)
+    whole = examine(Journal(a.store))
     assert whole.last is None
     monkeypatch.setattr(verification, "MOST_ROWS", 2)
-    first = examine(a.store)
+    first = examine(Journal(a.store))
     assert first.rows == 2
     assert first.last is not None
     assert faults_of(a.store) == []
     monkeypatch.setattr(verification, "MOST_ROWS", 1000)
     monkeypatch.setattr(verification, "MOST_BYTES", 1)
-    assert examine(a.store).rows == 1
+    assert examine(Journal(a.store)).rows == 1
     assert faults_of(a.store) == []
 
 
@@ -229,4 +237,4 @@ def test_what_was_set_aside_before_is_counted_and_is_no_fault() -> None:
     b.turn()
     while faults_of(b.store):
         b.finish(b.take(), Rejected("on"))
-    assert examine(b.store).quarantined == 1
+    assert examine(Journal(b.store)).quarantined == 1

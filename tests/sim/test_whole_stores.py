@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from zmqrel.core.journal import Journal
 from zmqrel.core.verification import Fault, Totals, compare, examine
 from zmqrel.store import MemoryStore
 from zmqrel.testing import Network
@@ -21,7 +22,7 @@ def faults_of(store: MemoryStore) -> list[Fault]:
     totals = Totals()
     last: bytes | None = b"\x01"
     while last is not None:
-        page = examine(store, last)
+        page = examine(Journal(store), last)
         faults += page.faults
         totals, last = totals.plus(page.totals), page.last
     return faults + (compare(totals, page.ledger) if page.commits else [])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgpack
 
-from zmqrel.core import frames, tables
+from zmqrel.core import frames
 from zmqrel.core.effects import Received, Resent, Sent
 from zmqrel.core.entries import (
     FRAMING_BYTES,
@@ -154,7 +154,7 @@ class Channel:
         lane = self.lane_for("", CONTROL)
         record = encode_control(entry)
         first = lane.append([record])
-        self._shared.journal.put(tables.lane_seq(tables.OUTBOX, lane.no, first), record)
+        self._shared.outbox_runs.put(lane.no, first, [record], plain=True)
         if isinstance(entry, Settle) and self._shared.options.durability == "relaxed" and lane.hold_after is None:
             lane.hold_after = first - 1
         self._shared.touch(lane)
@@ -463,14 +463,14 @@ class Channel:
     def _next_batch(self, lane: OutLane, room: int, largest_entry: int) -> Batch | None:
         while True:
             try:
-                return next_batch(lane, self._shared.journal, room, largest_entry)
+                return next_batch(lane, self._shared.outbox_runs, room, largest_entry)
             except Untransportable as entry:
                 self._give_up(lane, entry, largest_entry)
 
     def _give_up(self, lane: OutLane, entry: Untransportable, largest_entry: int) -> None:
         """End a message that cannot be sent; it goes as a VOID from now on (F8, F14)."""
         if lane.kind == CONTROL:
-            self._shared.journal.delete(tables.lane_seq(tables.OUTBOX, lane.no, entry.seq))
+            self._shared.outbox_runs.discard(lane.no, entry.seq, entry.seq)
             lane.tail = []
             if entry.damaged:
                 self._shared.event("damaged", self.name, f"control entry {entry.seq}")

@@ -223,27 +223,25 @@ class Claims:
         while not lane.head and lane.scan_seq <= lane.floor:
             average = lane.size // lane.count if lane.count else 0
             limit = max(1, min(256, _AHEAD_BYTES // max(1, average)))
-            bounds = tables.lane_bounds(tables.INBOX, lane.no, lane.scan_seq, lane.floor)
-            found = self._shared.journal.scan(*bounds, limit)
+            found, all_of_them = self._shared.inbox_runs.read(lane.no, lane.scan_seq, lane.floor, limit)
             if not found:
                 lane.scan_seq = lane.floor + 1
                 return
-            first, last = tables.split_inbox(found[0][0])[1], tables.split_inbox(found[-1][0])[1]
-            lane.scan_seq = last + 1 if len(found) == limit else lane.floor + 1
+            first, last = found[0].seq, found[-1].seq
+            lane.scan_seq = lane.floor + 1 if all_of_them else last + 1
             state_bounds = tables.lane_bounds(tables.ROW_STATE, lane.no, first, last)
             states = {
                 tables.split_lane_seq(key)[1]: decode_state(value)
                 for key, value in self._shared.journal.scan(*state_bounds, len(found))
             }
-            for key, record in found:
-                _, seq, order = tables.split_inbox(key)
-                state = states.get(seq)
-                if seq in lane.rows or (state is not None and state.waiting_at_us):
+            for entry in found:
+                state = states.get(entry.seq)
+                if entry.seq in lane.rows or (state is not None and state.waiting_at_us):
                     continue
-                row = self._rows.make(lane, seq, order, record, state)
+                row = self._rows.make(lane, entry, state)
                 if row is not None:
                     lane.head.append(row)
-                    lane.rows[seq] = row
+                    lane.rows[entry.seq] = row
 
     def _read_waiting(self, queue: Queue) -> None:
         now_us = self._shared.now.store_us

@@ -21,12 +21,13 @@ from zmqrel.core.effects import Effects, Ended, HandedOver, ReceiptNotice
 from zmqrel.core.entries import BadRecord
 from zmqrel.core.frames import BadFrame
 from zmqrel.core.inbox import Inbox
+from zmqrel.core.journal import Journal
 from zmqrel.core.lane import CONTROL, InLane, OutLane, decode_lane
 from zmqrel.core.listing import Listing
 from zmqrel.core.outbox import Outbox
 from zmqrel.core.overview import Overview, overview
 from zmqrel.core.rows import Policy
-from zmqrel.core.shared import Journal, Ledger, Shared
+from zmqrel.core.shared import Ledger, Shared
 from zmqrel.core.stats import COUNTERS
 from zmqrel.core.storage import InHand, Storage
 from zmqrel.core.times import Now
@@ -449,7 +450,7 @@ class Engine:
         shared = self.shared
         for lane in shared.stale.values():
             if isinstance(lane, OutLane) and lane.kind == CONTROL and lane.acked:
-                shared.journal.pop(*tables.lane_bounds(tables.OUTBOX, lane.no, 0, lane.acked))
+                shared.outbox_runs.discard(lane.no, 0, lane.acked)
         shared.write_lanes({**shared.stale, **shared.touched}.values())
         for channel in shared.stale_peers.values():
             shared.journal.put(tables.named(tables.PEER, channel.name), channel.encode())

@@ -143,14 +143,20 @@ def pack_sizes(records: list[bytes]) -> bytes:
     return sizes.tobytes()
 
 
+def unpack_sizes(sizes: bytes) -> array[int]:
+    """The lengths that `pack_sizes` packed; a rest of less than four bytes is left out."""
+    lengths = array("I")
+    lengths.frombytes(sizes[: len(sizes) // 4 * 4])
+    if byteorder == "little":
+        lengths.byteswap()
+    return lengths
+
+
 def unpack_records(sizes: bytes, payload: bytes) -> list[bytes]:
     """The records of a DATA frame. Raises BadFrame unless the sizes make up the payload exactly."""
     if len(sizes) % 4 or len(sizes) > 4 * MAX_ENTRIES:
         raise BadFrame("sizes are at most 65,536 numbers of four bytes")
-    lengths = array("I")
-    lengths.frombytes(sizes)
-    if byteorder == "little":
-        lengths.byteswap()
+    lengths = unpack_sizes(sizes)
     if len(lengths) == 1:
         if lengths[0] != len(payload):
             raise BadFrame(f"one record of {lengths[0]} bytes in a payload of {len(payload)}")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from zmqrel.core import tables
 from zmqrel.core.entries import (
+    MAX_SEQ,
     BadRecord,
     ControlEntry,
     InLaneState,
@@ -188,9 +189,9 @@ class Healing:
 
     def _renumber_control(self, old: OutLane) -> None:
         """Control entries not yet sent, with certainty taken out of their settlements."""
-        rows = self._shared.journal.pop(*tables.lane_bounds(tables.OUTBOX, old.no, old.sent_upto + 1))
+        pieces = self._shared.outbox_runs.remove(old.no, old.sent_upto + 1, MAX_SEQ)
         old.next_seq = old.sent_upto + 1
-        for _, record in rows:
+        for record in (record for piece in pieces for record in piece.records):
             try:
                 entry = decode_control(record)
             except BadRecord:
@@ -267,7 +268,8 @@ class Healing:
         self._write_peer()
 
     def _in_state(self, lane: InLane) -> InLaneState:
-        return InLaneState(lane.id, lane.floor, to_ranges(self._inbox.rows.seqs_of(lane)), self._inbox.tombstones(lane))
+        held = to_ranges(self._shared.inbox_runs.seqs(lane.no))
+        return InLaneState(lane.id, lane.floor, held, self._inbox.tombstones(lane))
 
     def _out_state(self, lane: OutLane) -> OutLaneState:
         unsettled = to_ranges(self._outbox.unsettled(lane, lane.sent_upto))
@@ -314,7 +316,7 @@ class Healing:
     def _compare_received(self, lane: InLane, sent: OutLaneState) -> None:
         """Drop rows whose outcome they know, and tombstones that would kill a later message."""
         unsettled = _Ranges(sent.unsettled)
-        for seq in self._inbox.rows.seqs_of(lane):
+        for seq in self._shared.inbox_runs.seqs(lane.no):
             if seq <= sent.mark and seq not in unsettled:
                 self._inbox.drop(lane, seq)
         if sent.closed:

@@ -10,7 +10,7 @@ Who decides about a withdrawal is the table in `_withdraw_row` and `_entomb`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
 from zmqrel.core import history, tables
@@ -199,9 +199,10 @@ class Inbox:
             meta_length, _, deadline_us = HEADER.unpack_from(row.record)
             if meta_length or deadline_us:
                 self._index(row, deadline_us)
-        no = lane.no
-        key_of = tables.inbox_key
-        shared.journal.put_many([(key_of(tables.INBOX, no, row.seq, row.order_us), row.record) for row in rows])
+        for first, neighbours in _neighbours(rows):
+            plain = all(row.key is None and not row.deadline_us for row in neighbours)
+            run = [row.record for row in neighbours]
+            shared.inbox_runs.put(lane.no, first, run, neighbours[0].order_us, plain)
         size = sum(map(len, records))
         self._count(lane, len(rows), size)
         shared.counters["received"] += len(rows)
@@ -284,7 +285,7 @@ class Inbox:
     def _end_run(self, rows: list[Row]) -> None:
         """HANDLED, at the first attempt, for neighbours of one lane."""
         lane, first, last = rows[0].lane, rows[0].seq, rows[-1].seq
-        self._shared.journal.pop(*tables.lane_bounds(tables.INBOX, lane.no, first, last))
+        self._shared.inbox_runs.discard(lane.no, first, last)
         for row in rows:
             row.place = Place.GONE
         self._count(lane, -len(rows), -sum([len(row.record) for row in rows]))
@@ -503,7 +504,7 @@ class Inbox:
     def _remove(self, row: Row) -> None:
         """Remove a row and everything that hangs on it."""
         journal, lane, seq = self._shared.journal, row.lane, row.seq
-        journal.delete(tables.inbox_key(tables.INBOX, lane.no, seq, row.order_us))
+        self._shared.inbox_runs.discard(lane.no, seq, seq)
         if row.stated or row.waiting_at_us or row.suspect:
             self.rows.remove_waiting(row)
             journal.delete(tables.lane_seq(tables.ROW_STATE, lane.no, seq))
@@ -608,6 +609,15 @@ def _check(records: list[bytes]) -> None:
 
 def _lane_and_seq(row: Row) -> tuple[int, int]:
     return row.lane.no, row.seq
+
+
+def _neighbours(rows: list[Row]) -> Iterator[tuple[int, list[Row]]]:
+    """Rows of one lane whose numbers follow each other and that became ready at one time, and the first number."""
+    start = 0
+    for at in range(1, len(rows) + 1):
+        if at == len(rows) or rows[at].seq != rows[at - 1].seq + 1 or rows[at].order_us != rows[start].order_us:
+            yield rows[start].seq, rows[start:at]
+            start = at
 
 
 def _withdrawn_outcome(cause: Cause, doubt: bool) -> tuple[Outcome, str]:

@@ -76,10 +76,10 @@ class Listing:
 
     def _next_sent(self, part: LanePart) -> _Next | None:
         while part.lane in self._shared.out_lanes:
-            keys = self._shared.journal.keys(*tables.lane_bounds(tables.OUTBOX, *part), 1)
-            if not keys:
+            first = self._shared.outbox_runs.lowest(*part)
+            if first is None:
                 return None
-            part = part._replace(first=tables.split_lane_seq(keys[0])[1])
+            part = part._replace(first=first)
             head = _head_or_none(self._record(part))
             if head is not None:
                 return head.sent_at_us, part
@@ -87,7 +87,8 @@ class Listing:
         return None
 
     def _record(self, part: LanePart) -> bytes:
-        return self._shared.journal.get(tables.lane_seq(tables.OUTBOX, part.lane, part.first)) or b""
+        entry = self._shared.outbox_runs.get(part.lane, part.first)
+        return b"" if entry is None else entry.record
 
     # ------------------------------------------------------------------------------------------------------- inbox
 
@@ -121,15 +122,14 @@ class Listing:
     def _push_received(self, heads: list[_Next], part: LanePart, queue: str | None, passed: list[int]) -> None:
         """Find the first message of a part that is in `queue`. Raises _Paused after too many others."""
         lane = self._shared.in_lanes.get(part.lane)
-        # A row of another lane is in this queue only if it was moved there, and then it has a state.
-        table = tables.ROW_STATE if lane is not None and queue not in (None, lane.queue) else tables.INBOX
         while lane is not None and part.first <= part.last:
             if passed[0] >= MOST_PASSED:
                 raise _Paused(part)
-            keys = self._shared.journal.keys(*tables.lane_bounds(table, *part), 1)
-            if not keys:
+            # A row of another lane is in this queue only if it was moved there, and then it has a state.
+            moved = queue not in (None, lane.queue)
+            seq = self._next_stated(part) if moved else self._shared.inbox_runs.lowest(*part)
+            if seq is None:
                 return
-            seq = int.from_bytes(keys[0][5:13], "big")
             head = self._head(lane, seq)
             if head is not None and (queue is None or self._queue_of(lane, seq) == queue):
                 heappush(heads, (self._rows.sent_us(lane, head), part._replace(first=seq)))
@@ -137,13 +137,17 @@ class Listing:
             passed[0] += 1
             part = part._replace(first=seq + 1)
 
+    def _next_stated(self, part: LanePart) -> int | None:
+        keys = self._shared.journal.keys(*tables.lane_bounds(tables.ROW_STATE, *part), 1)
+        return tables.split_lane_seq(keys[0])[1] if keys else None
+
     def _queue_of(self, lane: InLane, seq: int) -> str:
         return self._rows.state(lane.no, seq).queue or lane.queue
 
     def _row(self, lane: InLane, seq: int) -> tuple[int, bytes] | None:
         """Order and record of a row of the inbox. Read past `Rows.read`, which settles a damaged one."""
-        found = self._shared.journal.scan(*tables.lane_bounds(tables.INBOX, lane.no, seq, seq), 1)
-        return (tables.split_inbox(found[0][0])[2], found[0][1]) if found else None
+        entry = self._shared.inbox_runs.get(lane.no, seq)
+        return None if entry is None else (entry.order_us, entry.record)
 
     def _head(self, lane: InLane, seq: int) -> MessageHead | None:
         row = self._row(lane, seq)

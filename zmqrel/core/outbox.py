@@ -22,10 +22,12 @@ from zmqrel.core.effects import Ended, HandedOver, Moved, Withdrawing
 from zmqrel.core.entries import (
     CHECK_BYTES,
     HEADER,
+    MAX_SEQ,
     BadRecord,
     MessageHead,
     Meta,
     Notice,
+    Range,
     Settle,
     Settled,
     Withdraw,
@@ -35,6 +37,7 @@ from zmqrel.core.entries import (
     to_ranges,
 )
 from zmqrel.core.lane import DATA, DELAYED, OutLane
+from zmqrel.core.runs import Piece
 from zmqrel.core.shared import Shared
 from zmqrel.errors import DuplicateId, OutboxFull, StoreFull, UnknownPeer
 from zmqrel.outcome import Cause, Outcome
@@ -130,7 +133,8 @@ class Outbox:
                 f"outbox_max_bytes={options.outbox_max_bytes}"
             )
         lane = channel.lane_for(command.queue, DELAYED if command.delayed else DATA)
-        first = self._append(channel, lane, records, size)
+        plain = not command.deadline_us and not HEADER.unpack_from(records[0])[0]
+        first = self._append(channel, lane, records, size, plain)
         if command.deadline_us or options.give_up_after_s is not None:
             self._index_deadlines(lane, first, count, command.deadline_us)
         if command.id is not None:
@@ -151,12 +155,9 @@ class Outbox:
             raise DuplicateId(f"id: {command.id!r} was used for a message with other arguments")
         return Stored(self._shared.out_lanes[lane_no], seq, 1, repeated=True)
 
-    def _append(self, channel: Channel, lane: OutLane, records: list[bytes], size: int) -> int:
+    def _append(self, channel: Channel, lane: OutLane, records: list[bytes], size: int, plain: bool) -> int:
         first = lane.append(records)
-        key_of, no = tables.lane_seq, lane.no
-        self._shared.journal.put_many(
-            [(key_of(tables.OUTBOX, no, seq), record) for seq, record in enumerate(records, first)]
-        )
+        self._shared.outbox_runs.put(lane.no, first, records, plain=plain)
         self._shared.ledger.outbox_messages += len(records)
         self._shared.ledger.outbox_bytes += size
         self._shared.touch(lane)
@@ -204,10 +205,10 @@ class Outbox:
         lane = self._shared.out_lanes.get(lane_no)
         if lane is None:
             return None
-        record = self._shared.journal.get(tables.lane_seq(tables.OUTBOX, lane_no, seq))
-        if record is None:
+        entry = self._shared.outbox_runs.get(lane_no, seq)
+        if entry is None:
             return self._found_ended(lane, seq)
-        head = _head_or_none(record)
+        head = _head_or_none(entry.record)
         meta = head.meta if head else Meta()
         data = self._shared.journal.get(tables.lane_seq(tables.WITHDRAWN, lane_no, seq))
         withdrawal = None if data is None else Withdrawal.decode(data)
@@ -268,7 +269,7 @@ class Outbox:
         One withdrawal per message is in force: the first cause wins.
         """
         journal = self._shared.journal
-        if journal.get(tables.lane_seq(tables.OUTBOX, lane.no, seq)) is None:
+        if not self._shared.outbox_runs.has(lane.no, seq):
             return
         if seq > lane.sent_upto:
             self.end_here(lane, seq, seq, cause)
@@ -343,17 +344,13 @@ class Outbox:
                 self._shared.effects.replies.append((search.command, found))
                 continue
             lane, first, last = part
-            rows = self._shared.journal.scan(
-                *tables.lane_bounds(tables.OUTBOX, lane.no, first, last), _SCANNED_PER_TURN
-            )
-            for key, record in rows:
-                _, seq = tables.split_lane_seq(key)
+            entries, through = self._shared.outbox_runs.read(lane.no, first, last, _SCANNED_PER_TURN)
+            for seq, _, record in entries:
                 if self._matches(search.command, lane, seq, record):
                     if search.command.withdraw:
                         self.withdraw(lane, seq, Cause.RECALL)
                     search.places.append((lane.no, seq))
-            through = len(rows) < _SCANNED_PER_TURN
-            search.went_to(None if through else tables.split_lane_seq(rows[-1][0])[1])
+            search.went_to(None if through else entries[-1].seq)
 
     def _matches(self, command: RecallWhere, lane: OutLane, seq: int, record: bytes) -> bool:
         if command.key is not None:
@@ -379,9 +376,9 @@ class Outbox:
             shared.journal.delete(key)
             lane_no, seq = tables.split_lane_seq(key)
             lane = shared.out_lanes.get(lane_no)
-            record = shared.journal.get(tables.lane_seq(tables.OUTBOX, lane_no, seq))
-            if lane is not None and record is not None:
-                self._judge_message(lane, seq, record)
+            entry = shared.outbox_runs.get(lane_no, seq)
+            if lane is not None and entry is not None:
+                self._judge_message(lane, seq, entry.record)
         if shared.journal.keys(first, end, 1):
             shared.clock_timers.set_earlier("out_deadline", shared.now.store_us)
 
@@ -435,49 +432,45 @@ class Outbox:
     def end(self, lane: OutLane, settled: Settled) -> None:
         """Give messages their outcome and forget their bodies. Those that have one already keep it."""
         first, last, outcome, reason, attempts, handed_at_us, _, applied = settled
-        rows = self._shared.journal.pop(*tables.lane_bounds(tables.OUTBOX, lane.no, first, last))
-        if not rows:
+        pieces = self._shared.outbox_runs.remove(lane.no, first, last, outcome in _NEVER_HANDED_OVER)
+        if not pieces:
             return
-        named = self._leave(lane, rows)
+        named = self._leave(lane, pieces)
         if outcome is Outcome.EXPIRED and not applied:
-            self._apply_expiry(lane, rows)
+            self._apply_expiry(lane, pieces)
         elif outcome is Outcome.EXHAUSTED and not handed_at_us and not attempts:
-            for key, record in rows:
-                self._bury(lane, tables.split_lane_seq(key)[1], record, "transport", reason or "", outcome)
+            for seq, record in _numbered(pieces):
+                self._bury(lane, seq, record, "transport", reason or "", outcome)
         at_us = self._shared.now.store_us
         ended = EndedAs(outcome, reason, attempts, handed_at_us, at_us)
-        if len(rows) == last - first + 1:
-            self._put_outcome(lane, first, last, ended, named)
-        else:
-            for start, stop in to_ranges([tables.split_lane_seq(key)[1] for key, _ in rows]):
-                self._put_outcome(lane, start, stop, ended, [n for n in named if start <= n[0] <= stop])
+        for start, stop in _joined(pieces):
+            self._put_outcome(lane, start, stop, ended, [n for n in named if start <= n[0] <= stop])
         if last >= lane.cursor:
             lane.tail = []
         if last > lane.acked:
             self._channels[lane.peer].activate(lane)
 
-    def _leave(self, lane: OutLane, rows: list[tuple[bytes, bytes]]) -> list[tuple[int, str | None, str | None]]:
-        """Remove everything that hangs on these rows of the outbox; returns (seq, id, key) of those with either."""
+    def _leave(self, lane: OutLane, pieces: list[Piece]) -> list[tuple[int, str | None, str | None]]:
+        """Remove everything that hangs on these messages; returns (seq, id, key) of those with either."""
         ledger, journal = self._shared.ledger, self._shared.journal
-        ledger.outbox_messages -= len(rows)
-        if tables.split_lane_seq(rows[-1][0])[1] > lane.sent_upto:
-            lane.ended_unsent += sum(tables.split_lane_seq(key)[1] > lane.sent_upto for key, _ in rows)
+        ledger.outbox_messages -= sum(piece.messages for piece in pieces)
+        ledger.outbox_bytes -= sum(piece.size for piece in pieces)
+        first, last = pieces[0].first, pieces[-1].last
+        if last > lane.sent_upto:
+            unsent = (piece.last - max(piece.first - 1, lane.sent_upto) for piece in pieces)
+            lane.ended_unsent += sum(count for count in unsent if count > 0)
             self._shared.touch(lane)
-        ledger.outbox_bytes -= sum(len(record) for _, record in rows)
         if lane.withdrawn:
-            first, last = tables.split_lane_seq(rows[0][0])[1], tables.split_lane_seq(rows[-1][0])[1]
             popped = journal.pop(*tables.lane_bounds(tables.WITHDRAWN, lane.no, first, last))
             lane.withdrawn -= len(popped)
         named: list[tuple[int, str | None, str | None]] = []
-        unpack_from = HEADER.unpack_from
-        for key, record in rows:
-            meta_length, _, deadline_us = unpack_from(record) if len(record) >= HEADER.size else (0, 0, 0)
+        for seq, record in _numbered([piece for piece in pieces if not piece.plain]):
+            meta_length, _, deadline_us = HEADER.unpack_from(record) if len(record) >= HEADER.size else (0, 0, 0)
             if deadline_us:
-                journal.delete(tables.out_deadline_key(tables.OUT_DEADLINE, deadline_us, *tables.split_lane_seq(key)))
-            if meta_length:
-                head = _head_or_none(record)
-                if head is not None and (head.meta.id is not None or head.meta.key is not None):
-                    named.append((tables.split_lane_seq(key)[1], head.meta.id, head.meta.key))
+                journal.delete(tables.out_deadline_key(tables.OUT_DEADLINE, deadline_us, lane.no, seq))
+            head = _head_or_none(record) if meta_length else None
+            if head is not None and (head.meta.id is not None or head.meta.key is not None):
+                named.append((seq, head.meta.id, head.meta.key))
         return named
 
     def _put_outcome(
@@ -496,11 +489,10 @@ class Outbox:
         shared.effects.notices.append(Ended(lane.no, first, last, *ended))
         shared.clock_timers.set_earlier("outcomes", shared.now.store_us + int(shared.options.outcome_retention_s * 1e6))
 
-    def _apply_expiry(self, lane: OutLane, rows: list[tuple[bytes, bytes]]) -> None:
+    def _apply_expiry(self, lane: OutLane, pieces: list[Piece]) -> None:
         """This peer judged the deadline: what `on_expiry` asks for happens in this store."""
-        for key, record in rows:
+        for seq, record in _numbered(pieces):
             head = _head_or_none(record)
-            _, seq = tables.split_lane_seq(key)
             if head is None:
                 continue
             if head.meta.on_expiry == "dead":
@@ -549,23 +541,20 @@ class Outbox:
 
     def unsettled(self, lane: OutLane, last: int) -> list[int]:
         """Sequence numbers up to `last` whose messages have no outcome."""
-        keys = self._shared.journal.keys(*tables.lane_bounds(tables.OUTBOX, lane.no, 0, last), 2**31)
-        return [tables.split_lane_seq(key)[1] for key in keys]
+        return self._shared.outbox_runs.seqs(lane.no, 0, last)
 
     def lowest(self, lane: OutLane) -> int:
         """The lowest entry of the lane that is not final, never above `sent_upto` + 1."""
-        keys = self._shared.journal.keys(*tables.lane_bounds(tables.OUTBOX, lane.no), 1)
-        lowest = tables.split_lane_seq(keys[0])[1] if keys else lane.next_seq
-        return min(lowest, lane.sent_upto + 1)
+        lowest = self._shared.outbox_runs.lowest(lane.no)
+        return min(lowest or lane.next_seq, lane.sent_upto + 1)
 
     def renumber(self, old: OutLane, new: OutLane) -> int:
         """Move what lies above the boundary of a closed lane to a new one, in doubt (F3). Returns how many."""
-        rows = self._shared.journal.pop(*tables.lane_bounds(tables.OUTBOX, old.no, old.sent_upto + 1))
-        for key, record in rows:
-            _, seq = tables.split_lane_seq(key)
+        pieces = self._shared.outbox_runs.remove(old.no, old.sent_upto + 1, MAX_SEQ)
+        for seq, record in _numbered(pieces):
             head = _head_or_none(record)
             if head is None:
-                self._leave(old, [(key, record)])
+                self._leave(old, [Piece(seq, seq, 0, len(record), True, [])])
                 ended = EndedAs(Outcome.EXHAUSTED, "damaged", 0, 0, self._shared.now.store_us)
                 self._put_outcome(old, seq, seq, ended, [])
                 continue
@@ -575,7 +564,7 @@ class Outbox:
         new.doubt_upto = new.next_seq - 1
         self._shared.touch(old)
         self._shared.touch(new)
-        return len(rows)
+        return sum(piece.messages for piece in pieces)
 
     def _renumber_one(self, old: OutLane, seq: int, new: OutLane, head: MessageHead, record: bytes) -> None:
         """The message keeps the id that its sender was told, so the id is written into it from now on."""
@@ -585,7 +574,7 @@ class Outbox:
         body = record[head.body_at : -CHECK_BYTES]
         moved = encode_messages([body], head.sent_at_us, head.deadline_us, meta)[0]
         new_seq = new.append([moved])
-        journal.put(tables.lane_seq(tables.OUTBOX, new.no, new_seq), moved)
+        self._shared.outbox_runs.put(new.no, new_seq, [moved])
         self._shared.ledger.outbox_bytes += len(moved) - len(record)
         id_key = tables.named(tables.ID, message_id)
         known = journal.get(id_key)
@@ -604,6 +593,22 @@ def _head_or_none(record: bytes) -> MessageHead | None:
         return decode_head(record)
     except BadRecord:
         return None
+
+
+def _numbered(pieces: list[Piece]) -> Iterator[tuple[int, bytes]]:
+    """Number and record of each message."""
+    return ((seq, record) for piece in pieces for seq, record in enumerate(piece.records, piece.first))
+
+
+def _joined(pieces: list[Piece]) -> list[Range]:
+    """The numbers of the pieces, neighbours together."""
+    ranges: list[Range] = []
+    for piece in pieces:
+        if ranges and ranges[-1][1] + 1 == piece.first:
+            ranges[-1] = ranges[-1][0], piece.last
+        else:
+            ranges.append((piece.first, piece.last))
+    return ranges
 
 
 def _split_at(first: int, last: int, doubt_upto: int) -> Iterator[tuple[int, int, bool]]:

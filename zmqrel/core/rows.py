@@ -1,6 +1,6 @@
 """Rows of the inbox as they lie in the store: what hangs on one message, and how it is read back.
 
-    INBOX       always; the key holds its `order`, the time at which it became ready
+    INBOX       always; the run that it is in holds its `order`, the time at which it became ready
     WAITING     if it does not stand in its lane's natural order: delayed, retried, moved
     KEYED       if it has a key; only the first row of each key may be claimed
     ROW_STATE   once it was handed over, retried or moved
@@ -24,6 +24,7 @@ from zmqrel.core.entries import MAX_TIME_US, BadRecord, MessageHead, decode_head
 from zmqrel.core.history import RECEIVED, STORED, Happened, History, decode_history
 from zmqrel.core.lane import DATA, DELAYED, LOCAL, InLane
 from zmqrel.core.offset import ClockOffset
+from zmqrel.core.runs import Entry
 from zmqrel.core.shared import Shared
 from zmqrel.outcome import Cause
 from zmqrel.retry import Retry
@@ -141,14 +142,14 @@ class Rows:
         lane = self._shared.in_lanes.get(lane_no)
         if lane is None:
             return None
-        found = self._shared.journal.scan(*tables.lane_bounds(tables.INBOX, lane_no, seq, seq), 1)
-        if not found:
+        entry = self._shared.inbox_runs.get(lane_no, seq)
+        if entry is None:
             return None
-        key, record = found[0]
-        return self.make(lane, seq, tables.split_inbox(key)[2], record, self.state(lane_no, seq))
+        return self.make(lane, entry, self.state(lane_no, seq))
 
-    def make(self, lane: InLane, seq: int, order_us: int, record: bytes, state: RowState | None) -> Row | None:
+    def make(self, lane: InLane, entry: Entry, state: RowState | None) -> Row | None:
         """A row as it was read back, with what is known of it. A damaged one is settled here (F14)."""
+        seq, order_us, record = entry
         row = Row(lane, seq, order_us, record)
         try:
             if not verify(record):
@@ -189,11 +190,6 @@ class Rows:
         if lane.kind == DATA:
             before += (Happened(order_us, RECEIVED),)
         return before + state.history
-
-    def seqs_of(self, lane: InLane) -> list[int]:
-        """Sequence numbers of a lane's rows in the inbox."""
-        keys = self._shared.journal.keys(*tables.lane_bounds(tables.INBOX, lane.no), 2**31)
-        return [tables.split_inbox(key)[1] for key in keys]
 
     # ------------------------------------------------------------------------------------------------------- waiting
 

@@ -11,8 +11,9 @@ import msgpack
 
 from zmqrel.core import tables
 from zmqrel.core.effects import Effects, Event
+from zmqrel.core.journal import Journal
 from zmqrel.core.lane import InLane, OutLane
-from zmqrel.core.storage import Row, Storage
+from zmqrel.core.runs import Runs
 from zmqrel.core.timers import Timers
 from zmqrel.core.times import Now
 from zmqrel.errors import ConfigError
@@ -20,39 +21,6 @@ from zmqrel.options import Options
 
 if TYPE_CHECKING:
     from random import Random
-
-
-class Journal:
-    """The open transaction; remembers whether the turn has written anything that must be committed."""
-
-    __slots__ = ("_store", "get", "keys", "scan", "scan_back", "wrote")
-
-    def __init__(self, store: Storage) -> None:
-        self._store = store
-        self.wrote = False
-        self.get = store.get
-        self.scan = store.scan
-        self.scan_back = store.scan_back
-        self.keys = store.keys
-
-    def put(self, key: bytes, value: bytes) -> None:
-        self.wrote = True
-        self._store.put(key, value)
-
-    def put_many(self, rows: list[Row]) -> None:
-        if rows:
-            self.wrote = True
-            self._store.put_many(rows)
-
-    def delete(self, key: bytes) -> bool:
-        self.wrote = True
-        return self._store.delete(key)
-
-    def pop(self, first: bytes, end: bytes, limit: int = 2**31) -> list[Row]:
-        rows = self._store.pop(first, end, limit)
-        if rows:
-            self.wrote = True
-        return rows
 
 
 @dataclass(slots=True)
@@ -140,6 +108,14 @@ class Shared:
 
     stale_peers: dict[str, Any] = field(default_factory=dict)
     """Channels whose row is to be written with the next commit."""
+    outbox_runs: Runs = field(init=False)
+    """Records of the own lanes."""
+    inbox_runs: Runs = field(init=False)
+    """Records of the others' lanes, and of own messages in own queues."""
+
+    def __post_init__(self) -> None:
+        self.outbox_runs = Runs(self.journal, tables.OUTBOX, tables.OUTBOX_HOLES)
+        self.inbox_runs = Runs(self.journal, tables.INBOX, tables.INBOX_HOLES)
 
     def touch(self, lane: OutLane | InLane) -> None:
         """The lane's row goes into this turn's commit."""

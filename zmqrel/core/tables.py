@@ -14,19 +14,21 @@ INSTANCE = 0x02  # instance u64 -> commit count at which it ended
 PEER = 0x03  # name -> what is known of a peer
 LANE = 0x04  # lane number -> what is known of a lane
 QUEUE = 0x05  # name -> queue number
-OUTBOX = 0x10  # lane, seq -> record
+OUTBOX = 0x10  # runs of records, see runs.py
 WITHDRAWN = 0x11  # lane, seq -> cause u8, time u64, time u64 of the hand-over if that was the answer
 OUT_DEADLINE = 0x12  # deadline, lane, seq ->
 ID = 0x13  # id given by the user -> lane, seq, digest of the arguments
+OUTBOX_HOLES = 0x14  # lane, last seq of a run -> which of it are gone
 OUTCOME = 0x15  # outcome number -> a range that ended
 OUTCOME_OF = 0x16  # lane, last seq of the range -> outcome number
-INBOX = 0x20  # lane, seq, order -> record
+INBOX = 0x20  # runs of records, see runs.py
 ROW_STATE = 0x21  # lane, seq -> attempts and the like, for rows that were handed over or wait
 WAITING = 0x22  # queue, ready_at, lane, seq -> : delayed rows and retries, by the time they become ready
 KEYED = 0x23  # queue, hash of the key, order, lane, seq -> : rows of one key, the first is at work or next
 IN_DEADLINE = 0x24  # peer number, deadline by the sender's clock, lane, seq ->
 TOMBSTONE = 0x25  # lane, seq -> cause: withdrawn before it came
 SUSPECT = 0x26  # lane, seq -> 1 if it was the only row running when the process died
+INBOX_HOLES = 0x27  # lane, last seq of a run -> which of it are gone
 DEAD = 0x30  # dead letter number -> dead letter
 QUARANTINE = 0x31  # lane, seq -> bytes of a damaged row
 
@@ -34,15 +36,12 @@ _U64 = Struct(">BQ")
 _U32 = Struct(">BI")
 _LANE_SEQ = Struct(">BIQ")
 _TIME_LANE_SEQ = Struct(">BQIQ")
-_INBOX = Struct(">BIQQ")
 _WAITING = Struct(">BIQIQ")
 _KEYED = Struct(">BI8sQIQ")
 _KEYED_PREFIX = Struct(">BI8s")
 
 lane_seq = _LANE_SEQ.pack
 """Key (table, lane, seq)."""
-inbox_key = _INBOX.pack
-"""Key (INBOX, lane, seq, order)."""
 out_deadline_key = _TIME_LANE_SEQ.pack
 """Key (OUT_DEADLINE, deadline, lane, seq)."""
 in_deadline_key = _WAITING.pack
@@ -87,12 +86,6 @@ def key_hash(key: str) -> bytes:
 def split_lane_seq(key: bytes) -> tuple[int, int]:
     """Lane and seq at the end of a key."""
     return int.from_bytes(key[-12:-8], "big"), int.from_bytes(key[-8:], "big")
-
-
-def split_inbox(key: bytes) -> tuple[int, int, int]:
-    """Lane, seq and order of an inbox key."""
-    _, lane, seq, order = _INBOX.unpack(key)
-    return lane, seq, order
 
 
 def split_waiting(key: bytes) -> tuple[int, int, int]:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zmqrel.core import tables
 from zmqrel.core.entries import verify, verify_all
 from zmqrel.core.lane import CONTROL, OutLane
-from zmqrel.core.storage import Storage
+from zmqrel.core.runs import Entry, Runs
 
 FRAME_BYTES = 64 * 1024
 """A frame is filled up to here; a larger entry travels alone, if the window has room for it."""
@@ -70,7 +69,7 @@ class _Room:
         return seq <= self.grant_last and batch.size + size <= min(self.size, FRAME_BYTES)
 
 
-def next_batch(lane: OutLane, store: Storage, window_bytes: int, largest_entry: int) -> Batch | None:
+def next_batch(lane: OutLane, store: Runs, window_bytes: int, largest_entry: int) -> Batch | None:
     """The next entries of a lane, None if there are none, or no window or credit for them.
 
     `window_bytes` is what the channel's window has left. Raises Untransportable for the first entry that is
@@ -110,45 +109,27 @@ def _fill_from_tail(batch: Batch, lane: OutLane, last: int, room: _Room) -> None
         _add_record(batch, seq, record)
 
 
-def _fill_from_store(batch: Batch, lane: OutLane, store: Storage, last: int, room: _Room) -> None:
+def _fill_from_store(batch: Batch, lane: OutLane, store: Runs, last: int, room: _Room) -> None:
     limit = 4
-    position = batch.first
-    while position <= last and len(batch.records) < FRAME_ENTRIES:
-        rows = store.scan(*tables.lane_bounds(tables.OUTBOX, lane.no, position, last), limit)
-        if _extend(batch, rows, room):
-            if len(rows) < limit:
-                _add_void(batch, last)
-                return
-            position = batch.last + 1
-            limit = min(4 * limit, FRAME_ENTRIES - len(batch.records) or 1)
-            continue
-        for key, record in rows:
-            seq = tables.split_lane_seq(key)[1]
-            _add_void(batch, seq - 1)
-            damaged = not verify(record)
-            if damaged or len(record) > room.largest_entry:
-                if batch.last < batch.first:
-                    raise Untransportable(seq, damaged, len(record))
-                return
-            if not room.takes(batch, seq, len(record)):
-                return
-            _add_record(batch, seq, record)
-        if len(rows) < limit:
+    while batch.last < last and len(batch.records) < FRAME_ENTRIES:
+        entries, all_of_them = store.read(lane.no, batch.last + 1, last, limit)
+        if not _extend(batch, entries, room) and not _add_each(batch, entries, room):
+            return
+        if all_of_them:
             _add_void(batch, last)
             return
-        position = batch.last + 1
-        # Small rows are read in larger steps, without ever reading far more than the room takes.
+        # Small records are read in larger steps, without ever reading far more than the room takes.
         limit = min(4 * limit, FRAME_ENTRIES - len(batch.records) or 1)
 
 
-def _extend(batch: Batch, rows: list[tuple[bytes, bytes]], room: _Room) -> bool:
-    """Add good neighbouring rows that all fit, as nearly always; False, and nothing added, if they are not."""
-    if not rows:
+def _extend(batch: Batch, entries: list[Entry], room: _Room) -> bool:
+    """Add good neighbours that all fit, as nearly always; False, and nothing added, if they are not."""
+    if not entries:
         return True
-    first, last = tables.split_lane_seq(rows[0][0])[1], tables.split_lane_seq(rows[-1][0])[1]
-    if first != batch.last + 1 or last - first + 1 != len(rows) or last > room.grant_last:
+    first, last = entries[0].seq, entries[-1].seq
+    if first != batch.last + 1 or last - first + 1 != len(entries) or last > room.grant_last:
         return False
-    records = [record for _, record in rows]
+    records = [entry.record for entry in entries]
     sizes = list(map(len, records))
     size = batch.size + sum(sizes)
     if size > min(room.size, FRAME_BYTES) or max(sizes) > room.largest_entry or not verify_all(records):
@@ -160,6 +141,21 @@ def _extend(batch: Batch, rows: list[tuple[bytes, bytes]], room: _Room) -> bool:
     batch.records += records
     batch.size = size
     batch.last = last
+    return True
+
+
+def _add_each(batch: Batch, entries: list[Entry], room: _Room) -> bool:
+    """Add entries and the voids between them, one by one; False when the batch takes no more."""
+    for seq, _, record in entries:
+        _add_void(batch, seq - 1)
+        damaged = not verify(record)
+        if damaged or len(record) > room.largest_entry:
+            if batch.last < batch.first:
+                raise Untransportable(seq, damaged, len(record))
+            return False
+        if not room.takes(batch, seq, len(record)):
+            return False
+        _add_record(batch, seq, record)
     return True
 
 

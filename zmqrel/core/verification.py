@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from struct import error as WrongLength
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgpack
 
 from zmqrel.core import tables
 from zmqrel.core.dead import decode_dead
 from zmqrel.core.entries import BadRecord, Meta, decode_control, decode_head, verify
+from zmqrel.core.journal import Journal
 from zmqrel.core.lane import CONTROL, InLane, OutLane, decode_lane
 from zmqrel.core.rows import RowState, decode_state
+from zmqrel.core.runs import Entry, Runs
 from zmqrel.core.shared import Ledger
 from zmqrel.outcome import Cause, Outcome
 
@@ -26,14 +28,6 @@ MOST_BYTES = 1 << 20
 _BEHIND_ALL = b"\xff" * 2
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, WrongLength)
 """What decoding a row raises that was not written like that."""
-
-
-class Rows(Protocol):
-    """What is needed of a store."""
-
-    def get(self, key: bytes) -> bytes | None: ...
-
-    def keys(self, first: bytes, end: bytes, limit: int) -> list[bytes]: ...
 
 
 class Fault(NamedTuple):
@@ -73,7 +67,7 @@ class Examined(NamedTuple):
     ledger: Totals
 
 
-def examine(store: Rows, behind: bytes = b"\x01") -> Examined:
+def examine(store: Journal, behind: bytes = b"\x01") -> Examined:
     """Check the rows behind a key, as many as a page holds."""
     page = _Page(store)
     keys = store.keys(behind + b"\0", _BEHIND_ALL, MOST_ROWS)
@@ -111,26 +105,35 @@ def compare(counted: Totals, ledger: Totals) -> list[Fault]:
 class _Page:
     """The checks of one page. Each `_check_` method returns what is wrong with a row, None if nothing is."""
 
-    def __init__(self, store: Rows) -> None:
+    def __init__(self, store: Journal) -> None:
         self._store = store
+        self._sent = Runs(store, tables.OUTBOX, tables.OUTBOX_HOLES)
+        self._received = Runs(store, tables.INBOX, tables.INBOX_HOLES)
         self._lanes: dict[int, OutLane | InLane | None] = {}
         self.faults: list[Fault] = []
         self.totals = [0] * len(Totals._fields)
         self.quarantined = 0
 
     def row(self, key: bytes, value: bytes) -> None:
-        """Check one row."""
+        """Check one row of the store."""
         name, check = _CHECKS.get(key[0], (f"table 0x{key[0]:02x}", _Page._check_unknown))
         if key == tables.META:
             name, check = "META", _Page._check_ledger
-        try:
-            what = check(self, key, value)
-        except BadRecord as error:
-            what = str(error)
-        except _UNREADABLE as error:
-            what = f"cannot be read ({type(error).__name__})"
+        what = _told(lambda: check(self, key, value))
         if what is not None:
             self.faults.append(Fault(name, self._where(key), what))
+
+    def _run(self, runs: Runs, key: bytes, check: Callable[[Entry], str | None]) -> str | None:
+        """Check each record of a run; those that are wrong are named by their own numbers."""
+        run, entries = runs.every(key)
+        for entry in entries:
+            what = _told(lambda entry=entry: check(entry))  # type: ignore[misc]
+            if what is not None:
+                where = self._where(tables.lane_seq(key[0], run.lane_no, entry.seq))
+                self.faults.append(Fault(_CHECKS[key[0]][0], where, what))
+        if len(entries) == run.last - run.first + 1 and run.size != sum(len(entry.record) for entry in entries):
+            return "its records are not as long as its key says"
+        return None
 
     def ledger(self) -> Ledger | None:
         """The ledger, None if it cannot be read: then the row of it is a fault."""
@@ -177,7 +180,7 @@ class _Page:
         return lane
 
     def _is_received(self, no: int, seq: int) -> bool:
-        return bool(self._store.keys(*tables.lane_bounds(tables.INBOX, no, seq, seq), 1))
+        return self._received.has(no, seq)
 
     def _count(self, first: int, size: int) -> None:
         self.totals[first] += 1
@@ -206,23 +209,34 @@ class _Page:
             return None if lane.sent_upto < lane.next_seq else "more was sent than there is"
         return None if lane.count >= 0 and lane.size >= 0 else "it holds less than nothing"
 
-    def _check_outbox(self, key: bytes, record: bytes) -> str | None:
-        no, seq = tables.split_lane_seq(key)
-        lane = self._out_lane(no)
+    def _check_outbox(self, key: bytes, _value: bytes) -> str | None:
+        lane = self._out_lane(int.from_bytes(key[1:5], "big"))
+        return self._run(self._sent, key, lambda entry: self._check_sent(lane, entry))
+
+    def _check_sent(self, lane: OutLane, entry: Entry) -> str | None:
         if lane.kind == CONTROL:
-            decode_control(record)
+            decode_control(entry.record)
         else:
-            self._count(0, len(record))
-            if not verify(record):
+            self._count(0, len(entry.record))
+            if not verify(entry.record):
                 return "its checksum does not match"
-            decode_head(record)
-        return None if seq < lane.next_seq else "its number was not given out yet"
+            decode_head(entry.record)
+        return None if entry.seq < lane.next_seq else "its number was not given out yet"
+
+    def _check_holes(self, runs: Runs, key: bytes) -> str | None:
+        no, seq = tables.split_lane_seq(key)
+        return None if runs.lowest(no, 0, seq) is not None else "its run is gone"
+
+    def _check_outbox_holes(self, key: bytes, _value: bytes) -> str | None:
+        return self._check_holes(self._sent, key)
+
+    def _check_inbox_holes(self, key: bytes, _value: bytes) -> str | None:
+        return self._check_holes(self._received, key)
 
     def _check_withdrawn(self, key: bytes, value: bytes) -> str | None:
         Cause(value[0])
         no, seq = tables.split_lane_seq(key)
-        there = self._store.get(tables.lane_seq(tables.OUTBOX, no, seq)) is not None
-        return None if there else "it withdraws a message that has ended"
+        return None if self._sent.has(no, seq) else "it withdraws a message that has ended"
 
     def _check_out_deadline(self, key: bytes, _value: bytes) -> str | None:
         self._out_lane(tables.split_lane_seq(key)[0])  # its message may have ended: that is seen at the deadline
@@ -245,18 +259,20 @@ class _Page:
         there = self._store.get(tables.numbered(tables.OUTCOME, int.from_bytes(value, "big"))) is not None
         return None if there else "it leads to no outcome"
 
-    def _check_inbox(self, key: bytes, record: bytes) -> str | None:
-        no, seq, order_us = tables.split_inbox(key)
-        self._count(2, len(record))
-        lane = self._in_lane(no)
-        if not verify(record):
+    def _check_inbox(self, key: bytes, _value: bytes) -> str | None:
+        lane = self._in_lane(int.from_bytes(key[1:5], "big"))
+        return self._run(self._received, key, lambda entry: self._check_received(lane, entry))
+
+    def _check_received(self, lane: InLane, entry: Entry) -> str | None:
+        self._count(2, len(entry.record))
+        if not verify(entry.record):
             return "its checksum does not match"
-        head = decode_head(record)
-        if seq > lane.floor:
+        head = decode_head(entry.record)
+        if entry.seq > lane.floor:
             return "it lies above what was received"
-        data = self._store.get(tables.lane_seq(tables.ROW_STATE, no, seq))
+        data = self._store.get(tables.lane_seq(tables.ROW_STATE, lane.no, entry.seq))
         state = RowState() if data is None else decode_state(data)
-        return self._unindexed(lane, seq, order_us, head.meta, head.deadline_us, state)
+        return self._unindexed(lane, entry.seq, entry.order_us, head.meta, head.deadline_us, state)
 
     def _unindexed(
         self, lane: InLane, seq: int, order_us: int, meta: Meta, deadline_us: int, state: RowState
@@ -308,6 +324,16 @@ class _Page:
         return None
 
 
+def _told(check: Callable[[], str | None]) -> str | None:
+    """What a check says, also of what cannot be decoded."""
+    try:
+        return check()
+    except BadRecord as error:
+        return str(error)
+    except _UNREADABLE as error:
+        return f"cannot be read ({type(error).__name__})"
+
+
 _Checker = Callable[[_Page, bytes, bytes], str | None]
 
 _CHECKS: dict[int, tuple[str, _Checker]] = {
@@ -316,6 +342,8 @@ _CHECKS: dict[int, tuple[str, _Checker]] = {
     tables.LANE: ("LANE", _Page._check_lane),
     tables.QUEUE: ("QUEUE", _Page._check_number),
     tables.OUTBOX: ("OUTBOX", _Page._check_outbox),
+    tables.OUTBOX_HOLES: ("OUTBOX_HOLES", _Page._check_outbox_holes),
+    tables.INBOX_HOLES: ("INBOX_HOLES", _Page._check_inbox_holes),
     tables.WITHDRAWN: ("WITHDRAWN", _Page._check_withdrawn),
     tables.OUT_DEADLINE: ("OUT_DEADLINE", _Page._check_out_deadline),
     tables.ID: ("ID", _Page._check_id),
@@ -336,6 +364,8 @@ _NAMED = (tables.PEER, tables.QUEUE, tables.ID)
 """Tables whose keys are a name; then those whose keys begin, and those whose keys end, with lane and number."""
 _FROM_THE_START = (
     tables.OUTBOX,
+    tables.OUTBOX_HOLES,
+    tables.INBOX_HOLES,
     tables.WITHDRAWN,
     tables.OUTCOME_OF,
     tables.INBOX,
