@@ -186,6 +186,7 @@ class Peer:
         listener = ControlListener(self.name, asked.directory, lambda question: answer(asked, question))
         asked.served_by(listener)
         listener.start()
+        loop.when_ended(listener.end)
         return listener
 
     def __enter__(self) -> Peer:

@@ -159,7 +159,7 @@ def test_workers_and_the_outcome_thread_end(tmp_path: Path) -> None:
     peer.on_outcome()(print)
     peer.start()
     threads = [thread for thread in threading.enumerate() if thread.name.startswith("zmqrel-shop")]
-    assert len(threads) == 5
+    assert len(threads) == 6
     fragile.fail()
     for thread in threads:
         thread.join(LIMIT_S)

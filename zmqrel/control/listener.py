@@ -96,12 +96,17 @@ class ControlListener:
         self._identity = _identity(path)
         return listening
 
+    def end(self) -> None:
+        """Let the thread end; what it holds open stays until `close`. May be repeated, in any thread."""
+        if self._listening is not None and not self._closing:
+            self._closing = True
+            self._ring.send(b"x")
+
     def close(self) -> None:
         """Stop serving and remove the socket; an answer that is under way is finished. May be repeated."""
-        if self._listening is None or self._closing:
+        if self not in _open_here:
             return
-        self._closing = True
-        self._ring.send(b"x")
+        self.end()
         self._thread.join()
         path = self._directory / SOCKET
         # The store may have been let go, and another process may serve it by now.
