@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from zmqrel.body import decode_body
 from zmqrel.checks import Duration, check_queue, duration_s
-from zmqrel.core.buffer import HANDLED, Failed, MoveTo, Rejected, Result, RetryAt, Row
+from zmqrel.core.buffer import HANDLED, Failed, MoveTo, Rejected, Result, RetryAt, Row, is_overdue
 from zmqrel.core.commands import EndedAs
 from zmqrel.errors import AlreadySettled, ConfigError, NotHandled, Reject, RetryLater
 from zmqrel.history import HistoryEvent, told
@@ -246,12 +246,14 @@ class Recall:
 class Message:
     """One message that was handed over. Settle it once: ack, retry, reject or move; a handler's return acks it."""
 
-    __slots__ = ("_body", "_consumer", "_decoded", "_row", "_settled")
+    __slots__ = ("_asked", "_attempt", "_body", "_consumer", "_decoded", "_row", "_settled")
 
-    def __init__(self, row: Row, consumer: _Settles) -> None:
+    def __init__(self, row: Row, consumer: _Settles, *, asked: bool = False) -> None:
+        """`asked`: it is not handed over yet, and may only be looked at."""
         self._row = row
         self._consumer = consumer
-        self._settled = False
+        self._asked = self._settled = asked
+        self._attempt = row.attempts + asked
         self._decoded = False
         self._body: Any = None
 
@@ -309,7 +311,7 @@ class Message:
     @property
     def attempt(self) -> int:
         """The how-manieth hand-over this is, from 1."""
-        return self._row.attempts
+        return self._attempt
 
     @property
     def redelivered(self) -> bool:
@@ -318,8 +320,9 @@ class Message:
 
     @property
     def withdrawn(self) -> bool:
-        """True once its sender recalled it, or its deadline passed, while it is at work here."""
-        return self._row.withdrawn is not None
+        """True once its sender recalled it, its deadline passed, or its handler's `time_limit` is over: whoever works
+        on it may stop. Settled all the same, it ends as it was settled."""
+        return self._row.withdrawn is not None or is_overdue(self._row, self._consumer.now_us())
 
     @property
     def origin_id(self) -> str | None:
@@ -358,6 +361,8 @@ class Message:
         return self._settled
 
     def _settle(self, result: Result) -> None:
+        if self._asked:
+            raise AlreadySettled(f"message {self.id!r} is not handed over yet: admit only says whether it is to be")
         if not self._claim_settlement():
             raise AlreadySettled(f"message {self.id!r} was settled before")
         self._consumer.finish(self._row, result)

@@ -24,6 +24,7 @@ from zmqrel.checks import (
     check_queue,
     duration_s,
     is_loopback,
+    one_of,
     whole,
 )
 from zmqrel.control.asked import OfLoop
@@ -51,7 +52,7 @@ from zmqrel.runtime.callbacks import Callbacks
 from zmqrel.runtime.loop import Loop
 from zmqrel.runtime.outcomes import Listener, OutcomeTeller
 from zmqrel.runtime.wire import check_dial
-from zmqrel.runtime.workers import Consumer
+from zmqrel.runtime.workers import Consumer, Handling
 from zmqrel.sending import SendCall, message_filter, send_call
 from zmqrel.stored import DeadLetter, DeadLetters, InboxMessage, OutboxMessage, outbox_record, pages
 
@@ -95,13 +96,6 @@ class _Access:
         return self._peer._running().clock.from_posix(posix_s)
 
 
-@dataclass(frozen=True, slots=True)
-class _Registration:
-    handler: Handler
-    workers: int
-    policy: Policy
-
-
 class Peer:
     """One named participant. Nothing is opened before `start`, `run` or `with`.
 
@@ -128,7 +122,7 @@ class Peer:
             self._check_reach("bind", endpoint)
         for peer, dialled in self._peers.items():
             self._check_reach(f"peers[{peer!r}]", dialled)
-        self._registrations: dict[str, _Registration] = {}
+        self._registrations: dict[str, Handling] = {}
         self._consumers: dict[str, Consumer] = {}
         self._listeners: list[Listener] = []
         self._teller: OutcomeTeller | None = None
@@ -603,27 +597,51 @@ class Peer:
 
     # -------------------------------------------------------------------------------------------- receiving
 
-    def handler(self, queue: str = "default", *, workers: int = 1, retry: Retry | None = None) -> Callable[[_H], _H]:
+    def handler(
+        self,
+        queue: str = "default",
+        *,
+        workers: int = 1,
+        retry: Retry | None = None,
+        ack: str = "auto",
+        time_limit: Duration | None = None,
+        admit: Callable[[Message], object] | None = None,
+    ) -> Callable[[_H], _H]:
         """Let the decorated function handle the messages of a queue, in `workers` threads.
 
         It is called with a Message. Returning means HANDLED; raising `Reject` means REJECTED; raising `RetryLater` or
         anything else means another attempt, as `retry` says (default: exponential from 0.5 s to 60 s, 10 attempts).
+
+        With `ack="manual"` returning settles nothing: settle the message later, from any thread. What is never settled
+        is counted in `stats()["in_hand"]` and handed over again, `redelivered`, in the peer's next life.
+
+        A message that is not settled `time_limit` seconds after its hand-over is `withdrawn`, so that its handler can
+        see that it should stop, and counted in `stats()["overdue"]`. It is not handed over again meanwhile.
+
+        `admit(message)` is asked before a message is handed over, in the worker's thread, of one message of the queue
+        at a time. If it returns something false, the message ends REJECTED, reason "condition", and no attempt is
+        counted; until then it can be recalled. It may look at the message, not settle it. Raising means what it means
+        in the function, and counts as an attempt.
         """
         check_queue(queue)
         whole("workers", workers, 1, _MOST_WORKERS)
         if retry is not None and not isinstance(retry, Retry):
             raise ConfigError.of("retry", "a Retry or None", retry)
+        manual = one_of("ack", ack, ("auto", "manual")) == "manual"
+        limit_us = 0 if time_limit is None else max(1, int(duration_s("time_limit", time_limit, zero=False) * 1e6))
+        if admit is not None and not callable(admit):
+            raise ConfigError.of("admit", "a callable that takes a Message, or None", admit)
         policy = Policy(_DEFAULT_RETRY if retry is None else retry)
 
         def register(function: _H) -> _H:
             if not callable(function):
                 raise ConfigError.of("handler", "a callable that takes a Message", function)
-            self._register(queue, _Registration(function, workers, policy))
+            self._register(queue, Handling(function, workers, policy, manual, admit, limit_us))
             return function
 
         return register
 
-    def _register(self, queue: str, registration: _Registration) -> None:
+    def _register(self, queue: str, registration: Handling) -> None:
         self._check_fork()
         if self._loop is not None:
             self._running()
@@ -635,10 +653,11 @@ class Peer:
         if started:
             self._consumer(queue, registration).serve()
 
-    def _consumer(self, queue: str, registration: _Registration) -> Consumer:
-        consumer = Consumer(self._running(), queue, registration.policy, self.options.prefetch)
+    def _consumer(self, queue: str, registration: Handling) -> Consumer:
+        limit_us = registration.time_limit_us
+        consumer = Consumer(self._running(), queue, registration.policy, self.options.prefetch, limit_us)
         self._consumers[queue] = consumer
-        consumer.start_workers(registration.handler, registration.workers)
+        consumer.start_workers(registration)
         return consumer
 
     def receive(self, queue: str = "default", timeout: Duration | None = None) -> Message | None:

@@ -9,7 +9,20 @@ from contextlib import nullcontext
 
 import pytest
 
-from zmqrel.core.buffer import EXPIRED, HANDLED, Buffer, Place, Result, Row
+from zmqrel.core.buffer import (
+    EXPIRED,
+    HANDLED,
+    Buffer,
+    Expired,
+    Handled,
+    Left,
+    Place,
+    Refused,
+    Result,
+    Returned,
+    Row,
+    is_overdue,
+)
 from zmqrel.core.entries import Meta, encode_messages, encode_meta
 from zmqrel.core.lane import DATA, InLane
 from zmqrel.core.offset import ClockOffset
@@ -46,6 +59,8 @@ def arrive(place: Place) -> tuple[Buffer, Row]:
         row.place = Place.AHEAD
         return buffer, row
     buffer.offer([row])
+    if place is Place.ASKED:
+        assert buffer.ask(NOW_US) is row
     if place in (Place.RUNNING, Place.DONE):
         assert buffer.take(NOW_US) is row
     if place is Place.DONE:
@@ -58,6 +73,7 @@ def arrive(place: Place) -> tuple[Buffer, Row]:
 WITHDRAWN = {
     Place.AHEAD: (False, Place.AHEAD),
     Place.CLAIMED: (True, Place.GONE),
+    Place.ASKED: (True, Place.GONE),
     Place.RUNNING: (False, Place.RUNNING),
     Place.DONE: (False, Place.DONE),
     Place.GONE: (False, Place.GONE),
@@ -65,10 +81,14 @@ WITHDRAWN = {
 TAKEN = {
     Place.AHEAD: (False, Place.AHEAD),
     Place.CLAIMED: (True, Place.RUNNING),
+    Place.ASKED: (False, Place.ASKED),
     Place.RUNNING: (False, Place.RUNNING),
     Place.DONE: (False, Place.DONE),
     Place.GONE: (False, Place.GONE),
 }
+ASKED = {**TAKEN, Place.CLAIMED: (True, Place.ASKED)}
+ADMITTED = {Place.ASKED: (True, Place.RUNNING), Place.GONE: (False, Place.GONE)}
+REFUSAL = {Place.ASKED: (True, Place.DONE), Place.GONE: (False, Place.GONE)}
 CLEARED = {place: (place is Place.CLAIMED, Place.GONE if place is Place.CLAIMED else place) for place in Place}
 
 
@@ -84,14 +104,118 @@ def cleared(buffer: Buffer, row: Row) -> bool:
     return row in buffer.clear()
 
 
+def asked(buffer: Buffer, row: Row) -> bool:
+    return buffer.ask(NOW_US) is row
+
+
+def admitted(buffer: Buffer, row: Row) -> bool:
+    return buffer.admit(row, NOW_US)
+
+
+def refused(buffer: Buffer, row: Row) -> bool:
+    buffer.refuse(row)
+    return kinds(buffer) == [Refused]
+
+
+def kinds(buffer: Buffer) -> list[type]:
+    """What was made of the rows that are through; empty tuples of different kinds are equal."""
+    return [type(result) for _, result in buffer.finished()]
+
+
 @pytest.mark.parametrize("place", Place)
-@pytest.mark.parametrize(("event", "table"), [(withdrawn, WITHDRAWN), (taken, TAKEN), (cleared, CLEARED)])
+@pytest.mark.parametrize(
+    ("event", "table"), [(withdrawn, WITHDRAWN), (taken, TAKEN), (cleared, CLEARED), (asked, ASKED)]
+)
 def test_what_an_event_does_to_a_row(
     place: Place, event: Callable[[Buffer, Row], bool], table: dict[Place, tuple[bool, Place]]
 ) -> None:
     buffer, row = arrive(place)
     assert (event(buffer, row), row.place) == table[place]
     assert buffer.take(NOW_US) is None or event is not taken
+
+
+@pytest.mark.parametrize(("event", "table"), [(admitted, ADMITTED), (refused, REFUSAL)])
+@pytest.mark.parametrize("place", [Place.ASKED, Place.GONE])
+def test_what_the_answer_does_to_a_row(
+    place: Place, event: Callable[[Buffer, Row], bool], table: dict[Place, tuple[bool, Place]]
+) -> None:
+    """Gone is a row that was withdrawn while it was asked about."""
+    buffer, row = arrive(Place.ASKED)
+    if place is Place.GONE:
+        assert buffer.withdraw(row)
+    assert (event(buffer, row), row.place) == table[place]
+    if place is Place.GONE and event is admitted:
+        assert kinds(buffer) == [Left]
+    buffer.finished()
+    assert buffer.handed_over() == ([row] if row.place is Place.RUNNING else [])
+
+
+def test_asking_counts_no_attempt_but_is_known_should_the_process_die() -> None:
+    in_hand = MemoryInHand()
+    buffer, row = make_buffer(in_hand), make_row(seq=9)
+    buffer.offer([row])
+    assert buffer.ask(NOW_US) is row
+    assert (row.attempts, row.handed_us) == (0, 0)
+    assert in_hand.open() == [InHand(3, 9, 1, True)]
+    assert buffer.handed_over() == [row]
+    assert buffer.admit(row, NOW_US + 7)
+    assert (row.attempts, row.handed_us) == (1, NOW_US + 7)
+
+
+def test_a_deadline_that_passes_while_it_is_asked_about_counts() -> None:
+    buffer, row = make_buffer(), make_row(deadline_us=NOW_US + 5)
+    buffer.offer([row])
+    assert buffer.ask(NOW_US) is row
+    assert not buffer.admit(row, NOW_US + 6)
+    assert kinds(buffer) == [Expired]
+    assert (row.place, row.attempts) == (Place.DONE, 0)
+
+
+def test_a_row_withdrawn_while_it_is_asked_about_is_not_with_a_worker() -> None:
+    buffer, row = make_buffer(), make_row()
+    buffer.offer([row])
+    buffer.ask(NOW_US)
+    assert buffer.withdraw(row)
+    assert buffer.handed_over() == []
+
+
+def test_a_handler_that_returns_and_settles_later() -> None:
+    in_hand = MemoryInHand()
+    buffer, row = make_buffer(in_hand), make_row(seq=9)
+    buffer.offer([row])
+    buffer.take(NOW_US)
+    buffer.returned(row)
+    assert in_hand.open() == [InHand(3, 9, 1, False)]
+    assert (buffer.finished(), buffer.handed_over()) == ([], [row])
+    buffer.finish(row, HANDLED)
+    buffer.returned(row)
+    assert kinds(buffer) == [Handled]
+
+
+def test_the_loop_is_told_when_a_suspect_has_returned() -> None:
+    buffer, row = make_buffer(), make_row()
+    row.suspect = True
+    buffer.offer([row])
+    buffer.take(NOW_US)
+    buffer.returned(row)
+    assert buffer.unsettled
+    assert buffer.handed_over() == [row]
+    assert kinds(buffer) == [Returned]
+
+
+def test_a_time_limit_runs_from_the_hand_over() -> None:
+    buffer = Buffer("work", 4, MemoryInHand(), nullcontext(), lambda n: None, 1_000)
+    buffer.offer([make_row(1), make_row(2)])
+    row = buffer.take(NOW_US)
+    assert row is not None
+    assert not is_overdue(row, NOW_US + 1_000)
+    assert is_overdue(row, NOW_US + 1_001)
+    asked_row = buffer.ask(NOW_US)
+    assert asked_row is not None
+    buffer.admit(asked_row, NOW_US + 500)
+    assert not is_overdue(asked_row, NOW_US + 1_500)
+    assert is_overdue(asked_row, NOW_US + 1_501)
+    assert not is_overdue(make_row(), NOW_US * 2)
 
 
 # ------------------------------------------------------------------------------------------------ hand-over

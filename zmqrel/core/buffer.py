@@ -31,11 +31,13 @@ class Place(Enum):
     """Read from the store, not claimed."""
     CLAIMED = 2
     """In a buffer, to be taken by a worker or by a withdrawal."""
-    RUNNING = 3
+    ASKED = 3
+    """Out of its buffer while `admit` is asked: it can still be withdrawn."""
+    RUNNING = 4
     """Handed over."""
-    DONE = 4
+    DONE = 5
     """The worker is through; the settlement is not committed."""
-    GONE = 5
+    GONE = 6
     """Withdrawn, passed over or settled: memory only."""
 
 
@@ -62,6 +64,8 @@ class Row:
     """It has a row in the table ROW_STATE."""
     slot = -1
     withdrawn: Cause | None = None
+    overdue_us = 0
+    """When its handler's time limit is over, 0 without one."""
 
     def __init__(self, lane: InLane, seq: int, order_us: int, record: bytes) -> None:
         self.lane = lane
@@ -144,9 +148,24 @@ class Expired(NamedTuple):
     """Its deadline had passed when a worker was about to take it. It was not handed over."""
 
 
-Result = Handled | Rejected | Failed | RetryAt | MoveTo | Expired
+class Refused(NamedTuple):
+    """`admit` said no. It was not handed over."""
+
+
+class Left(NamedTuple):
+    """It was withdrawn while `admit` was asked: only its slot is to be freed."""
+
+
+class Returned(NamedTuple):
+    """The handler has returned and left it to be settled later: it did not bring the process down."""
+
+
+Result = Handled | Rejected | Failed | RetryAt | MoveTo | Expired | Refused | Left | Returned
 HANDLED = Handled()
 EXPIRED = Expired()
+REFUSED = Refused()
+LEFT = Left()
+RETURNED = Returned()
 
 
 class Buffer:
@@ -164,6 +183,7 @@ class Buffer:
         "prefetch",
         "queue",
         "taken",
+        "time_limit_us",
     )
 
     MOST_CLAIMED = 4096
@@ -175,14 +195,16 @@ class Buffer:
         in_hand: InHandTable,
         lock: AbstractContextManager[object],
         notify: Callable[[int], None],
+        time_limit_us: int = 0,
     ) -> None:
-        """`notify(n)` is called with the lock held when n rows were offered."""
+        """`notify(n)` is called with the lock held when n rows were offered; a time limit of 0 is none."""
         self.queue = queue
         self.prefetch = prefetch
         self.capacity = prefetch
         """How many rows to claim ahead: grows with what the workers took since the last claim, so that a fast
         handler does not wait for the loop, and falls back to `prefetch` for a slow one."""
         self.taken = 0
+        self.time_limit_us = time_limit_us
         self._rows: deque[Row] = deque()
         self._done: deque[tuple[Row, Result]] = deque()
         self._running: dict[int, Row] = {}
@@ -218,7 +240,7 @@ class Buffer:
     def withdraw(self, row: Row) -> bool:
         """Take a claimed row back. False if a worker has it, or had it."""
         with self._lock:
-            if row.place is not Place.CLAIMED:
+            if row.place is not Place.CLAIMED and row.place is not Place.ASKED:
                 return False
             row.place = Place.GONE
             return True
@@ -250,7 +272,8 @@ class Buffer:
     def handed_over(self) -> list[Row]:
         """Rows that workers have, or had and whose results were not collected."""
         with self._lock:
-            return [*self._running.values(), *(row for row, _ in self._done)]
+            done = [row for row, result in self._done if not isinstance(result, Left | Returned)]
+            return [row for row in self._running.values() if row.place is not Place.GONE] + done
 
     @property
     def unsettled(self) -> bool:
@@ -268,24 +291,67 @@ class Buffer:
         A row whose deadline has passed is not handed over: the loop settles it.
         """
         with self._lock:
-            while self._rows:
-                row = self._rows[0]
-                if row.place is Place.CLAIMED and not row.expired(now_us):
-                    # First the slot, for it may raise StoreFull: then the row stays where it is.
-                    row.slot = self._in_hand.take(row.lane.no, row.seq, row.attempts + 1)
-                    row.attempts += 1
-                    row.handed_us = now_us
-                    row.place = Place.RUNNING
-                    self._running[row.slot] = row
-                    self._rows.popleft()
-                    self.taken += 1
-                    return row
+            row = self._next(now_us)
+            if row is not None:
+                self._hand_over(row, now_us)
+            return row
+
+    def ask(self, now_us: int) -> Row | None:
+        """The next row, to ask whether it is to be handed over; `admit` or `refuse` follows. Until then it can be
+        withdrawn, and nobody else gets it."""
+        with self._lock:
+            row = self._next(now_us)
+            if row is not None:
+                row.place = Place.ASKED
+            return row
+
+    def admit(self, row: Row, now_us: int) -> bool:
+        """Hand over a row that was asked about. False if it was withdrawn meanwhile, or its deadline has passed."""
+        with self._lock:
+            if row.place is Place.ASKED and not row.expired(now_us):
+                self._hand_over(row, now_us)
+                return True
+            self._leave(row, EXPIRED)
+            return False
+
+    def refuse(self, row: Row) -> None:
+        """The condition for handing over a row does not hold: the loop ends it."""
+        with self._lock:
+            self._leave(row, REFUSED)
+
+    def _leave(self, row: Row, result: Result) -> None:
+        """A row that was asked about is not handed over."""
+        self._running.pop(row.slot, None)
+        if row.place is not Place.ASKED:
+            result = LEFT  # withdrawn: that stands
+        else:
+            row.place = Place.DONE
+        self._done.append((row, result))
+
+    def _next(self, now_us: int) -> Row | None:
+        """Take the next row out, with a slot that says so."""
+        while self._rows:
+            row = self._rows[0]
+            if row.place is Place.CLAIMED and not row.expired(now_us):
+                # First the slot, for it may raise StoreFull: then the row stays where it is.
+                row.slot = self._in_hand.take(row.lane.no, row.seq, row.attempts + 1)
+                self._running[row.slot] = row
                 self._rows.popleft()
                 self.taken += 1
-                if row.place is Place.CLAIMED:
-                    row.place = Place.DONE
-                    self._done.append((row, EXPIRED))
+                return row
+            self._rows.popleft()
+            self.taken += 1
+            if row.place is Place.CLAIMED:
+                row.place = Place.DONE
+                self._done.append((row, EXPIRED))
         return None
+
+    def _hand_over(self, row: Row, now_us: int) -> None:
+        row.attempts += 1
+        row.handed_us = now_us
+        row.place = Place.RUNNING
+        if self.time_limit_us:
+            row.overdue_us = now_us + self.time_limit_us
 
     def finish(self, row: Row, result: Result) -> None:
         """A worker is through with a row that it took."""
@@ -295,3 +361,16 @@ class Buffer:
             self._running.pop(row.slot, None)
             self._in_hand.done(row.slot)
             self._done.append((row, result))
+
+    def returned(self, row: Row) -> None:
+        """The handler of a row has returned; unless it is settled already, that comes later."""
+        with self._lock:
+            if row.place is Place.RUNNING:
+                self._in_hand.done(row.slot)
+                if row.suspect:
+                    self._done.append((row, RETURNED))
+
+
+def is_overdue(row: Row, now_us: int) -> bool:
+    """True if its handler has, or had, it for longer than the handler's time limit."""
+    return bool(row.overdue_us) and now_us > row.overdue_us

@@ -328,7 +328,7 @@ class Claims:
 
     def take_back(self, row: Row) -> bool:
         """Take a claimed row out of its buffer. False if a worker has it, or it is in none."""
-        if row.place is not Place.CLAIMED or not self._rows.buffer_of(row).withdraw(row):
+        if row.place not in (Place.CLAIMED, Place.ASKED) or not self._rows.buffer_of(row).withdraw(row):
             return False
         row.place = Place.AHEAD
         if row is self._suspect_out:
@@ -347,7 +347,7 @@ class Claims:
     def hold_running(self, row: Row) -> None:
         """A worker still has this row though the core was loaded anew."""
         self._hold_alone(row)
-        if row.suspect and row.place is Place.RUNNING:
+        if row.suspect and row.place in (Place.ASKED, Place.RUNNING):
             self._suspect_out = row
 
     def suspect_is_through(self, row: Row) -> None:

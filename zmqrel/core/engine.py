@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zmqrel.core import commands as c
 from zmqrel.core import frames, tables
-from zmqrel.core.buffer import Buffer, Result, Row
+from zmqrel.core.buffer import Buffer, Result, Row, is_overdue
 from zmqrel.core.channel import Channel
 from zmqrel.core.dead import DeadLetters
 from zmqrel.core.effects import Effects, Ended, HandedOver, ReceiptNotice
@@ -170,7 +170,7 @@ class Engine:
     def leave(self, rows: Iterable[Row]) -> None:
         """The peer closes while workers have these rows: the next life hands them over again, and says so."""
         for row in rows:
-            if row.attempts:  # not one whose deadline had passed at the door
+            if row.handed_us:  # not one whose deadline had passed at the door
                 self._inbox.blame(row.lane.no, row.seq, row.attempts, False, False, "the peer closed before its end")
         self._inbox.end_withdrawn()
 
@@ -218,7 +218,9 @@ class Engine:
         self._inbox.claims.serve(queue, buffer, policy)
 
     def finished(self, results: list[tuple[Row, Result]]) -> None:
-        """Workers are through with rows."""
+        """Workers are through with rows, all of one buffer."""
+        if results and results[0][0].overdue_us:
+            self.shared.counters["overdue"] += sum(is_overdue(row, self.shared.now.store_us) for row, _ in results)
         self._inbox.finish_all(results)
 
     def command(self, command: c.Command) -> None:

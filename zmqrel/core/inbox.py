@@ -20,9 +20,11 @@ from zmqrel.core.buffer import (
     Handled,
     MoveTo,
     Place,
+    Refused,
     Rejected,
     Result,
     RetryAt,
+    Returned,
     Row,
 )
 from zmqrel.core.claims import Claims
@@ -54,6 +56,7 @@ MOST_WITHDRAWN = 1_000_000
 _KEPT_IN_STORE = ("waiting_at_us", "queue", "first_handed_us", "stated", "withdrawn", "redelivered", "keyed_us")
 """Attributes of a Row that `Rows.read` sets from the store."""
 
+_CONDITION = "condition"
 _DIED = "the process ended before it was settled"
 
 _OUTCOME_OF_CAUSE = {
@@ -150,8 +153,8 @@ class Inbox:
         for name in _KEPT_IN_STORE:
             setattr(row, name, getattr(stored, name))
         # A withdrawal while it ran wrote the attempt that runs; else the store knows those before it. A row that
-        # expired at the door has no slot and was not handed over.
-        row.attempts = stored.attempts + (1 if row.slot >= 0 and not stored.withdrawn else 0)
+        # expired or was refused at the door was not handed over.
+        row.attempts = stored.attempts + (1 if row.handed_us and not stored.withdrawn else 0)
 
     # ---------------------------------------------------------------------------------------------------- acceptance
 
@@ -295,6 +298,10 @@ class Inbox:
 
     def finish(self, row: Row, result: Result) -> None:
         """What a worker made of a row."""
+        if isinstance(result, Returned):
+            if row.suspect and row.lane.rows.get(row.seq) is row:
+                self.claims.suspect_is_through(row)
+            return
         if row.lane.rows.get(row.seq) is not row:
             # The peer was forgotten or its store was replaced meanwhile: nobody waits for this.
             self._shared.effects.freed.append(row.slot)
@@ -311,9 +318,12 @@ class Inbox:
             self._end(row, Outcome.REJECTED, result.reason, row.attempts)
         elif isinstance(result, Expired):
             self._expire(row)
+        elif isinstance(result, Refused):
+            self._bury(row, "rejected", Outcome.REJECTED, _CONDITION)
+            self._end(row, Outcome.REJECTED, _CONDITION, row.attempts)
         elif isinstance(result, MoveTo):
             self._move(row, result.queue)
-        else:
+        elif isinstance(result, Failed | RetryAt):
             self._retry(row, result)
         queue = self.rows.queue(row.queue)
         queue.examine = True
@@ -582,7 +592,7 @@ class Inbox:
         row = lane.rows.get(seq) or self.rows.read(lane.no, seq)
         if row is None or row.place in (Place.RUNNING, Place.DONE):
             return
-        if row.place is Place.CLAIMED and not self.claims.take_back(row):
+        if row.place in (Place.CLAIMED, Place.ASKED) and not self.claims.take_back(row):
             return
         self._remove(row)
 

@@ -12,6 +12,7 @@ COUNTERS = {
     **{f"outcome_{o.name.lower()}": f"of these, those that ended {o.name}" for o in Outcome},
     "received": "messages taken into the inbox, own ones included",
     "handled": "messages acknowledged by the application",
+    "overdue": "hand-overs that lasted longer than the time_limit of their handler, those that still last included",
     "retried": "attempts after which the message waits for another",
     "recalled": "received messages, or ones still on their way, that were recalled before a hand-over",
     "expired": "received messages whose deadline passed here before a hand-over",

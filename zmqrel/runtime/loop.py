@@ -187,9 +187,11 @@ class Loop:
         self._finished_rows = True
         self._wire.wake()
 
-    def new_buffer(self, queue: str, prefetch: int, lock: threading.Lock, notify: Callable[[int], None]) -> Buffer:
+    def new_buffer(
+        self, queue: str, prefetch: int, lock: threading.Lock, notify: Callable[[int], None], time_limit_us: int
+    ) -> Buffer:
         """A buffer under `lock`, which calls `notify` with the number of rows that came."""
-        return Buffer(queue, prefetch, self._in_hand, lock, notify)
+        return Buffer(queue, prefetch, self._in_hand, lock, notify, time_limit_us)
 
     def serve(self, served: Sequence[tuple[str, Buffer, Policy]]) -> Call:
         """Let rows of these queues go to these buffers, all from the same turn on."""
@@ -206,7 +208,7 @@ class Loop:
 
     def stats(self) -> Call:
         """The core's counters."""
-        return self.post(lambda: self._turns.stats())
+        return self.post(lambda: self._turns.stats(self.clock.now()))
 
     def wait_until_drained(self, timeout_s: float) -> None:
         """Wait until the outbox is empty. Raises TimeoutError after `timeout_s`, and PeerClosed."""
@@ -421,7 +423,7 @@ class Loop:
             self._turn()
         self._closed = True
         self._turns.close(self.clock.now(), self.clock.wall_us())
-        self.final_stats = self._turns.stats()
+        self.final_stats = self._turns.stats(self.clock.now())
 
     def _refuse_queued(self) -> None:
         error = self.refusal()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from zmqrel.core import commands as c
-from zmqrel.core.buffer import Buffer, Result, Row
+from zmqrel.core.buffer import Buffer, Result, Row, is_overdue
 from zmqrel.core.effects import Effects, Event, ReceiptNotice
 from zmqrel.core.engine import Engine
 from zmqrel.core.rows import Policy
@@ -295,10 +295,12 @@ class Turns:
             self.engine.set_accepting(True)
             self._full = False
 
-    def stats(self) -> dict[str, int]:
-        """The core's figures, and how many messages workers have in hand; see core/stats.py."""
-        in_hand = sum(len(buffer.handed_over()) for buffer, _ in self._served.values())
-        return self.engine.stats() | {"in_hand": in_hand}
+    def stats(self, now: Now) -> dict[str, int]:
+        """The core's figures, with those of messages that workers have in hand; see core/stats.py."""
+        rows = [row for buffer, _ in self._served.values() for row in buffer.handed_over()]
+        stats = self.engine.stats()
+        stats["overdue"] += sum(is_overdue(row, now.store_us) for row in rows)
+        return stats | {"in_hand": len(rows)}
 
     def next_wake_us(self, now: Now) -> int | None:
         """The monotonic time at which a turn is due though nothing comes in."""

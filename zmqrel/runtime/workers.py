@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
 
@@ -21,18 +23,34 @@ _log = logging.getLogger("zmqrel")
 _FULL_PAUSE_S = 0.5
 
 
+@dataclass(frozen=True, slots=True)
+class Handling:
+    """How the messages of a queue are handled."""
+
+    function: Handler
+    workers: int
+    policy: Policy
+    manual: bool = False
+    """The function's return settles nothing."""
+    admit: Callable[[Message], object] | None = None
+    """Asked before a message is handed over."""
+    time_limit_us: int = 0
+    """How long a message may take before it is withdrawn; 0: as long as it likes."""
+
+
 class Consumer:
     """One queue's buffer and those who take from it."""
 
-    def __init__(self, loop: Loop, queue: str, policy: Policy, prefetch: int) -> None:
+    def __init__(self, loop: Loop, queue: str, policy: Policy, prefetch: int, time_limit_us: int = 0) -> None:
         self.queue = queue
         self.settling = threading.Lock()
         """Held for the instant in which a message of this queue is settled."""
+        self._asking = threading.Lock()
         self._loop = loop
         # A plain lock: the buffer takes it for every message, and Condition's own is reentrant and dearer.
         lock = threading.Lock()
         self._condition = threading.Condition(lock)
-        self._buffer: Buffer = loop.new_buffer(queue, prefetch, lock, self._condition.notify)
+        self._buffer: Buffer = loop.new_buffer(queue, prefetch, lock, self._condition.notify, time_limit_us)
         self._policy = policy
         self._stopping = False
         self._threads: list[threading.Thread] = []
@@ -51,26 +69,26 @@ class Consumer:
         """The queue, where its rows are to go, and how failures are treated."""
         return self.queue, self._buffer, self._policy
 
-    def start_workers(self, handler: Handler, count: int) -> None:
-        """Run a handler in that many threads."""
-        for number in range(count):
+    def start_workers(self, handling: Handling) -> None:
+        """Run a handler in its threads."""
+        for number in range(handling.workers):
             name = f"zmqrel-{self._loop.name}-{self.queue}-{number + 1}"
-            thread = threading.Thread(target=self._work, args=(handler,), name=name, daemon=True)
+            thread = threading.Thread(target=self._work, args=(handling,), name=name, daemon=True)
             self._threads.append(thread)
             thread.start()
 
-    def _work(self, handler: Handler) -> None:
-        take, now_us = self._buffer.take, self._loop.clock.store_us
+    def _work(self, handling: Handling) -> None:
+        admit, take, now_us = handling.admit, self._buffer.take, self._loop.clock.store_us
         while not self._stopping:
             try:
-                row = take(now_us())
+                row = take(now_us()) if admit is None else self._take_admitted(admit)
             except StoreFull:
                 self._pause()
                 continue
             if row is None:
                 self._sleep(None)
             else:
-                self._handle(handler, row)
+                self._handle(handling, row)
 
     def _pause(self) -> None:
         """The in-hand table cannot grow: nothing is handed over until there is room."""
@@ -85,21 +103,59 @@ class Consumer:
             if not len(self._buffer) and not self._stopping:
                 self._condition.wait(timeout_s)
 
-    def _handle(self, handler: Handler, row: Row) -> None:
-        message = Message(row, self)
+    def _take_admitted(self, admit: Callable[[Message], object]) -> Row | None:
+        """Hand over the next row for which `admit` says yes; None if there is none now."""
+        # One at a time: what is asked about longer must not be handed over after what was sent later.
+        with self._asking:
+            while not self._stopping:
+                row = self._buffer.ask(self.now_us())
+                if row is None or self._admitted(admit, row):
+                    return row
+        return None
+
+    def _admitted(self, admit: Callable[[Message], object], row: Row) -> bool:
+        """Ask, and hand over what is to be handed over. What `admit` raises is what a handler raises: an attempt."""
+        failure: Result | None = None
+        admitted: object = True
         try:
-            handler(message)
+            admitted = bool(admit(Message(row, self, asked=True)))
+        except BaseException as error:
+            failure = self._result_of(error)
+        if not admitted:
+            self._buffer.refuse(row)
+        elif self._buffer.admit(row, self.now_us()):
+            if failure is None:
+                return True
+            self._settle(Message(row, self), failure)
+        self._loop.row_finished()
+        return False
+
+    def _handle(self, handling: Handling, row: Row) -> None:
+        message = Message(row, self)
+        result: Result | None = None if handling.manual else HANDLED
+        try:
+            handling.function(message)
         except BaseException as error:  # SystemExit and KeyboardInterrupt are failed attempts too
-            result = result_of(error)
-            if isinstance(result, Failed):
-                _log.info("handler of %s failed", self.queue, exc_info=True)
+            result = self._result_of(error)
+        if result is not None:
+            self._settle(message, result)
         else:
-            result = HANDLED
+            self._buffer.returned(row)
+            if self._buffer.unsettled:
+                self._loop.row_finished()
+
+    def _settle(self, message: Message, result: Result) -> None:
         try:
             message._settle_if_open(result)
         except PeerClosed:
             # The handler outlived its peer: the next life hands the message over again, and says so.
             _log.warning("handler of %s returned after its peer was closed; %s is redelivered", self.queue, message.id)
+
+    def _result_of(self, error: BaseException) -> Result:
+        result = result_of(error)
+        if isinstance(result, Failed):
+            _log.info("handler of %s failed", self.queue, exc_info=error)
+        return result
 
     def receive(self, timeout_s: float | None) -> Message | None:
         """The next message, None after `timeout_s` or when the peer closes. Raises PeerClosed if it has failed."""

@@ -142,6 +142,12 @@ class Checker:
 
     # --------------------------------------------------------------------------------------- hand-overs
 
+    def _on_refused(self, _peer: SimulatedPeer, delivery: Delivery) -> None:
+        """`admit` said no; it counts unless the message was withdrawn before."""
+        history = self.histories.get(delivery.body)
+        if history is not None and delivery.origin_id is None:
+            history.rejected = True
+
     def _on_handed_over(self, peer: SimulatedPeer, delivery: Delivery) -> None:
         self.hand_overs += 1
         if delivery.origin_id is not None:

@@ -128,13 +128,15 @@ class Network:
         workers: int = 1,
         duration: Duration = 0.001,
         retry: Retry = DEFAULT_RETRY,
+        admit: Function | None = None,
     ) -> None:
         """Serve a queue of a peer. `function` is called with a Delivery when its `duration` has passed.
 
-        It returns, or raises what a handler raises; or Moving. A later call for the same queue takes effect with
-        the next message.
+        It returns, or raises what a handler raises; or Moving. `admit`, called with a Delivery, says whether a message
+        is to be handed over, and takes up to a millisecond for that. A later call for the same queue takes effect
+        with the next message.
         """
-        self.peers[name].serve(queue, function, workers=workers, duration=duration, retry=retry)
+        self.peers[name].serve(queue, function, workers=workers, duration=duration, retry=retry, admit=admit)
 
     def send(self, sender: str, to: str, body: Any, **arguments: Any) -> SimulatedReceipt:
         """Send a message; see SimulatedPeer.send."""

@@ -152,8 +152,11 @@ class Handler:
     workers: int
     duration: Duration
     retry: Retry
+    admit: Function | None = None
     buffer: Buffer | None = None
     busy: int = 0
+    asking: bool = False
+    """`admit` is asked about a row."""
     woken: bool = False
 
 
@@ -246,7 +249,7 @@ class SimulatedPeer:
         for answer in answers.values():
             answer(ProcessDied())
         for handler in self.handlers.values():
-            handler.buffer, handler.busy, handler.woken = None, 0, False
+            handler.buffer, handler.busy, handler.asking, handler.woken = None, 0, False, False
 
     def _mortal(self) -> _Mortal:
         return _Mortal(self)
@@ -518,13 +521,15 @@ class SimulatedPeer:
         workers: int = 1,
         duration: Duration = 0.001,
         retry: Retry = DEFAULT_RETRY,
+        admit: Function | None = None,
     ) -> None:
         """Serve a queue, in this life and in later ones; see Network.handler."""
         before = self.handlers.get(queue)
         if before is not None:
             before.function, before.workers, before.duration, before.retry = function, workers, duration, retry
+            before.admit = admit or before.admit
             return
-        handler = self.handlers[queue] = Handler(queue, function, workers, duration, retry)
+        handler = self.handlers[queue] = Handler(queue, function, workers, duration, retry, admit)
         if self.running:
             self._serve(handler)
             self.wake()
@@ -547,18 +552,44 @@ class SimulatedPeer:
         if self._sleeps(lambda delay_us: self._at(delay_us, partial(self._work, handler, life))):
             return
         handler.woken = False
-        while handler.busy < handler.workers:
-            row = handler.buffer.take(self._clock().now().store_us)
+        while handler.busy < handler.workers and not handler.asking:
+            now_us = self._clock().now().store_us
+            row = handler.buffer.take(now_us) if handler.admit is None else handler.buffer.ask(now_us)
             if row is None:
                 break
             handler.busy += 1
-            delivery = Delivery(self, row)
-            self.network.observe("handed over", self, delivery)
-            duration = handler.duration(delivery) if callable(handler.duration) else handler.duration
-            done_us = self.network.true_us() + int(duration * 1e6)
-            self.network.at(done_us, partial(self._worked, handler, life, row, delivery))
+            if handler.admit is None:
+                self._begin_work(handler, row)
+            else:
+                handler.asking = True
+                self._at(self._input_delay_us() * 10, partial(self._asked, handler, life, row))
         if handler.buffer.unsettled or not len(handler.buffer):
             self.wake(self._input_delay_us())
+
+    def _asked(self, handler: Handler, life: int, row: Row) -> None:
+        """`admit` has taken its time: its answer counts unless the row was withdrawn meanwhile."""
+        if life != self.life or handler.buffer is None or handler.admit is None:
+            return
+        if self._sleeps(lambda delay_us: self._at(delay_us, partial(self._asked, handler, life, row))):
+            return
+        handler.asking = False
+        self._wake_workers(handler)
+        delivery = Delivery(self, row)
+        if not handler.admit(delivery):
+            handler.buffer.refuse(row)
+            self.network.observe("refused", self, delivery)
+        elif handler.buffer.admit(row, self._clock().now().store_us):
+            self._begin_work(handler, row)
+            return
+        handler.busy -= 1
+        self.wake(self._input_delay_us())
+
+    def _begin_work(self, handler: Handler, row: Row) -> None:
+        delivery = Delivery(self, row)
+        self.network.observe("handed over", self, delivery)
+        duration = handler.duration(delivery) if callable(handler.duration) else handler.duration
+        done_us = self.network.true_us() + int(duration * 1e6)
+        self.network.at(done_us, partial(self._worked, handler, self.life, row, delivery))
 
     def _worked(self, handler: Handler, life: int, row: Row, delivery: Delivery) -> None:
         """The virtual time of a handler is over: run it and settle."""

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from zmqrel.core import tables
-from zmqrel.core.commands import RecallWhere
+from zmqrel.core.commands import PurgeDead, RecallWhere, RetryDead
 from zmqrel.errors import Reject, RetryLater
 from zmqrel.retry import Retry
 from zmqrel.testing.checkers import Checker, PromiseBroken
@@ -47,6 +47,10 @@ class Mix:
     """Small limits everywhere, so that credit and windows are always short."""
     capacity: int | None = None
     """Bytes in each store."""
+    refuse: float = 0.0
+    """How often `admit` says no."""
+    dead: float = 0.0
+    """Dead letters are retried, or purged."""
     skew: bool = False
     """Wall clocks hours apart, stepped now and then; clocks that drift."""
 
@@ -64,6 +68,8 @@ MIXES: dict[str, Mix] = {
     "rollback": Mix(faults=_BAD_LINKS, rollback=0.03, crash=0.02, partition=0.02),
     "tiny": Mix(faults=_BAD_LINKS, tiny=True, crash=0.02),
     "full": Mix(faults=_BAD_LINKS, capacity=60_000, crash=0.02),
+    "conditions": Mix(faults=_BAD_LINKS, refuse=0.2, dead=0.2, fail=0.3, ttl=0.5, recall=0.4, crash=0.03, close=0.01),
+    "refused and rolled back": Mix(faults=_BAD_LINKS, refuse=0.2, dead=0.2, recall=0.4, rollback=0.03, power_loss=0.02),
     "clocks": Mix(faults=_BAD_LINKS, skew=True, ttl=0.6, delay=0.2, crash=0.03),
     "everything": Mix(
         peers=3, faults=_BAD_LINKS, partition=0.02, crash=0.02, power_loss=0.01, store_loss=0.01, rollback=0.01,
@@ -117,7 +123,11 @@ class Workload:
             workers=self.rng.choice([1, 3]),
             duration=lambda _: self.rng.random() * 2 * duration,
             retry=Retry.fixed(0.2, max_attempts=5),
+            admit=self._admit if self.mix.refuse else None,
         )
+
+    def _admit(self, _delivery: Delivery) -> bool:
+        return self._quiet or self.rng.random() >= self.mix.refuse
 
     def _handle(self, delivery: Delivery) -> None:
         if self._quiet or self.rng.random() >= self.mix.fail:
@@ -148,6 +158,7 @@ class Workload:
         faults: list[tuple[float, Callable[[], None]]] = [
             (mix.recall, self._recall),
             (mix.recall_where, self._recall_where),
+            (mix.dead, self._retry_or_purge_dead),
             (mix.reconnect, self._reconnect),
             (mix.partition, self._partition),
             (mix.crash, self._crash),
@@ -191,6 +202,12 @@ class Workload:
         peer = self.network.peers[self.rng.choice(self.names)]
         if peer.running:
             peer.command(RecallWhere(queue=self.rng.choice(_QUEUES), key=self.rng.choice(_KEYS)))
+
+    def _retry_or_purge_dead(self) -> None:
+        peer = self.network.peers[self.rng.choice(self.names)]
+        if peer.running:
+            first = self.rng.randrange(1, 5)
+            peer.command(RetryDead(first) if self.rng.random() < 0.8 else PurgeDead(1, first))
 
     # -------------------------------------------------------------------------------------------- faults
 
