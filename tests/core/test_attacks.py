@@ -681,8 +681,8 @@ def test_f4_control_entries_about_another_store_are_acknowledged_and_ignored() -
     own, gone = host.engine.shared.ledger.store_id, 0xDEAD
     puppet.settle(lane.id, 1, Outcome.RECALLED, store_id=gone)
     puppet.control(Notice(gone, lane.id, 1, 5))
-    puppet.control(State(puppet.store_id, gone, [InLaneState(lane.id, 2, [], [])], []))
-    puppet.control(State(gone, own, [InLaneState(lane.id, 2, [], [])], []))
+    puppet.control(State(puppet.store_id, gone, [InLaneState(lane.id, 1, 2, [], [])], [], True))
+    puppet.control(State(gone, own, [InLaneState(lane.id, 1, 2, [], [])], [], True))
     assert host.outcomes() == []
     assert not too_late(host)
     assert puppet.last(frames.ACK).fields[0][-1].floor == 4

@@ -66,6 +66,7 @@ SETTLED = st.builds(
     lambda ends, *rest: Settled(*ends, *rest),
     RANGE, st.sampled_from(Outcome), st.none() | TEXT, U64, TIME, TIME, st.booleans(),
 )  # fmt: skip
+ANY_SEQ = st.integers(0, MAX_SEQ)
 TOMBSTONES = st.lists(st.tuples(SEQ, st.sampled_from(Cause).map(lambda cause: cause.value)), max_size=3)
 CONTROL_ENTRIES = st.one_of(
     st.builds(Withdraw, U64, U64, U64, st.text(max_size=64), RANGES, st.sampled_from(Cause)),
@@ -75,8 +76,9 @@ CONTROL_ENTRIES = st.one_of(
         State,
         U64,
         U64,
-        st.lists(st.builds(InLaneState, U64, st.integers(0, MAX_SEQ), RANGES, TOMBSTONES), max_size=3),
-        st.lists(st.builds(OutLaneState, U64, st.integers(0, MAX_SEQ), st.booleans(), RANGES), max_size=3),
+        st.lists(st.builds(InLaneState, U64, ANY_SEQ, ANY_SEQ, RANGES, TOMBSTONES), max_size=3),
+        st.lists(st.builds(OutLaneState, U64, ANY_SEQ, ANY_SEQ, ANY_SEQ, st.booleans(), RANGES), max_size=3),
+        st.booleans(),
     ),
 )
 
@@ -211,7 +213,7 @@ VALID: list[list[Any]] = [
     [1, 5, 6, 1, "q", [[1, 2]], 1],
     [2, 5, 6, [[1, 2, 1, None, 0, 0, 9, False]]],
     [3, 5, 6, 7, 8],
-    [4, 5, 6, [[1, 2, [[1, 2]], [[3, 1]]]], [[1, 2, True, [[1, 2]]]]],
+    [4, 5, 6, [[1, 1, 2, [[1, 2]], [[3, 1]]]], [[1, 1, 2, 2, True, [[1, 2]]]], True],
 ]
 WRONG: list[Any] = [None, True, -1, 0, 99, 2**64 - 1, 1.5, "x" * 65, b"x", [], [[]], [[2, 1]], [[True, True]], {"a": 1}]
 

@@ -254,7 +254,10 @@ def test_an_old_copy_hands_over_nothing_before_the_state_of_the_sender_is_here()
     puppet.dial(b"in_peace", heard=heard, lanes=lanes)
     assert puppet.last(2).fields[2].i_am_old
     assert host.buffers[QUEUE].take(host.now().store_us) is None
-    puppet.control(State(puppet.store_id, ledger.store_id, [], [OutLaneState(MESSAGES, 1, False, [(1, 1)])]))
+    sent = [OutLaneState(MESSAGES, 1, 1, 1, False, [(1, 1)])]
+    puppet.control(State(puppet.store_id, ledger.store_id, [], sent, False))
+    assert host.buffers[QUEUE].take(host.now().store_us) is None, "a part of it is not all of it"
+    puppet.control(State(puppet.store_id, ledger.store_id, [], [], True))
     row = host.take()
     assert (bytes(row.body), row.doubt) == (b"1", True)
 
@@ -333,11 +336,13 @@ def test_state_about_other_stores_is_ignored() -> None:
     host = Host("a", Time(), **PATIENT)
     puppet = Puppet(host)
     stored = host.send("puppet", b"1")
-    received = [InLaneState(stored.lane.id, 1, [], [])]
+    received = [InLaneState(stored.lane.id, 1, 1, [], [])]
     own = host.engine.shared.ledger.store_id
-    puppet.control(State(puppet.store_id ^ 1, own, received, []), State(puppet.store_id, own ^ 1, received, []))
+    puppet.control(
+        State(puppet.store_id ^ 1, own, received, [], True), State(puppet.store_id, own ^ 1, received, [], True)
+    )
     assert host.outcomes() == []
-    puppet.control(State(puppet.store_id, own, [InLaneState(12345, 1, [], []), *received], []))
+    puppet.control(State(puppet.store_id, own, [InLaneState(12345, 1, 1, [], []), *received], [], True))
     assert host.outcomes() == [(1, "UNCERTAIN", "store lost")]
 
 
@@ -345,8 +350,8 @@ def test_state_ends_what_is_neither_held_nor_still_to_come_and_takes_causes_of_t
     host = Host("a", Time(), **PATIENT)
     puppet = Puppet(host)
     stored = host.send("puppet", *[b"x"] * 8)
-    held = InLaneState(stored.lane.id, 5, [(1, 2), (4, 4)], [(6, Cause.RECALL.value), (99, Cause.RECALL.value)])
-    puppet.control(State(puppet.store_id, host.engine.shared.ledger.store_id, [held], []))
+    held = InLaneState(stored.lane.id, 1, 5, [(1, 2), (4, 4)], [(6, Cause.RECALL.value), (99, Cause.RECALL.value)])
+    puppet.control(State(puppet.store_id, host.engine.shared.ledger.store_id, [held], [], True))
     assert sorted(host.outcomes()) == [
         (3, "UNCERTAIN", "store lost"),
         (5, "UNCERTAIN", "store lost"),
@@ -361,8 +366,8 @@ def test_state_drops_rows_whose_outcome_is_known_but_none_that_runs() -> None:
     puppet.data(1, *encode_messages([b"1", b"2", b"3", b"4", b"5"], host.now().store_us, 0, b""))
     running = host.take()
     puppet.withdraw(7, 9)
-    sent = [OutLaneState(MESSAGES, 4, False, [(3, 3)]), OutLaneState(777, 4, False, [])]
-    puppet.control(State(puppet.store_id, host.engine.shared.ledger.store_id, [], sent))
+    sent = [OutLaneState(MESSAGES, 1, 4, 4, False, [(3, 3)]), OutLaneState(777, 1, 4, 4, False, [])]
+    puppet.control(State(puppet.store_id, host.engine.shared.ledger.store_id, [], sent, True))
     assert host.store.keys(*tables.table_bounds(tables.TOMBSTONE), 9) == [], "they would kill a later message"
     assert [bytes(host.take().body) for _ in range(2)] == [b"3", b"5"]
     host.finish(running, HANDLED)
@@ -373,8 +378,8 @@ def test_state_of_a_closed_lane_drops_its_tombstones() -> None:
     host = Host("b", Time(), **PATIENT)
     puppet = Puppet(host)
     puppet.withdraw(1)
-    sent = [OutLaneState(MESSAGES, 4, True, [])]
-    puppet.control(State(puppet.store_id, host.engine.shared.ledger.store_id, [], sent))
+    sent = [OutLaneState(MESSAGES, 1, 4, 4, True, [])]
+    puppet.control(State(puppet.store_id, host.engine.shared.ledger.store_id, [], sent, True))
     assert host.store.keys(*tables.table_bounds(tables.TOMBSTONE), 9) == []
     assert host.engine.channels["puppet"].theirs[MESSAGES].doubt_upto == 0
 
@@ -509,18 +514,6 @@ def test_a_damaged_message_of_an_old_copy_is_not_moved_but_ended() -> None:
     meet(pump)
     assert (2, "EXHAUSTED", "damaged") in a.outcomes()
     assert at_rest(a, b)
-
-
-def test_a_state_too_large_to_send_is_reported_and_does_not_stop_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zmqrel.core.channel._LARGEST_CONTROL", 60)
-    host = Host("b", Time(), **PATIENT)
-    puppet = Puppet(host, dial=False)
-    puppet.largest_entry = 60
-    puppet.dial()
-    puppet.data(1, *encode_messages([b"1"] * 200, host.now().store_us, 0, b""))
-    puppet.withdraw(*range(1, 201, 2))
-    assert "too_large" in host.kinds()
-    assert host.idle()
 
 
 def test_two_old_copies_find_each_other_and_come_to_rest() -> None:

@@ -140,9 +140,10 @@ def test_every_value_of_a_frame_may_be_any_other(seed: int) -> None:
         elif kind == 3:
             fields += [number(), number()]
         else:
-            states = [[rng.choice(lane_ids), number(), ranges(), [[number(), 1]]] for _ in range(2)]
-            sent = [[rng.choice(lane_ids), number(), bool(number()), ranges()] for _ in range(2)]
-            fields = [4, store, host.engine.shared.ledger.store_id, states, sent]
+            states = [[rng.choice(lane_ids), number(), number(), ranges(), [[number(), 1]]] for _ in range(2)]
+            marks = [[number(), number(), number(), bool(number())] for _ in range(2)]
+            sent = [[rng.choice(lane_ids), *mark, ranges()] for mark in marks]
+            fields = [4, store, host.engine.shared.ledger.store_id, states, sent, bool(number())]
         return sealed(msgpack.packb(fields))
 
     def message() -> bytes:

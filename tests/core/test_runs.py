@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from zmqrel.core import tables
-from zmqrel.core.entries import encode_messages, verify
+from zmqrel.core.entries import encode_messages, to_ranges, verify
 from zmqrel.core.journal import Journal
 from zmqrel.core.runs import MOST_BYTES, MOST_RECORDS, Entry, Runs
 from zmqrel.store import MemoryStore
@@ -79,6 +79,11 @@ class RunsMachine(RuleBasedStateMachine):
         assert len(found) >= min(limit, len(expected))
         assert not all_of_them or len(found) == len(expected)
 
+    @rule(lane=st.sampled_from(LANES), first=SEQ, last=SEQ)
+    def span(self, lane: int, first: int, last: int) -> None:
+        held = to_ranges(seq for seq in self.held[lane] if first <= seq <= last)
+        assert list(self.runs.spans(lane, first, last)) == held
+
     @rule(lane=st.sampled_from(LANES), seq=SEQ)
     def look(self, lane: int, seq: int) -> None:
         assert self.runs.get(lane, seq) == self.held[lane].get(seq)
@@ -87,7 +92,7 @@ class RunsMachine(RuleBasedStateMachine):
     @invariant()
     def numbers(self) -> None:
         for lane in LANES:
-            assert self.runs.seqs(lane) == list(self.held[lane])
+            assert list(self.runs.spans(lane)) == to_ranges(self.held[lane])
             assert self.runs.lowest(lane) == next(iter(self.held[lane]), None)
 
     @invariant()

@@ -15,6 +15,7 @@ from zmqrel.core import frames
 from zmqrel.core.effects import Received, Resent, Sent
 from zmqrel.core.entries import (
     FRAMING_BYTES,
+    LARGEST_CONTROL,
     LARGEST_META_BYTES,
     ControlEntry,
     Notice,
@@ -42,8 +43,6 @@ _LEAST_RESEND_US = 100_000
 """Added to the backoff's first steps: a connection delivers in order, so this timer only matters after a loss that
 the transport did not notice, and full jitter alone would now and then resend a whole window after a millisecond."""
 _LEAST_GAP_US = 5_000
-_LARGEST_CONTROL = 3 << 20
-"""Bytes of a control entry that every peer takes, however small the bodies are that it takes."""
 
 
 class Channel:
@@ -420,7 +419,7 @@ class Channel:
             return 0
         if room <= 0 and (lane.flight or lane.kind != CONTROL) and not self._may_probe(lane):
             return 0
-        largest = session.largest_entry if lane.kind != CONTROL else max(session.largest_entry, _LARGEST_CONTROL)
+        largest = session.largest_entry if lane.kind != CONTROL else LARGEST_CONTROL
         batch = self._next_batch(lane, room, largest)
         if batch is None:
             self._arm_resend(lane)
@@ -472,14 +471,11 @@ class Channel:
         if lane.kind == CONTROL:
             self._shared.outbox_runs.discard(lane.no, entry.seq, entry.seq)
             lane.tail = []
-            if entry.damaged:
-                self._shared.event("damaged", self.name, f"control entry {entry.seq}")
-                # What it said is not known: STATE makes up for a settlement, this for a withdrawal.
-                for own in self.own.values():
-                    self._outbox.append_again(own)
-                self.healing.send_state()
-            else:  # a STATE of a million scattered messages: another would be no smaller
-                self._shared.event("too_large", self.name, f"control entry {entry.seq} of {entry.size} bytes")
+            self._shared.event("damaged", self.name, f"control entry {entry.seq}")
+            # What it said is not known: STATE makes up for a settlement, this for a withdrawal.
+            for own in self.own.values():
+                self._outbox.append_again(own)
+            self.healing.send_state()
             return
         if not entry.damaged:
             outcome, reason = Outcome.EXHAUSTED, f"{entry.size} bytes, but the peer takes {largest_entry}"

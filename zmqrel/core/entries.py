@@ -224,35 +224,52 @@ class Notice(NamedTuple):
 
 
 class InLaneState(NamedTuple):
-    """What a receiver knows of one lane of the other."""
+    """What a receiver knows of the entries first to last of one lane of the other: which of them it holds.
+
+    Tombstones (number and cause) are above its floor, so they may lie anywhere.
+    """
 
     lane_id: int
-    floor: int
+    first: int
+    last: int
     held: list[Range]
     tombstones: list[tuple[int, int]]
 
 
 class OutLaneState(NamedTuple):
-    """What a sender knows of one lane of its own: unsettled ranges up to `mark`."""
+    """What a sender knows of the entries first to last of one lane of its own, `mark` being its `sent_upto`."""
 
     lane_id: int
+    first: int
+    last: int
     mark: int
     closed: bool
     unsettled: list[Range]
 
 
 class State(NamedTuple):
-    """Everything that two peers have to compare after one of them lost memory."""
+    """A part of what two peers have to compare after one of them lost memory.
+
+    Each part is true by itself and is applied when it comes, so that nobody has to gather them; `final` is the last.
+    """
 
     store_id: int
     peer_store_id: int
     received: list[InLaneState]
     sent: list[OutLaneState]
+    final: bool
 
 
 ControlEntry = Withdraw | Settle | Notice | State
 
+LARGEST_CONTROL = 3 << 20
+"""Bytes that no control entry exceeds: every peer takes so much, however small the bodies are that it takes."""
+
 _WITHDRAW, _SETTLE, _NOTICE, _STATE = 1, 2, 3, 4
+
+MOST_IN_STATE = 10_000
+"""Lanes, ranges and tombstones that one part of a STATE names: it fits a frame whatever their numbers are, and takes
+its reader no longer than other frames do."""
 
 
 def encode_control(entry: ControlEntry) -> bytes:
@@ -302,9 +319,7 @@ def _control_entry(fields: Any) -> ControlEntry:
         _times(handed_at_us)
         return Notice(store_id, lane_id, _seq(seq), handed_at_us)
     if kind == _STATE:
-        _, store_id, peer_store_id, received, sent = fields
-        _numbers(store_id, peer_store_id)
-        return State(store_id, peer_store_id, [_in_state(i) for i in received], [_out_state(i) for i in sent])
+        return _state(*fields[1:])
     raise BadRecord(f"control entry of unknown kind {kind}")
 
 
@@ -318,17 +333,26 @@ def _settled(item: Any) -> Settled:
     return Settled(first, last, Outcome(outcome), reason, attempts, handed_at_us, at_us, bool(applied))
 
 
+def _state(store_id: Any, peer_store_id: Any, received: Any, sent: Any, final: Any) -> State:
+    _numbers(store_id, peer_store_id)
+    state = State(store_id, peer_store_id, [_in_state(i) for i in received], [_out_state(i) for i in sent], bool(final))
+    said = sum(1 + len(lane.held) + len(lane.tombstones) for lane in state.received)
+    if said + sum(1 + len(lane.unsettled) for lane in state.sent) > MOST_IN_STATE:
+        raise ValueError(f"a part of a STATE says at most {MOST_IN_STATE} things")
+    return state
+
+
 def _in_state(item: Any) -> InLaneState:
-    lane_id, floor, held, tombstones = item
+    lane_id, first, last, held, tombstones = item
     _numbers(lane_id)
     pairs = [(_seq(seq), _cause(cause).value) for seq, cause in tombstones]
-    return InLaneState(lane_id, _seq(floor), _ranges(held), pairs)
+    return InLaneState(lane_id, _seq(first), _seq(last), _ranges(held), pairs)
 
 
 def _out_state(item: Any) -> OutLaneState:
-    lane_id, mark, closed, unsettled = item
+    lane_id, first, last, mark, closed, unsettled = item
     _numbers(lane_id)
-    return OutLaneState(lane_id, _seq(mark), bool(closed), _ranges(unsettled))
+    return OutLaneState(lane_id, _seq(first), _seq(last), _seq(mark), bool(closed), _ranges(unsettled))
 
 
 def _ranges(items: Any) -> list[Range]:

@@ -10,7 +10,7 @@ Healing: the old copy closes its lanes and both say in a STATE entry what they h
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from zmqrel.core import tables
@@ -18,8 +18,7 @@ from zmqrel.core.entries import (
     MAX_SEQ,
     BadRecord,
     ControlEntry,
-    InLaneState,
-    OutLaneState,
+    Range,
     Settle,
     Settled,
     State,
@@ -27,9 +26,10 @@ from zmqrel.core.entries import (
     to_ranges,
 )
 from zmqrel.core.frames import Heard, Info
-from zmqrel.core.lane import CONTROL, InLane, OutLane
+from zmqrel.core.lane import CONTROL, OutLane
 from zmqrel.core.shared import Shared
-from zmqrel.outcome import Cause, Outcome
+from zmqrel.core.state import States
+from zmqrel.outcome import Outcome
 
 if TYPE_CHECKING:
     from zmqrel.core.channel import Channel
@@ -48,6 +48,7 @@ class Healing:
         self._channel = channel
         self._outbox = outbox
         self._inbox = inbox
+        self._states = States(shared, outbox, inbox)
         self.i_am_old = False
         """This store is an old copy; said in every handshake until our STATE is acknowledged."""
         self.you_are_old = False
@@ -55,7 +56,7 @@ class Healing:
         self.awaits_state = False
         self._state_lane = 0
         self._state_seq = 0
-        """Where our STATE stands."""
+        """Where our STATE ends."""
         self._healed_instance = 0
         """The own life in which this store was last found to be an old copy by this peer."""
         self._last_told = (0, 0)
@@ -156,7 +157,7 @@ class Healing:
     def _heal_self(self) -> None:
         channel, shared = self._channel, self._shared
         self._healed_instance = shared.ledger.instance
-        at_risk = sum(len(self._outbox.unsettled(lane, 2**63)) for lane in channel.own.values())
+        at_risk = sum(_count(self._outbox.unsettled(lane, MAX_SEQ)) for lane in channel.own.values())
         for received in shared.in_lanes.values():  # those of an earlier store of theirs too
             if received.peer == channel.name:
                 at_risk += received.count
@@ -219,7 +220,7 @@ class Healing:
         for lane in self._channel.own.values():
             if lane.kind == CONTROL:
                 continue
-            at_risk += len(self._outbox.unsettled(lane, lane.sent_upto))
+            at_risk += _count(self._outbox.unsettled(lane, lane.sent_upto))
             lane.doubt_upto = max(lane.doubt_upto, lane.sent_upto)
             self._shared.touch(lane)
         return at_risk
@@ -235,8 +236,9 @@ class Healing:
         for lane in channel.own.values():
             if lane.kind == CONTROL:
                 continue
-            seqs = self._outbox.unsettled(lane, lane.sent_upto) if give_up else self._outbox.withdrawn_seqs(lane)
-            self._end_uncertain(lane, seqs, "store lost")
+            withdrawn = to_ranges(self._outbox.withdrawn_seqs(lane))
+            lost = self._outbox.unsettled(lane, lane.sent_upto) if give_up else withdrawn
+            self._end_uncertain(lane, lost, "store lost")
         for theirs in channel.theirs.values():
             self._inbox.drop_tombstones(theirs, 0)
             theirs.closed = True
@@ -249,9 +251,9 @@ class Healing:
             if theirs.peer == channel.name and theirs.store_id == store_id:
                 channel.theirs[theirs.id] = theirs
 
-    def _end_uncertain(self, lane: OutLane, seqs: list[int], reason: str) -> None:
+    def _end_uncertain(self, lane: OutLane, ranges: Iterable[Range], reason: str) -> None:
         now_us = self._shared.now.store_us
-        for first, last in to_ranges(seqs):
+        for first, last in ranges:
             self._outbox.end(lane, Settled(first, last, Outcome.UNCERTAIN, reason, 0, 0, now_us, False))
 
     # -------------------------------------------------------------------------------------------------- STATE
@@ -260,20 +262,13 @@ class Healing:
         """Append a STATE with everything held; it stands behind every SETTLE appended before it."""
         self._inbox.settlements.write()
         channel = self._channel
-        received = [self._in_state(lane) for lane in channel.theirs.values() if lane.kind != CONTROL]
-        sent = [self._out_state(lane) for lane in channel.own.values() if lane.kind != CONTROL]
-        state = State(self._shared.ledger.store_id, channel.their_store, received, sent)
-        lane = channel.append_control(state)
-        self._state_lane, self._state_seq = lane.no, lane.next_seq - 1
+        received = [lane for lane in channel.theirs.values() if lane.kind != CONTROL]
+        sent = [lane for lane in channel.own.values() if lane.kind != CONTROL]
+        for part in self._states.tell(self._shared.ledger.store_id, channel.their_store, received, sent):
+            lane = channel.append_control(part)
+            lane.tail = []  # it may be many: they lie in the store, memory holds one
+            self._state_lane, self._state_seq = lane.no, lane.next_seq - 1
         self._write_peer()
-
-    def _in_state(self, lane: InLane) -> InLaneState:
-        held = to_ranges(self._shared.inbox_runs.seqs(lane.no))
-        return InLaneState(lane.id, lane.floor, held, self._inbox.tombstones(lane))
-
-    def _out_state(self, lane: OutLane) -> OutLaneState:
-        unsettled = to_ranges(self._outbox.unsettled(lane, lane.sent_upto))
-        return OutLaneState(lane.id, lane.sent_upto, lane.closed, unsettled)
 
     def control_acknowledged(self, lane: OutLane) -> None:
         """Who is old need not be said any more once our STATE was received."""
@@ -281,50 +276,28 @@ class Healing:
             self.i_am_old = self.you_are_old = False
             self._write_peer()
 
-    def take_state(self, entry: State) -> None:
-        """What the other holds, after one of us lost memory."""
-        if entry.store_id != self._channel.their_store or entry.peer_store_id != self._shared.ledger.store_id:
+    def take_state(self, part: State) -> None:
+        """A part of what the other holds, after one of us lost memory."""
+        if part.store_id != self._channel.their_store or part.peer_store_id != self._shared.ledger.store_id:
             return
-        for received in entry.received:
+        for received in part.received:
             lane = self._channel.own_lane(received.lane_id)
             if lane is not None:
-                self._compare_sent(lane, received)
-        named = {sent.lane_id: sent for sent in entry.sent}
-        for theirs in list(self._channel.theirs.values()):
-            if theirs.kind != CONTROL and theirs.id in named:
-                self._compare_received(theirs, named[theirs.id])
+                self._states.compare_sent(lane, received)
+        for sent in part.sent:
+            theirs = self._channel.theirs.get(sent.lane_id)
+            if theirs is not None and theirs.kind != CONTROL:
+                self._states.compare_received(theirs, sent)
+                self._shared.touch(theirs)
+        if part.final:
+            self._finish_state()
+
+    def _finish_state(self) -> None:
         self._shared.counters["states"] += 1
         if self.awaits_state:
             self.awaits_state = False
             self._inbox.claims.rewind_passed()
         self._write_peer()
-
-    def _compare_sent(self, lane: OutLane, received: InLaneState) -> None:
-        """End what they neither hold nor will settle: the store that knew is gone."""
-        held = _Ranges(received.held)
-        upto = min(received.floor, lane.sent_upto)
-        lost = [seq for seq in self._outbox.unsettled(lane, upto) if seq not in held]
-        self._end_uncertain(lane, lost, "store lost")
-        for seq, cause_value in received.tombstones:
-            if seq <= lane.sent_upto:
-                doubt = seq <= lane.doubt_upto
-                cause = Cause(cause_value)
-                outcome = Outcome.UNCERTAIN if doubt else _OUTCOME_OF[cause]
-                now_us = self._shared.now.store_us
-                self._outbox.end(lane, Settled(seq, seq, outcome, cause.reason, 0, 0, now_us, False))
-
-    def _compare_received(self, lane: InLane, sent: OutLaneState) -> None:
-        """Drop rows whose outcome they know, and tombstones that would kill a later message."""
-        unsettled = _Ranges(sent.unsettled)
-        for seq in self._shared.inbox_runs.seqs(lane.no):
-            if seq <= sent.mark and seq not in unsettled:
-                self._inbox.drop(lane, seq)
-        if sent.closed:
-            lane.doubt_upto = max(lane.doubt_upto, lane.floor)
-            self._inbox.drop_tombstones(lane, 0)
-        else:
-            self._inbox.drop_tombstones(lane, sent.mark)
-        self._shared.touch(lane)
 
     def close_unnamed(self, named: set[int]) -> None:
         """Lanes that their sender does not name any more were made in a life that it lost, or are through."""
@@ -339,22 +312,8 @@ class Healing:
         self._shared.journal.put(tables.named(tables.PEER, self._channel.name), self._channel.encode())
 
 
-class _Ranges:
-    """Membership in ascending ranges."""
-
-    def __init__(self, ranges: list[tuple[int, int]]) -> None:
-        self._ranges = sorted(ranges)
-
-    def __contains__(self, seq: int) -> bool:
-        at = bisect_right(self._ranges, (seq, 2**64))
-        return at > 0 and self._ranges[at - 1][0] <= seq <= self._ranges[at - 1][1]
-
-
-_OUTCOME_OF = {
-    Cause.RECALL: Outcome.RECALLED,
-    Cause.DEADLINE: Outcome.EXPIRED,
-    Cause.GIVE_UP: Outcome.EXHAUSTED,
-}
+def _count(ranges: Iterable[Range]) -> int:
+    return sum(last - first + 1 for first, last in ranges)
 
 
 def _uncertain(entry: ControlEntry) -> ControlEntry:

@@ -539,9 +539,9 @@ class Outbox:
 
     # --------------------------------------------------------------------------------------- old copies
 
-    def unsettled(self, lane: OutLane, last: int) -> list[int]:
-        """Sequence numbers up to `last` whose messages have no outcome."""
-        return self._shared.outbox_runs.seqs(lane.no, 0, last)
+    def unsettled(self, lane: OutLane, last: int) -> Iterator[Range]:
+        """The messages with numbers up to `last` that have no outcome."""
+        return self._shared.outbox_runs.spans(lane.no, 0, last)
 
     def lowest(self, lane: OutLane) -> int:
         """The lowest entry of the lane that is not final, never above `sent_upto` + 1."""

@@ -131,13 +131,16 @@ class Runs:
                 entries += [Entry(seq, order_us, records[seq - start + at]) for seq in range(start, stop + 1)]
         return entries, True
 
-    def ranges(self, lane_no: int, first: int = 0, last: int = 2**64 - 2) -> list[Range]:
-        """The numbers that there are, as ascending ranges; neighbours may be apart."""
-        return [part for run in self._runs(lane_no, first, last) for part in self._alive(run, first, last)]
-
-    def seqs(self, lane_no: int, first: int = 0, last: int = 2**64 - 2) -> list[int]:
-        """The numbers that there are, ascending."""
-        return [seq for start, stop in self.ranges(lane_no, first, last) for seq in range(start, stop + 1)]
+    def spans(self, lane_no: int, first: int = 0, last: int = 2**64 - 2) -> Iterator[Range]:
+        """The numbers that there are, as ascending ranges that are apart, read step by step."""
+        start = stop = 0
+        for run in self._runs(lane_no, first, last):
+            for low, high in self._alive(run, first, last):
+                if low != stop + 1 and stop:
+                    yield start, stop
+                start, stop = start if low == stop + 1 and stop else low, high
+        if stop:
+            yield start, stop
 
     def every(self, key: bytes) -> tuple[Run, list[Entry]]:
         """The run of a key and what there is of it. Raises struct.error for a key that is none."""
@@ -224,6 +227,8 @@ class Runs:
     def _alive(self, run: Run, first: int, last: int) -> Iterator[Range]:
         """What there is of a run within first to last."""
         low, high = max(first, run.first), min(last, run.last)
+        if low > high:
+            return
         gone = self._gone(run)
         if not gone:
             yield low, high

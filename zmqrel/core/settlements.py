@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from zmqrel.core.buffer import Row
     from zmqrel.core.channel import Channel
 
-_MOST_IN_ENTRY = 1000
-"""Ranges in one SETTLE, so that it fits a frame whatever their reasons are."""
+_MOST_IN_ENTRY = 250
+"""Ranges in one SETTLE, so that it stays below LARGEST_CONTROL whatever their reasons are."""
 
 
 class Settlements:

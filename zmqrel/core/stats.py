@@ -38,7 +38,6 @@ COUNTERS = {
     "peer_store_gone": "times that a peer had a new store",
     "states": "STATE entries taken from peers after a store was lost or rolled back",
     "damaged": "damaged rows found in the store",
-    "too_large": "control entries that no frame can hold",
 }
 
 LEVELS = {
