@@ -51,6 +51,11 @@ class Table:
             self._db.execute(SCHEMA)
         self._end_is_here = self.count("count(expected)") > 0
 
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
     def write(self, message: zmqrel.Message) -> None:
         """One message in one transaction."""
         body = json.dumps(plain(message.body))
