@@ -71,7 +71,10 @@ class Host:
         now = self.now()
         self.engine = Engine(self.name, self.options, rng, lambda: rng.getrandbits(64) | 1, self.store, now)
         self.engine.begin(now, now.store_us)
-        self.engine.recover(left, self.store.previous != "rebooted")
+        trusted = self.store.previous != "rebooted"
+        self.engine.recover(left, trusted)
+        if self.store.was_relaxed and not trusted:
+            self.engine.fall_behind()
         for queue, policy in self.served.items():
             self.serve(queue, policy)
         self.in_hand.clear()

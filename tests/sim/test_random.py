@@ -15,7 +15,7 @@ FOUND = {
     "relaxed": (1,),
     "tiny": (0, 4),
     "full": (1, 2, 6),
-    "relaxed power": (1, 3, 12, 14, 22, 28),
+    "relaxed power": (0, 1, 3, 8, 11, 12, 14, 18, 22, 26, 28, 36),
     "rollback": (0, 10, 13, 16),
     "everything": (1, 14, 18),
 }

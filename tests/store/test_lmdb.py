@@ -85,6 +85,22 @@ def test_a_store_left_open_before_a_reboot_is_found_so(
     assert open_lmdb(tmp_path).previous == "rebooted"
 
 
+def test_who_leaves_relaxed_after_a_reboot_knows_it_until_a_life_ended_well(
+    tmp_path: Path, open_lmdb: OpenLmdb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_if_rebooted(tmp_path, monkeypatch)
+    store = open_lmdb(tmp_path)
+    assert store.was_relaxed
+    store.put(b"\x10a", b"1")
+    store.commit()
+    store.close(clean=False)  # before what may be missing was noted
+    store = open_lmdb(tmp_path)
+    assert store.was_relaxed
+    assert store.get(b"\x10a") == b"1"
+    store.close()
+    assert not open_lmdb(tmp_path).was_relaxed
+
+
 def test_without_a_boot_id_an_unclean_stop_counts_as_a_reboot(
     tmp_path: Path, open_lmdb: OpenLmdb, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ from zmqrel.core.entries import (
 from zmqrel.core.frames import BadFrame, Data, Frame, Heard, Info, LaneAck, LaneInfo
 from zmqrel.core.healing import Healing
 from zmqrel.core.inbox import MOST_WITHDRAWN
-from zmqrel.core.lane import CONTROL, DATA, DELAYED, Flight, InLane, OutLane
+from zmqrel.core.lane import CONTROL, DATA, DELAYED, MOST_UNFLUSHED, Flight, InLane, OutLane
 from zmqrel.core.offset import ClockOffset
 from zmqrel.core.session import Session, Sessions
 from zmqrel.core.shared import Shared
@@ -110,6 +110,9 @@ class Channel:
         """A lane of ours, from the store or new."""
         self._shared.out_lanes[lane.no] = lane
         self.own[lane.id] = lane
+        if self._shared.options.durability == "relaxed":
+            # How much of what it sent before is flushed is not known here: it goes on with the next flush.
+            lane.sendable_upto = lane.sent_upto or MOST_UNFLUSHED
         if not lane.closed:
             self.out[(lane.kind, lane.queue)] = lane
 
@@ -163,8 +166,7 @@ class Channel:
     def flushed(self) -> None:
         """Everything committed so far survives power loss: what was held back may leave."""
         for lane in self.own.values():
-            if lane.hold_after is not None:
-                lane.hold_after = None
+            if lane.flushed():
                 self.activate(lane)
 
     def activate(self, lane: OutLane) -> None:

@@ -157,6 +157,15 @@ class Engine:
         self._inbox.end_withdrawn()
         self._inbox.claims.begin()
 
+    def fall_behind(self) -> None:
+        """The machine stopped, and the life before did not flush its commits: the last of them may be lost.
+
+        Peers that were first met in those moments are not known any more: they are told too, when they are met again.
+        """
+        self.shared.ledger.fell_behind = True
+        for channel in self.channels.values():
+            channel.healing.fall_behind()
+
     def _blame(self, left: list[InHand]) -> None:
         latest: dict[tuple[int, int], InHand] = {}
         for hand in left:
@@ -271,6 +280,7 @@ class Engine:
         """A peer that this store has not heard of."""
         channel = self._new_channel(name, self.shared.ledger.next_peer)
         self.shared.ledger.next_peer += 1
+        channel.healing.i_am_old = self.shared.ledger.fell_behind
         self.shared.journal.put(tables.named(tables.PEER, name), channel.encode())
         return channel
 

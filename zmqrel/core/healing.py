@@ -76,6 +76,20 @@ class Healing:
         self.i_am_old, self.you_are_old, self.awaits_state, self._state_lane, self._state_seq = fields[:5]
         self._healed_instance, self._healed_them = fields[5:]
 
+    def fall_behind(self) -> None:
+        """A power cut took the last moments of the life before, in which this peer may have been spoken to.
+
+        What that life may have sent is in doubt, and the peer is told that this store may be an old copy, so that what
+        it sent is in doubt too. No lane is closed before the handshake shows that something is missing.
+        """
+        self.i_am_old = True
+        self._state_lane = self._state_seq = 0
+        for lane in self._channel.own.values():
+            if lane.kind != CONTROL:
+                lane.doubt_unflushed()
+                self._shared.touch(lane)
+        self._write_peer()
+
     # ---------------------------------------------------------------------------------------------- detection
 
     def judge(self, session: Session, info: Info, count: int) -> bool:
@@ -104,6 +118,8 @@ class Healing:
         i_am_old = self._am_old(info)
         if i_am_old:
             self._heal_self()
+        elif self.i_am_old and not self._state_lane:
+            self.send_state()
         if they_are_old and self._healed_them != session.instance:
             self._heal_them(session.instance, told=info.i_am_old)
         if i_am_old:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 CONTROL, DATA, DELAYED, LOCAL = range(4)
 """Kinds of lanes. LOCAL is an inbox lane of messages that this peer made itself (moved expired ones, retried dead)."""
+MOST_UNFLUSHED = 8192
+"""Under "relaxed", entries of a lane that may leave between two flushes: so few are in doubt after a power cut. A store
+may be opened by another version than the one that sent: this is part of the store's layout."""
 FIRST_GRANT = 1024
 """Entries that may be sent on a lane before its receiver granted anything: it takes or drops them."""
 
@@ -55,6 +58,7 @@ class OutLane:
         "resend_attempt",
         "rewound_at_us",
         "rewound_to",
+        "sendable_upto",
         "sent_upto",
         "tail",
         "withdrawn",
@@ -80,7 +84,9 @@ class OutLane:
         self.withdrawn = 0
         """Messages with a withdrawal in force; a hint that keeps the common case from looking them up."""
         self.hold_after: int | None = None
-        """Entries above this one wait for a flush ("relaxed" durability)."""
+        """Settlements above this one wait for a flush ("relaxed" durability)."""
+        self.sendable_upto: int | None = None
+        """Under "relaxed" durability: entries above this one wait for a flush that covers `sent_upto`."""
         self.begin_session(0)
 
     def begin_session(self, acked: int) -> None:
@@ -145,7 +151,20 @@ class OutLane:
     def last_sendable(self) -> int:
         """The last entry that exists and may leave, credit aside."""
         last = self.sent_upto if self.closed else self.next_seq - 1
-        return last if self.hold_after is None else min(last, self.hold_after)
+        if self.hold_after is not None:
+            last = min(last, self.hold_after)
+        return last if self.sendable_upto is None else min(last, self.sendable_upto)
+
+    def flushed(self) -> bool:
+        """`sent_upto` survives a power cut ("relaxed" durability). True if more may leave now than before."""
+        before, self.hold_after = self.last_sendable, None
+        self.sendable_upto = self.sent_upto + MOST_UNFLUSHED
+        return self.last_sendable > before
+
+    def doubt_unflushed(self) -> None:
+        """What the life before did last is lost: of what it may have sent, nobody may know."""
+        if not self.closed:
+            self.doubt_upto = max(self.doubt_upto, min(self.next_seq - 1, self.sent_upto + MOST_UNFLUSHED))
 
     def encode(self) -> bytes:
         """The durable row."""

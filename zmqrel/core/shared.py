@@ -49,6 +49,8 @@ class Ledger:
     dead_bytes: int = 0
     name: str = ""
     """The peer whose store this is; empty in one that was made before names were kept."""
+    fell_behind: bool = False
+    """A power cut once took what was not flushed, and with it, it may be, the memory of some peer."""
 
     def encode(self) -> bytes:
         """The bytes of the row."""

@@ -74,6 +74,11 @@ class Store(Storage, Protocol):
         ...
 
     @property
+    def was_relaxed(self) -> bool:
+        """Whether the life before did not flush all of its commits: where the machine stopped, some are missing."""
+        ...
+
+    @property
     def set_aside(self) -> str | None:
         """The path to which a damaged predecessor of this store was moved at opening, or None."""
         ...

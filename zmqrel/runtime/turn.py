@@ -114,6 +114,8 @@ class Turns:
         self.engine.set_accepting(not self._full)
         if left or not trusted:
             self.engine.recover(left, trusted)
+        if self.store.was_relaxed and not trusted:
+            self.engine.fall_behind()
         effects = self.engine.finish()
         self.store.commit()
         return effects

@@ -38,6 +38,8 @@ class LmdbStore:
 
     previous: Previous
     """How the life before this one ended."""
+    was_relaxed: bool
+    """Whether the life before did not flush all of its commits."""
     set_aside: str | None
     """Where a damaged predecessor was moved at opening, or None."""
 
@@ -71,6 +73,7 @@ class LmdbStore:
         self._token: bytes | None = None
         self._turn: list[Change] | None = [] if self._relaxed else None
         self._pending = 0
+        self.was_relaxed = False
         self._wrote = False
         self._growing = True
         self._in_use = 0
@@ -328,6 +331,7 @@ class LmdbStore:
     def _open_redo(self) -> None:
         path = self._path / REDO
         self._token = self._txn.get(_TOKEN_KEY)
+        self.was_relaxed = self._token is not None
         if not self._relaxed and self._token is None:
             return
         self._redo = RedoLog(path)
@@ -340,7 +344,12 @@ class LmdbStore:
             self._leave_redo(path)
 
     def _leave_redo(self, path: Path) -> None:
-        # The life before was relaxed and this one is not.
+        # The life before was relaxed and this one is not. Should this one end before it has noted what may be
+        # missing, the next must be able to tell: so the token stays, changed, for nothing old may be replayed.
+        if self.previous == "rebooted":
+            self._commit_pages()
+            self._redo = None
+            return
         self._redo = None
         self._txn.delete(_TOKEN_KEY)
         self._commit_pages()

@@ -134,6 +134,11 @@ class MemoryStore:
 
     # Simulation
 
+    @property
+    def was_relaxed(self) -> bool:
+        """Whether the life before did not flush all of its commits."""
+        return self._relaxed
+
     def lose_unflushed(self) -> None:
         """Lose power: under "relaxed", go back to the last flush. `previous` says "rebooted"."""
         self.abort()

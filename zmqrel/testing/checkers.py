@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from zmqrel.testing.network import Network
 
 _NEVER_HANDED_OVER = (Outcome.RECALLED, Outcome.EXPIRED)
-_UNFLUSHED_S = 0.15
 
 
 class PromiseBroken(AssertionError):
@@ -54,7 +53,9 @@ class History:
     copied_at: float = inf
     """When the copy was made that its sender has now: what both lost since, nobody can find out."""
     doubtful: bool = False
-    """Its receiver's machine stopped, so that nobody knows whether it was handed over."""
+    """A machine stopped, so that nobody may know whether it was handed over."""
+    shaken: bool = False
+    """One that knew it lost its last moments: it may have been sent twice, which is to be said, and out of order."""
 
 
 class Checker:
@@ -74,6 +75,8 @@ class Checker:
         """(receiver, queue, key) -> the body that a handler has."""
         self._unmet: set[tuple[str, str]] = set()
         """(peer whose store was put back, peer that it has not met since)."""
+        self._unsure: set[tuple[str, str]] = set()
+        """(peer that lost its last moments, peer that it has not met since)."""
         self.hand_overs = 0
         network.watch(self._see)
 
@@ -89,6 +92,8 @@ class Checker:
         history = self.histories[receipt.body] = History(receipt, len(self.histories))
         if (receipt.sender, receipt.to) in self._unmet or (receipt.to, receipt.sender) in self._unmet:
             history.at_risk = True
+        if (receipt.sender, receipt.to) in self._unsure or (receipt.to, receipt.sender) in self._unsure:
+            history.doubtful = history.shaken = True
         if receipt.key is not None and not receipt.delayed:
             self._of_key[(receipt.sender, receipt.to, receipt.queue, receipt.key)].append(receipt.body)
 
@@ -97,10 +102,11 @@ class Checker:
 
     def _on_turn(self, name: str) -> None:
         """Contact ends the time in which nobody can know that a store is an old copy."""
-        for pair in [pair for pair in self._unmet if name in pair]:
+        for pair in [pair for pair in self._unmet | self._unsure if name in pair]:
             one, other = (self._network.peers[name] for name in pair)
             if one.agrees_with(other.name) and other.agrees_with(one.name):
                 self._unmet.discard(pair)
+                self._unsure.discard(pair)
 
     def _on_stopped(self, peer: SimulatedPeer) -> None:
         self._forget_running(peer.name)
@@ -134,11 +140,14 @@ class Checker:
                 history.not_binding, history.outcome = history.outcome or history.not_binding, None
 
     def _on_power_lost(self, peer: SimulatedPeer) -> None:
+        """Under "relaxed" the last moments are lost, and the peer knows that: it may be unsure, never wrong."""
+        relaxed = peer.options.durability == "relaxed"
         for history in self.histories.values():
-            if peer.name == history.receipt.to:
+            if peer.name == history.receipt.to or (relaxed and peer.name == history.receipt.sender):
                 history.doubtful = True
-        if peer.options.durability == "relaxed":
-            self._on_rolled_back(peer, self._network.now - _UNFLUSHED_S)
+                history.shaken = history.shaken or relaxed
+        if relaxed:
+            self._unsure.update((peer.name, other) for other in self._network.peers)
 
     # --------------------------------------------------------------------------------------- hand-overs
 
@@ -166,7 +175,7 @@ class Checker:
 
     def _check_again(self, history: History, delivery: Delivery) -> None:
         again = not history.moved and self._known_hand_overs(history)
-        if history.running and not history.at_risk:
+        if history.running and not (history.at_risk or history.shaken):
             raise self._broken(delivery.body, "handed over while a handler has it")
         marked = delivery.redelivered or delivery.attempt > 1
         if again and not marked and not self._excused(history):
@@ -200,12 +209,19 @@ class Checker:
             return  # both stores that knew it were lost
         if history.outcome in _NEVER_HANDED_OVER and not self._excused(history):
             raise self._broken(history.receipt.body, f"handed over after {history.outcome} was told")
-        if history.outcome is not None and not history.at_risk:
+        if history.outcome is not None and not (history.at_risk or history.shaken):
             raise self._broken(history.receipt.body, f"handed over after {history.outcome} was told")
 
     def _check_order(self, history: History) -> None:
         receipt = history.receipt
-        if receipt.delayed or receipt.key is not None or history.at_risk or history.handed_over or history.moved:
+        if (
+            receipt.delayed
+            or receipt.key is not None
+            or history.at_risk
+            or history.shaken
+            or history.handed_over
+            or history.moved
+        ):
             return
         where = (receipt.sender, receipt.to, receipt.queue)
         number, body = self._first.get(where, (-1, None))
@@ -224,7 +240,8 @@ class Checker:
             return
         for body in self._of_key[(receipt.sender, receipt.to, receipt.queue, delivery.key)]:
             other = self.histories[body]
-            if other.number <= history.number or other.at_risk or history.at_risk or other.moved:
+            unsure = other.at_risk or other.shaken or history.at_risk or history.shaken
+            if other.number <= history.number or unsure or other.moved:
                 continue
             if other.handed_over:
                 raise self._broken(receipt.body, f"handed over after {body!r} of its key, which was sent later")

@@ -39,6 +39,8 @@ class Mix:
     partition: float = 0.0
     crash: float = 0.0
     power_loss: float = 0.0
+    blackout: float = 0.0
+    """All machines lose power at once, so that nobody remembers what was flushed nowhere."""
     store_loss: float = 0.0
     rollback: float = 0.0
     close: float = 0.0
@@ -62,8 +64,8 @@ MIXES: dict[str, Mix] = {
     "crashes": Mix(faults=_BAD_LINKS, crash=0.05, close=0.02),
     "all but losses": Mix(peers=3, faults=_BAD_LINKS, partition=0.02, crash=0.03, close=0.01, reconnect=0.01),
     "relaxed": Mix(faults=_BAD_LINKS, relaxed=True, crash=0.03, close=0.01),
-    "power": Mix(faults=_BAD_LINKS, power_loss=0.03, crash=0.02),
-    "relaxed power": Mix(faults=_BAD_LINKS, relaxed=True, power_loss=0.03, crash=0.02),
+    "power": Mix(faults=_BAD_LINKS, power_loss=0.03, blackout=0.01, crash=0.02),
+    "relaxed power": Mix(faults=_BAD_LINKS, relaxed=True, power_loss=0.03, blackout=0.02, crash=0.02),
     "store loss": Mix(faults=_BAD_LINKS, store_loss=0.02, crash=0.02, partition=0.02),
     "rollback": Mix(faults=_BAD_LINKS, rollback=0.03, crash=0.02, partition=0.02),
     "tiny": Mix(faults=_BAD_LINKS, tiny=True, crash=0.02),
@@ -164,6 +166,7 @@ class Workload:
             (mix.crash, self._crash),
             (mix.close, self._close),
             (mix.power_loss, self._power_loss),
+            (mix.blackout, self._blackout),
             (mix.store_loss, self._lose_store),
             (mix.rollback, self._roll_back),
             (0.05 if mix.skew else 0.0, self._step_clock),
@@ -238,6 +241,11 @@ class Workload:
         name = self.rng.choice(self.names)
         self.network.power_loss(name)
         self._start_later(name)
+
+    def _blackout(self) -> None:
+        for name in self.names:
+            self.network.power_loss(name)
+            self._start_later(name)
 
     def _lose_store(self) -> None:
         name = self.rng.choice(self.names)
