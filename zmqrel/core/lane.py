@@ -210,6 +210,7 @@ class InLane:
         "granted",
         "granted_bytes",
         "head",
+        "head_bytes",
         "id",
         "kind",
         "no",
@@ -240,6 +241,7 @@ class InLane:
         """Rows in memory: looked ahead at, in a buffer, or with a worker."""
         self.head: deque[Row] = deque()
         """Rows looked ahead at, in order; `scan_seq` is the next one that is not."""
+        self.head_bytes = 0
         self.scan_seq = 1
         self.gap = False
         self.granted = 0

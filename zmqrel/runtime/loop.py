@@ -183,7 +183,7 @@ class Loop:
         return error
 
     def row_finished(self) -> None:
-        """A worker has finished a row."""
+        """A worker has finished a row, or taken the last one that was claimed."""
         self._finished_rows = True
         self._wire.wake()
 
@@ -191,7 +191,7 @@ class Loop:
         self, queue: str, prefetch: int, lock: threading.Lock, notify: Callable[[int], None], time_limit_us: int
     ) -> Buffer:
         """A buffer under `lock`, which calls `notify` with the number of rows that came."""
-        return Buffer(queue, prefetch, self._in_hand, lock, notify, time_limit_us)
+        return Buffer(queue, prefetch, self._in_hand, lock, notify, time_limit_us, self.row_finished)
 
     def serve(self, served: Sequence[tuple[str, Buffer, Policy]]) -> Call:
         """Let rows of these queues go to these buffers, all from the same turn on."""
