@@ -128,6 +128,8 @@ class Turns:
 
     def run(self, now: Now, wall_us: int, work: Work) -> None:
         """One turn. Raises only what leaves the peer unable to go on."""
+        self.store.check()
+        self._in_hand.check()
         if self._full and now.mono_us >= self._probe_at_us:
             self._probe(now)
         if self._redial and now.mono_us >= self._redial_at_us:

@@ -26,7 +26,7 @@ from zmqrel.core.storage import KEY_LENGTH, Previous, Row
 from zmqrel.errors import StoreDamaged, StoreFull
 from zmqrel.options import GIB, Durability
 from zmqrel.store import environment
-from zmqrel.store.directory import DATA, REDO, StoreDirectory
+from zmqrel.store.directory import DATA, LOCK, REDO, StoreDirectory
 from zmqrel.store.redo import Change, RedoLog, new_token
 from zmqrel.store.space import DISK_IS_FULL, FULL, Space
 
@@ -236,6 +236,19 @@ class LmdbStore:
             if not isinstance(failure, StoreFull):
                 raise failure from error
             self._flush_turn_by_turn()
+
+    def check(self) -> None:
+        """Raise StoreDamaged if somebody removed or cut one of the files; then it is to be closed.
+
+        What is written to a file without a name is lost with the process, and reading a map behind the end of its
+        file is not an error but SIGBUS. The instant between this look and the reading is left.
+        """
+        faults = [(DATA, self._space.fault()), (LOCK, self._directory.fault())]
+        if self._redo is not None:
+            faults.append((REDO, self._redo.fault()))
+        for name, fault in faults:
+            if fault is not None:
+                raise environment.damaged(self._data, f"{name} {fault}")
 
     def set_growing(self, growing: bool) -> None:
         """Say whether new rows are being accepted; False releases the headroom.
