@@ -22,6 +22,7 @@ from zmqrel.core import commands as c
 from zmqrel.core.buffer import Buffer
 from zmqrel.core.effects import Ended, Event, ReceiptNotice
 from zmqrel.core.engine import Engine, read_clock
+from zmqrel.core.memory import Memory
 from zmqrel.core.rows import Policy
 from zmqrel.core.storage import InHandTable, Store
 from zmqrel.core.times import Now
@@ -246,8 +247,9 @@ class Loop:
         self.receipts.found(ticket, current or found)
 
     def knows(self, peer: str) -> bool:
-        """True if the peer has connected at some time."""
-        return peer in self._turns.engine.channels
+        """True if the peer is known to the store: it was listed, or has connected, at some time, and not forgotten."""
+        channel = self._turns.engine.channels.get(peer)
+        return channel is not None and channel.memory is Memory.KEPT
 
     @property
     def closed(self) -> bool:

@@ -170,7 +170,7 @@ class Turns:
         for command in work.commands:
             if isinstance(command, c.Connect):
                 self._endpoints[command.name] = command.endpoint
-            elif isinstance(command, c.Disconnect):
+            elif isinstance(command, c.Disconnect | c.Forget):
                 self._endpoints.pop(command.name, None)
             engine.command(command)
         return engine.finish()
