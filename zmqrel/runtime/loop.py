@@ -421,6 +421,7 @@ class Loop:
     def _close(self) -> None:
         give_up_at = monotonic() + _FAREWELL_S
         self._leaving = True
+        self._turn()  # what workers have finished is settled now, and is among what others are to know
         while self._queue or (self._turns.engine.has_untold and monotonic() < give_up_at):
             self._turn()
         self._closed = True

@@ -50,11 +50,13 @@ class LmdbStore:
         durability: Durability = "fsync",
         map_size_bytes: int = 128 * GIB,
         only_look: bool = False,
+        verify: bool = False,
     ) -> None:
         """Open the store in `directory`, or make it. At most `map_size_bytes` are used on the disk, sparsely.
 
         With `only_look` it is not made, and nothing on the disk is changed, not even by `commit`: what is
         written is read back until it is closed, and is gone then. The next life begins as if this had not been.
+        With `verify` too, the whole file is checked first.
 
         Raises ConfigError if the directory cannot hold a store, StoreLocked if another peer has it,
         StoreTooNew if a later version wrote it, StoreFull if there is no room to make it, StoreDamaged if it
@@ -63,6 +65,7 @@ class LmdbStore:
         """
         self.set_aside = None
         self._only_look = only_look
+        self._verify = verify
         self._relaxed = durability == "relaxed"
         self._map_size = map_size_bytes
         self._directory = StoreDirectory(directory)
@@ -303,7 +306,7 @@ class LmdbStore:
 
     def _look(self) -> None:
         redo = self._path / REDO
-        if self.previous == "rebooted" and redo.exists():
+        if self._verify or (self.previous == "rebooted" and redo.exists()):
             environment.verify(self._data)
         self._map(environment.open_checked(self._data, self._map_size))
         self._token = self._txn.get(_TOKEN_KEY)
