@@ -629,6 +629,17 @@ def test_f14_a_damaged_outbox_row_is_sent_as_void(left: bool, outcome: str) -> N
     assert rest(network) == {}
 
 
+def test_f14_a_damaged_outbox_row_is_not_judged_by_a_deadline_that_nobody_can_read() -> None:
+    network = pair()
+    network.close("bank")
+    network.advance(0.1)
+    receipt = network.send("shop", "bank", 1, ttl=1)
+    network.advance(0.5)
+    network.peers["shop"].disk.damage(_keys(network, "shop", tables.OUTBOX)[-1], 13)
+    assert settled(network, [receipt], 2)
+    assert (receipt.outcome, receipt.reason) == (Outcome.EXHAUSTED, "damaged")
+
+
 def test_f14_a_damaged_control_entry_is_made_up_for_by_state() -> None:
     network, seen = pair(), Seen()
     network.handler("bank", "default", seen)

@@ -287,6 +287,15 @@ def test_a_frame_is_filled_only_so_far_and_a_larger_entry_uses_the_window() -> N
     assert len(lane.flight) == 6, "none of them waited for an acknowledgement"
 
 
+def test_credit_that_ends_before_what_is_at_hand_lets_nothing_of_it_leave() -> None:
+    lane, store = lane_with(50, 50)
+    sent(lane, next_batch(lane, store, WINDOW, LARGEST))
+    lane.grant_seq = 1
+    lane.tail = []
+    append(lane, store, records_of(50, 50, 50))
+    assert next_batch(lane, store, WINDOW, LARGEST) is None
+
+
 def test_voids_pass_the_grant_and_cost_no_bytes() -> None:
     lane, store = lane_with(*[10] * 6)
     for seq in (2, 3, 4, 6):

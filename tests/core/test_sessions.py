@@ -499,6 +499,43 @@ def test_an_open_that_comes_when_another_life_has_opened_waits() -> None:
     assert case.host.engine.has_session(LINK + 1)
 
 
+def later_life(case: Case) -> Puppet:
+    """Another life of the puppet opens a session over another link, and closes."""
+    later = Puppet(case.host, dial=False)
+    later.instance = case.puppet.instance + 1
+    later.link = LINK + 1
+    later.dial(b"later___")
+    later.say(frames.BYE, "closing")
+    return later
+
+
+def test_a_late_open_of_an_earlier_life_does_not_count() -> None:
+    """It tells of the past as that life knew it: floors that fell, though no store was put back."""
+    case = Case("pending")
+    later_life(case)
+    case.puppet.open()
+    assert case.puppet.types() == ["BYE"]
+    assert not case.is_open
+    assert case.host.kinds() == []
+
+
+def test_a_late_welcome_of_an_earlier_life_does_not_count() -> None:
+    case = Case("dialling")
+    later = later_life(case)
+    case.puppet.welcome()
+    assert case.puppet.types() == ["HELLO"]
+    assert not case.is_open
+    later.link = LINK
+    later.session = case.puppet.session
+    later.welcome()
+    assert not case.is_open, "whoever lives is met with another half"
+    case.host.time.pass_s(1)
+    case.host.turn()
+    later.session = later.last(frames.HELLO).session + b"later___"
+    later.welcome()
+    assert case.is_open
+
+
 def test_a_hello_without_its_open_is_forgotten() -> None:
     case = Case("pending")
     case.host.time.pass_s(11)

@@ -46,8 +46,13 @@ def find_out(puppet: Puppet, lanes: list[list[Any]]) -> None:
 
 
 def listen_to_the_end(puppet: Puppet) -> list[State]:
-    """What the host says of its state, part by part."""
-    puppet.ack_control()
+    """Acknowledge the control lane until nothing more comes."""
+    heard = -1
+    while heard != len(puppet.told):
+        heard = len(puppet.told)
+        lane = next(lane for lane in puppet.host.engine.channels["puppet"].own.values() if lane.kind == CONTROL)
+        puppet.ack(lane.id, lane.sent_upto)
+        puppet.listen()
     return [entry for entry in puppet.told if isinstance(entry, State)]
 
 

@@ -29,7 +29,6 @@ from zmqrel.core.frames import BadFrame, Data, Frame, Heard, Info, LaneAck, Lane
 from zmqrel.core.healing import Healing
 from zmqrel.core.inbox import MOST_WITHDRAWN
 from zmqrel.core.lane import CONTROL, DATA, DELAYED, MOST_UNFLUSHED, Flight, InLane, OutLane
-from zmqrel.core.memory import Memory
 from zmqrel.core.offset import ClockOffset
 from zmqrel.core.session import Session, Sessions
 from zmqrel.core.shared import Shared
@@ -65,7 +64,6 @@ class Channel:
         self.their_instance = 0
         self.their_count = 0
         self.clock = ClockOffset()
-        self.memory = Memory.KEPT
         self.healing = Healing(shared, self, outbox, inbox)
         self.sessions = Sessions(shared, name, self.clock, self._info, self._begin, self._session_ended)
         self.out: dict[tuple[int, str], OutLane] = {}
@@ -84,26 +82,13 @@ class Channel:
     def encode(self) -> bytes:
         """The row of table PEER."""
         row = [self.no, self.their_store, self.their_instance, self.their_count, self.clock.offset_us]
-        return cast(bytes, msgpack.packb([*row, self.memory.value, *self.healing.fields()]))
+        return cast(bytes, msgpack.packb([*row, *self.healing.fields()]))
 
     def load(self, data: bytes) -> None:
         """Take the row of table PEER."""
         fields: list[Any] = msgpack.unpackb(data)
         self.no, self.their_store, self.their_instance, self.their_count, self.clock.offset_us = fields[:5]
-        self.memory = Memory(fields[5])
-        self.healing.load(fields[6:])
-
-    def forget(self) -> None:
-        """Nothing is known of the peer any more, but what its messages in the inbox need: its number and its clock."""
-        for lanes in (self.own, self.out, self.theirs, self._ready, self._acks):
-            lanes.clear()
-        self.their_store = self.their_instance = self.their_count = 0
-        self.healing = Healing(self._shared, self, self._outbox, self._inbox)
-        self.memory = Memory.LEFTOVERS
-        self.clock.forget_samples()
-        if self.clock.offset_us is None:
-            self.clock.offset_us = 0  # it will never be known: deadlines are judged by the own clock
-        self._arm_deadline()
+        self.healing.load(fields[5:])
 
     @property
     def awaits_state(self) -> bool:
@@ -124,8 +109,6 @@ class Channel:
     def adopt_out(self, lane: OutLane) -> None:
         """A lane of ours, from the store or new."""
         self._shared.out_lanes[lane.no] = lane
-        if lane.over:
-            return
         self.own[lane.id] = lane
         if self._shared.options.durability == "relaxed":
             # How much of what it sent before is flushed is not known here: it goes on with the next flush.
@@ -136,7 +119,7 @@ class Channel:
     def adopt_in(self, lane: InLane) -> None:
         """A lane of theirs, from the store or new."""
         self._shared.in_lanes[lane.no] = lane
-        if lane.store_id == self.their_store and not lane.is_orphan:
+        if lane.store_id == self.their_store:
             self.theirs[lane.id] = lane
         self._inbox.adopt_lane(lane)
 
@@ -496,14 +479,12 @@ class Channel:
                 self._outbox.append_again(own)
             self.healing.send_state()
             return
-        if not entry.damaged:
-            outcome, reason = Outcome.EXHAUSTED, f"{entry.size} bytes, but the peer takes {largest_entry}"
+        if entry.damaged:
+            self._outbox.end_damaged(lane, entry.seq)
         else:
-            self._shared.event("damaged", self.name, f"outbox entry {entry.seq} of lane {lane.id:016x}")
-            known = entry.seq > max(lane.sent_upto, lane.doubt_upto)
-            outcome, reason = Outcome.EXHAUSTED if known else Outcome.UNCERTAIN, "damaged"
-        settled = Settled(entry.seq, entry.seq, outcome, reason, 0, 0, self._shared.now.store_us, False)
-        self._outbox.end(lane, settled)
+            reason = f"{entry.size} bytes, but the peer takes {largest_entry}"
+            now_us = self._shared.now.store_us
+            self._outbox.end(lane, Settled(entry.seq, entry.seq, Outcome.EXHAUSTED, reason, 0, 0, now_us, False))
         lane.tail = []
 
     def _send_acks(self, session: Session) -> None:

@@ -25,6 +25,8 @@ _MOST_HELLO_US = 1_000_000
 _PENDING_US = 10_000_000
 """How long a HELLO may stay without its OPEN before its link is forgotten."""
 _LONG_AGO_US = -(2**62)
+_TAKEN_BACK = (b"", 0)
+"""Instead of a session that was offered and is not any more; its link is still to be forgotten."""
 _CHALLENGE_US = 300_000
 """How long a life has to show that it is not over when another life of the same store says HELLO. One process at a time
 opens a store, so the earlier life is dead, or its frames are late ones."""
@@ -67,10 +69,13 @@ class Sessions:
         self._begin = begin
         self._ended = ended
         self.open: dict[int, Session] = {}
-        self._pending: dict[int, bytes] = {}
-        """Inbound link -> session id that its HELLO drew."""
+        self._pending: dict[int, tuple[bytes, int]] = {}
+        """Inbound link -> session id that its HELLO drew, and the life of the peer that it was offered to."""
         self.dialled_link: int | None = None
         self._half = b""
+        self._half_for = 0
+        """The only life that may answer the present HELLO, 0 if no other was met since it was first said: a late answer
+        of an earlier life would be taken for that of the next one, with floors that fell."""
         self._instance = 0
         """The life of the peer that clock samples are of."""
         self._hello_wait_us = _FIRST_HELLO_US
@@ -86,6 +91,7 @@ class Sessions:
         self._hello()
 
     def _new_half(self) -> None:
+        self._half_for = 0
         self._half = self._shared.random_id().to_bytes(8, "big")
 
     def _hello(self) -> None:
@@ -117,6 +123,11 @@ class Sessions:
             self._shared.counters["stale_frames"] += 1
             return
         if not self._is_expected(identity):
+            return
+        if self._half_for not in (0, frame.instance):
+            self._shared.counters["stale_frames"] += 1
+            self._new_half()
+            self._hello()
             return
         now = self._shared.now
         echoed_us, received_there_us, sent_there_us = clock
@@ -151,13 +162,13 @@ class Sessions:
             return
         if not self._admit(identity.store_id, frame.instance):
             return
-        session_id = self._pending.get(link)
+        session_id, _ = self._pending.get(link, _TAKEN_BACK)
         session = self.open.get(link)
         if session is not None and session.id[:8] == frame.session:
             session_id = session.id
-        if session_id is None or session_id[:8] != frame.session:
+        if session_id[:8] != frame.session:
             session_id = frame.session + self._shared.random_id().to_bytes(8, "big")
-            self._pending[link] = session_id
+            self._pending[link] = session_id, frame.instance
             self._shared.timers.set(("pending", self._name, link), self._shared.now.mono_us + _PENDING_US)
         now_us = self._shared.now.store_us
         info = self._info(identity.store_id)
@@ -170,7 +181,7 @@ class Sessions:
         if session is not None and session.id == frame.session:
             self._send(link, frames.PING, session.id, self._shared.now.store_us)
             return
-        if self._pending.get(link) != frame.session or not self._is_expected(identity):
+        if self._pending.get(link) != (frame.session, frame.instance) or not self._is_expected(identity):
             self._shared.counters["stale_frames"] += 1
             self.bye(link, frame.session, "not the session that was offered")
             return
@@ -221,6 +232,10 @@ class Sessions:
         if instance != self._instance:
             self._instance = instance
             self._clock.forget_samples()
+            self._half_for = instance
+            for link, (_, offered_to) in self._pending.items():
+                if offered_to != instance:
+                    self._pending[link] = _TAKEN_BACK
         for session in list(self.open.values()):
             if session.instance != instance:
                 self.end(session, "the peer began a new life")
@@ -271,7 +286,7 @@ class Sessions:
 
     def is_pending(self, link: int, session_id: bytes) -> bool:
         """True if the session was offered and its OPEN has not come yet."""
-        return self._pending.get(link) == session_id
+        return self._pending.get(link, _TAKEN_BACK)[0] == session_id
 
     def ping_due(self, link: int) -> None:
         """Heartbeat of one session; a silent one is down."""
@@ -333,7 +348,7 @@ class Sessions:
 
     def end_all(self, reason: str, spared: Session | None = None) -> None:
         """End every session but the one spared, and take back what was offered; connectors begin anew."""
-        self._pending.clear()
+        self._pending = dict.fromkeys(self._pending, _TAKEN_BACK)
         for session in list(self.open.values()):
             if session is spared:
                 continue

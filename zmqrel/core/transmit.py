@@ -90,7 +90,8 @@ def next_batch(lane: OutLane, store: Runs, window_bytes: int, largest_entry: int
 def _fill_from_tail(batch: Batch, lane: OutLane, last: int, room: _Room) -> None:
     tail_first = lane.next_seq - len(lane.tail)
     start = batch.first - tail_first
-    stop = min(room.grant_last - tail_first + 1, start + FRAME_ENTRIES)
+    # Credit may end before the tail begins: a negative stop would count from the tail's end.
+    stop = max(start, min(room.grant_last - tail_first + 1, start + FRAME_ENTRIES))
     records = lane.tail[start:stop]
     sizes = list(map(len, records))
     size = sum(sizes)

@@ -2,7 +2,8 @@
 
 import sys
 
-from zmqrel.testing.workload import MIXES, run
+from zmqrel.testing.mixes import MIXES
+from zmqrel.testing.workload import run
 
 
 def main(arguments: list[str]) -> int:

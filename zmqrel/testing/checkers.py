@@ -7,23 +7,21 @@ store that knew it was lost or put back; then only the promises that still hold 
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from zmqrel.core.buffer import Handled, Rejected, Result
+from zmqrel.core.buffer import Handled, MoveTo, Rejected, Result
 from zmqrel.outcome import Outcome
+from zmqrel.testing.broken import PromiseBroken
 from zmqrel.testing.peer import Delivery, SimulatedPeer, SimulatedReceipt
 
 if TYPE_CHECKING:
     from zmqrel.testing.network import Network
 
 _NEVER_HANDED_OVER = (Outcome.RECALLED, Outcome.EXPIRED)
-
-
-class PromiseBroken(AssertionError):
-    """A peer did what no peer may do."""
+_PROMPT_S = 1.0
 
 
 @dataclass(slots=True)
@@ -43,9 +41,26 @@ class History:
     """The outcome, if it was told by a store that was put back and had not met the receiver since."""
     at_risk: bool = False
     """A store that knew it was lost or put back."""
-    unmet: bool = False
-    """Its receiver has a lost or old store and was not in contact with its sender since."""
+    blind: bool = False
+    """What happened to it before it was accepted was not seen."""
+    sender_lost: bool = False
+    """Its sender's was."""
     running: bool = False
+    may_again: bool = True
+    """There is a reason to hand it over, for the first time or again."""
+    interrupted: bool = False
+    """Its receiver's process died while a handler had it."""
+    suspect: bool = False
+    """Likewise, and it was not handed over since."""
+    alone: bool = False
+    """It is handed over as a suspect: nothing else is, until its handler returns."""
+    sole_deaths: int = 0
+    """How often its receiver's process died while no other message was with a handler."""
+    over: bool = False
+    """An attempt failed that was its last."""
+    recalled: bool = False
+    told: Outcome | None = None
+    """The outcome that a callback was told."""
     lost: list[tuple[float, float]] = field(default_factory=list)
     """From when to when its receiver lived a life that it lost."""
     gone: list[tuple[float, float]] = field(default_factory=list)
@@ -53,30 +68,61 @@ class History:
     copied_at: float = inf
     """When the copy was made that its sender has now: what both lost since, nobody can find out."""
     doubtful: bool = False
-    """A machine stopped, so that nobody may know whether it was handed over."""
+    """A machine stopped, so that nobody may know whether it was handed over; or its row was damaged."""
     shaken: bool = False
     """One that knew it lost its last moments: it may have been sent twice, which is to be said, and out of order."""
 
 
-class Checker:
-    """Raises PromiseBroken at the first promise that is broken."""
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a Checker has to know of the workload that it watches."""
 
-    def __init__(self, network: Network) -> None:
+    max_attempts: int | None = None
+    """Of every handler."""
+    clock_error_s: float = 0.2
+    """How wrong a peer may be about another's clock: half of its best round trip, and what drifts."""
+    clocks_step: bool = False
+    """Wall clocks are wrong and stepped, so that a store clock may be anywhere after a restart."""
+    healthy: frozenset[str] = frozenset()
+    """Peers that nothing ever happens to."""
+    prompt_queues: frozenset[str] = frozenset()
+    """Queues whose workers always have time: between healthy peers nothing there waits for long."""
+    tells: bool = False
+    """Outcomes are told to callbacks."""
+
+
+class Checker:
+    """Raises PromiseBroken at the first promise that is broken. `seen` counts what was."""
+
+    def __init__(self, network: Network, rules: Rules | None = None) -> None:
         """Watch a network from now on."""
         self._network = network
+        self.rules = rules or Rules()
+        self.seen: Counter[str] = Counter()
         self.histories: dict[Any, History] = {}
         self.unknown: dict[Any, SimulatedReceipt] = {}
         """Not accepted as far as the application knows: its process died meanwhile."""
         self._first: dict[tuple[str, str, str], tuple[int, Any]] = {}
         """(sender, receiver, queue) -> number and body of the last one without a key that was first handed over."""
+        self._first_delayed: dict[tuple[str, str, str], tuple[int, int, Any]] = {}
+        """Likewise for delayed ones: when it was due, its number and body."""
         self._of_key: defaultdict[tuple[str, str, str, str], list[Any]] = defaultdict(list)
         """(sender, receiver, queue, key) -> bodies in the order of their acceptance."""
         self._key_at_work: dict[tuple[str, str, str], Any] = {}
         """(receiver, queue, key) -> the body that a handler has."""
+        self._at_work: defaultdict[str, set[Any]] = defaultdict(set)
+        """Receiver -> bodies that handlers have, own messages too."""
+        self._unsettled: defaultdict[str, list[History]] = defaultdict(list)
+        """Receiver -> what handlers were through with since its last turn."""
         self._unmet: set[tuple[str, str]] = set()
         """(peer whose store was put back, peer that it has not met since)."""
         self._unsure: set[tuple[str, str]] = set()
         """(peer that lost its last moments, peer that it has not met since)."""
+        self._recalled_where: list[tuple[str, str, str | None]] = []
+        self._due: dict[tuple[str, Any], float] = {}
+        """What must have happened by when, the earliest first."""
+        self._lives: dict[Any, tuple[int, int]] = {}
+        """Body -> lives of sender and receiver when it was accepted."""
         self.hand_overs = 0
         network.watch(self._see)
 
@@ -88,35 +134,55 @@ class Checker:
             seen(*details)
 
     def _on_accepted(self, receipt: SimulatedReceipt) -> None:
-        self.unknown.pop(receipt.body, None)
+        was_unknown = self.unknown.pop(receipt.body, None)
+        if receipt.body in self.histories:
+            raise self._broken(receipt.body, "was accepted a second time")
         history = self.histories[receipt.body] = History(receipt, len(self.histories))
+        peers = self._network.peers
+        self._lives[receipt.body] = peers[receipt.sender].life, peers[receipt.to].life
         if (receipt.sender, receipt.to) in self._unmet or (receipt.to, receipt.sender) in self._unmet:
             history.at_risk = True
         if (receipt.sender, receipt.to) in self._unsure or (receipt.to, receipt.sender) in self._unsure:
             history.doubtful = history.shaken = True
-        if receipt.key is not None and not receipt.delayed:
+        if was_unknown is not None:
+            # Sent again, by a caller that did not know: what became of it meanwhile was not seen.
+            history.at_risk = history.blind = True
+        elif receipt.key is not None and not receipt.delayed:
             self._of_key[(receipt.sender, receipt.to, receipt.queue, receipt.key)].append(receipt.body)
+        elif self._is_prompt(receipt) and not receipt.delayed:
+            self._expect("handed over", receipt.body)
 
     def _on_not_accepted(self, receipt: SimulatedReceipt) -> None:
         self.unknown[receipt.body] = receipt
+        self.seen[f"not accepted: {type(receipt.error).__name__}"] += 1
 
     def _on_turn(self, name: str) -> None:
-        """Contact ends the time in which nobody can know that a store is an old copy."""
+        for history in self._unsettled.pop(name, ()):
+            # A full store may settle it later.
+            history.may_again = self._network.peers[name].disk.capacity is not None
+        self._check_due()
+        # Contact ends the time in which nobody can know that a store is an old copy.
         for pair in [pair for pair in self._unmet | self._unsure if name in pair]:
             one, other = (self._network.peers[name] for name in pair)
             if one.agrees_with(other.name) and other.agrees_with(one.name):
                 self._unmet.discard(pair)
                 self._unsure.discard(pair)
 
-    def _on_stopped(self, peer: SimulatedPeer) -> None:
-        self._forget_running(peer.name)
-
-    def _forget_running(self, name: str) -> None:
-        for where in [where for where in self._key_at_work if where[0] == name]:
+    def _on_stopped(self, peer: SimulatedPeer, clean: bool) -> None:
+        if self._network.peers.get(peer.name) is not peer:
+            return  # an impostor
+        at_work = self._at_work.pop(peer.name, set())
+        for where in [where for where in self._key_at_work if where[0] == peer.name]:
             del self._key_at_work[where]
-        for history in self.histories.values():
-            if history.receipt.to == name:
-                history.running = False
+        self._unsettled.pop(peer.name, None)
+        for body in at_work:
+            history = self.histories.get(body)
+            if history is not None:
+                history.running = history.alone = False
+                history.may_again = history.interrupted = True
+                history.suspect = not clean
+                history.sole_deaths += len(at_work) == 1 and not clean
+                self.seen["killed in a handler"] += 1
 
     def _on_store_lost(self, peer: SimulatedPeer, since: float = -1.0) -> None:
         for other in self._network.peers:
@@ -125,9 +191,12 @@ class Checker:
             if peer.name in (history.receipt.sender, history.receipt.to):
                 history.at_risk = True
             if peer.name == history.receipt.sender:
+                history.sender_lost = True
                 history.copied_at = min(since, history.copied_at)
             elif peer.name == history.receipt.to and since < 0:
                 history.gone.append((since, self._network.now))
+            if peer.name == history.receipt.to:
+                history.suspect = False  # the table that knew is another one
 
     def _on_rolled_back(self, peer: SimulatedPeer, since: float) -> None:
         """What a life that was lost did since its copy was made, it may have told nobody."""
@@ -146,8 +215,49 @@ class Checker:
             if peer.name == history.receipt.to or (relaxed and peer.name == history.receipt.sender):
                 history.doubtful = True
                 history.shaken = history.shaken or relaxed
+            if peer.name == history.receipt.to:
+                history.suspect = False
         if relaxed:
             self._unsure.update((peer.name, other) for other in self._network.peers)
+
+    def _on_damaged(self, peer: SimulatedPeer, body: Any) -> None:
+        """A row was damaged: of this message, or one that said something of any of the peer's."""
+        self.seen["damaged"] += 1
+        for history in self.histories.values():
+            if history.receipt.body == body or (
+                body is None and peer.name in (history.receipt.sender, history.receipt.to)
+            ):
+                history.doubtful = True
+
+    def _on_recalling(self, receipt: SimulatedReceipt) -> None:
+        history = self.histories.get(receipt.body)
+        if history is not None and not history.recalled:
+            history.recalled = True
+            if history.outcome is None and self._is_prompt(receipt):
+                self._expect("recalled, or told that it is too late", receipt.body)
+
+    def _on_recalling_where(self, sender: str, queue: str, key: str | None) -> None:
+        self._recalled_where.append((sender, queue, key))
+
+    # --------------------------------------------------------------------------------- what is to come soon
+
+    def _is_prompt(self, receipt: SimulatedReceipt) -> bool:
+        """Neither its peers nor its queue have any reason to let it wait."""
+        healthy = self.rules.healthy.issuperset((receipt.sender, receipt.to))
+        return healthy and receipt.queue in self.rules.prompt_queues
+
+    def _expect(self, what: str, body: Any) -> None:
+        self._due.pop((what, body), None)
+        self._due[(what, body)] = self._network.now + _PROMPT_S
+
+    def _happened(self, what: str, body: Any) -> None:
+        self._due.pop((what, body), None)
+
+    def _check_due(self) -> None:
+        for (what, body), at in self._due.items():
+            if at >= self._network.now:
+                return
+            raise self._broken(body, f"not {what} within {_PROMPT_S:g} s, though nothing is wrong with its peers")
 
     # --------------------------------------------------------------------------------------- hand-overs
 
@@ -159,19 +269,35 @@ class Checker:
 
     def _on_handed_over(self, peer: SimulatedPeer, delivery: Delivery) -> None:
         self.hand_overs += 1
+        self._check_suspects(peer, delivery)
         if delivery.origin_id is not None:
+            self._at_work[peer.name].add((delivery.id,))
             return
+        self._at_work[peer.name].add(delivery.body)
         history = self.histories.get(delivery.body)
         if history is None:
             if delivery.body not in self.unknown:
                 raise self._broken(delivery.body, "handed over, but nobody sent it")
             return
         self._check_again(history, delivery)
+        self._check_attempt(history, delivery)
         self._check_outcome(history)
+        self._check_time(history)
         self._check_order(history)
         self._check_key(peer, history, delivery)
         history.handed_over.append((self._network.now, delivery.attempt, delivery.redelivered))
         history.running = True
+        history.alone = history.suspect
+        history.may_again = history.interrupted = history.suspect = False
+        self._happened("handed over", delivery.body)
+        self._happened("recalled, or told that it is too late", delivery.body)
+        self.seen["redelivered"] += delivery.redelivered
+
+    def _check_suspects(self, peer: SimulatedPeer, delivery: Delivery) -> None:
+        for body in self._at_work[peer.name]:
+            other = self.histories.get(body)
+            if other is not None and other.alone:
+                raise self._broken(delivery.body, f"handed over while {body!r} is tried alone")
 
     def _check_again(self, history: History, delivery: Delivery) -> None:
         again = not history.moved and self._known_hand_overs(history)
@@ -180,6 +306,24 @@ class Checker:
         marked = delivery.redelivered or delivery.attempt > 1
         if again and not marked and not self._excused(history):
             raise self._broken(delivery.body, "handed over again without saying so")
+        if history.at_risk or history.doubtful:
+            return
+        if history.handed_over and not history.may_again:
+            raise self._broken(delivery.body, "handed over again, and nothing was wrong with the first time")
+        if history.interrupted and not delivery.redelivered:
+            raise self._broken(delivery.body, "not said to be redelivered, though its handler was killed")
+        if delivery.redelivered and not history.handed_over:
+            raise self._broken(delivery.body, "said to be redelivered, but it never was handed over")
+
+    def _check_attempt(self, history: History, delivery: Delivery) -> None:
+        if history.at_risk or history.doubtful or history.moved:
+            return
+        expected = len(history.handed_over) + 1
+        if delivery.attempt != expected:
+            raise self._broken(delivery.body, f"attempt {delivery.attempt}, where {expected} was due")
+        if history.over:
+            raise self._broken(delivery.body, f"attempt {expected}, though the one before was the last")
+        self.seen["handed over again"] += expected > 1
 
     def _known_hand_overs(self, history: History) -> list[tuple[float, int, bool]]:
         """Without those of a lost life whose loss nobody could find out."""
@@ -209,25 +353,51 @@ class Checker:
             return  # both stores that knew it were lost
         if history.outcome in _NEVER_HANDED_OVER and not self._excused(history):
             raise self._broken(history.receipt.body, f"handed over after {history.outcome} was told")
+        if history.outcome is Outcome.UNCERTAIN and history.doubtful:
+            return  # its row at the sender was damaged, when the receiver may have had it already
         if history.outcome is not None and not (history.at_risk or history.shaken):
             raise self._broken(history.receipt.body, f"handed over after {history.outcome} was told")
 
+    def _check_time(self, history: History) -> None:
+        receipt = history.receipt
+        now_us, error_us = self._sender_us(history), int(self.rules.clock_error_s * 1e6)
+        if now_us is None:
+            return
+        if receipt.deadline_us and now_us > receipt.deadline_us + error_us:
+            late_s = (now_us - receipt.deadline_us) / 1e6
+            raise self._broken(receipt.body, f"handed over {late_s:.3f} s after its deadline")
+        if receipt.not_before_us and now_us < receipt.not_before_us - error_us:
+            raise self._broken(receipt.body, f"handed over {(receipt.not_before_us - now_us) / 1e6:.3f} s too early")
+
+    def _sender_us(self, history: History) -> int | None:
+        """The sender's store clock by true time, None if it, or what the receiver makes of it, may have jumped."""
+        receipt, peers = history.receipt, self._network.peers
+        sender, receiver = peers[receipt.sender], peers[receipt.to]
+        if self.rules.clocks_step and self._lives[receipt.body] != (sender.life, receiver.life):
+            return None
+        return receipt.sent_store_us + self._network.true_us() - receipt.sent_us
+
     def _check_order(self, history: History) -> None:
         receipt = history.receipt
-        if (
-            receipt.delayed
-            or receipt.key is not None
-            or history.at_risk
-            or history.shaken
-            or history.handed_over
-            or history.moved
-        ):
+        unsure = history.at_risk or history.shaken
+        if receipt.key is not None or unsure or history.handed_over or history.moved:
             return
         where = (receipt.sender, receipt.to, receipt.queue)
+        if receipt.delayed:
+            self._check_order_of_delayed(history, where)
+            return
         number, body = self._first.get(where, (-1, None))
         if history.number < number:
             raise self._broken(receipt.body, f"first handed over after {body!r}, which was sent later")
         self._first[where] = (history.number, receipt.body)
+
+    def _check_order_of_delayed(self, history: History, where: tuple[str, str, str]) -> None:
+        receipt = history.receipt
+        due_us, number, body = self._first_delayed.get(where, (0, -1, None))
+        later = due_us - receipt.not_before_us > 2 * self.rules.clock_error_s * 1e6
+        if later and history.number < number and not self.rules.clocks_step:
+            raise self._broken(receipt.body, f"first handed over after {body!r}, which was sent and due later")
+        self._first_delayed[where] = max((due_us, number, body), (receipt.not_before_us, history.number, receipt.body))
 
     def _check_key(self, peer: SimulatedPeer, history: History, delivery: Delivery) -> None:
         if delivery.key is None:
@@ -248,30 +418,45 @@ class Checker:
 
     def _on_finished(self, peer: SimulatedPeer, delivery: Delivery, result: Result) -> None:
         history = self.histories.get(delivery.body)
+        self._at_work[peer.name].discard(delivery.body if delivery.origin_id is None else (delivery.id,))
         if delivery.key is not None:
             self._key_at_work.pop((peer.name, delivery.queue, delivery.key), None)
         if history is None or delivery.origin_id is not None:
             return
-        history.running = False
+        history.running = history.alone = False
+        history.may_again = True
         history.acknowledged = history.acknowledged or isinstance(result, Handled)
         history.rejected = history.rejected or isinstance(result, Rejected)
-        history.moved = history.moved or type(result).__name__ == "MoveTo"
+        history.moved = history.moved or isinstance(result, MoveTo)
+        if isinstance(result, Handled | Rejected):
+            self._unsettled[peer.name].append(history)
+            if self._is_prompt(history.receipt) and history.outcome is None:
+                self._expect("told its outcome", delivery.body)
+        elif not history.moved:
+            limits = [limit for limit in (history.receipt.max_attempts, self.rules.max_attempts) if limit]
+            history.over = bool(limits) and delivery.attempt >= min(limits)
 
     # ----------------------------------------------------------------------------------------- outcomes
 
-    def _on_outcome(self, receipt: SimulatedReceipt, outcome: Outcome) -> None:
+    def _on_outcome(self, receipt: SimulatedReceipt, outcome: Outcome, reason: str | None, attempts: int) -> None:
         history = self.histories.get(receipt.body)
         if history is None:
             return
-        if history.outcome not in (None, outcome) and not history.at_risk:
+        if history.outcome not in (None, outcome) and not history.sender_lost:
             raise self._broken(receipt.body, f"{outcome} was told after {history.outcome}")
+        self._happened("told its outcome", receipt.body)
+        self._happened("handed over", receipt.body)
+        self._happened("recalled, or told that it is too late", receipt.body)
         if outcome in (history.outcome, history.not_binding):
             return
         if self._excused(history):
             history.not_binding = outcome
         else:
             history.outcome = outcome
-        if outcome in _NEVER_HANDED_OVER and self._known_hand_overs(history) and not self._excused_outcome(history):
+        self._note(history, outcome, reason)
+        if history.blind:
+            return
+        if outcome in _NEVER_HANDED_OVER and self._known_hand_overs(history) and not self._excused(history):
             raise self._broken(receipt.body, f"{outcome} was told, but it was handed over")
         if outcome is Outcome.HANDLED and not history.acknowledged:
             raise self._broken(receipt.body, "HANDLED was told, but no handler acknowledged it")
@@ -279,19 +464,83 @@ class Checker:
             raise self._broken(receipt.body, "REJECTED was told, but no handler refused it")
         if outcome is Outcome.UNCERTAIN and not history.at_risk and not history.doubtful:
             raise self._broken(receipt.body, "UNCERTAIN was told, but no store was lost")
+        self._check_cause(history, outcome, reason, attempts)
 
-    def _excused_outcome(self, history: History) -> bool:
-        """The sender's store was put back to before it sent this, and has not met the receiver since."""
-        return self._excused(history)
+    def _check_cause(self, history: History, outcome: Outcome, reason: str | None, attempts: int) -> None:
+        """There must be a reason for what was told."""
+        receipt = history.receipt
+        body = receipt.body
+        if (outcome is Outcome.RECALLED or reason == "recalled") and not self._was_recalled(history):
+            raise self._broken(body, f"{outcome} was told, but nobody recalled it")
+        if outcome is Outcome.EXPIRED or reason == "deadline":
+            self._check_expired(history, outcome)
+        if history.at_risk or history.doubtful:
+            return
+        if reason == "crash" and not history.sole_deaths:
+            raise self._broken(body, "exhausted by a crash, but it never was the only one with a handler")
+        if not history.moved and attempts != len(history.handed_over):
+            raise self._broken(body, f"{outcome} was told after {attempts} attempts, not {len(history.handed_over)}")
+
+    def _was_recalled(self, history: History) -> bool:
+        receipt = history.receipt
+        return history.recalled or any(
+            sender == receipt.sender and queue == receipt.queue and key in (None, receipt.key)
+            for sender, queue, key in self._recalled_where
+        )
+
+    def _check_expired(self, history: History, outcome: Outcome) -> None:
+        receipt = history.receipt
+        if not receipt.deadline_us:
+            raise self._broken(receipt.body, f"{outcome} was told for its deadline, but it has none")
+        sender_us = self._sender_us(history)
+        if sender_us is not None and sender_us < receipt.deadline_us - self.rules.clock_error_s * 1e6:
+            early_s = (receipt.deadline_us - sender_us) / 1e6
+            raise self._broken(receipt.body, f"{outcome} was told {early_s:.3f} s before its deadline")
+
+    def _note(self, history: History, outcome: Outcome, reason: str | None) -> None:
+        self.seen[outcome.name] += 1
+        if outcome is Outcome.EXHAUSTED:
+            self.seen[f"EXHAUSTED: {(reason or '').split(',')[0][:12]}"] += 1
+        if history.recalled:
+            self.seen["recall wins" if outcome is Outcome.RECALLED else "recall loses"] += 1
+
+    def _on_told_handed_over(self, receipt: SimulatedReceipt) -> None:
+        history = self.histories.get(receipt.body)
+        if history is None:
+            return
+        self.seen["recall loses to a running handler"] += 1
+        self._happened("recalled, or told that it is too late", receipt.body)
+        if not history.handed_over:
+            raise self._broken(receipt.body, "said to be handed over, but it never was")
+
+    def _on_told(self, sender: str, message_id: str, outcome: Outcome) -> None:
+        self.seen["told to a callback"] += 1
+        for history in self.histories.values():
+            receipt = history.receipt
+            if receipt.sender == sender and receipt.id == message_id:
+                if history.told not in (None, outcome) and not history.sender_lost:
+                    raise self._broken(receipt.body, f"a callback was told {outcome} after {history.told}")
+                history.told = outcome
 
     def _broken(self, body: Any, what: str) -> PromiseBroken:
         history = self.histories.get(body)
-        return PromiseBroken(f"at {self._network.now:.6f}: message {body!r}: {what}\n{history}")
+        return PromiseBroken(f"at {self._network.now:.6f}: message {str(body)[:40]!r}: {what}\n{history}")
 
     # ------------------------------------------------------------------------------------------ the end
 
+    def untold(self) -> bool:
+        """True while a callback is still to be told an outcome."""
+        return self.rules.tells and any(
+            history.told is None and not (history.sender_lost or history.doubtful or history.receipt.forgotten)
+            for history in self.histories.values()
+        )
+
     def check_all_ended(self) -> None:
-        """Every accepted message that its sender's store still knows has its outcome."""
+        """Every accepted message that its sender's store still knows has its outcome, and so was told."""
         for body, history in self.histories.items():
-            if history.receipt.outcome is None and not history.receipt.forgotten:
+            if history.receipt.forgotten:
+                continue
+            if history.receipt.outcome is None:
                 raise self._broken(body, "it has no outcome")
+            if self.rules.tells and history.told is None and not (history.sender_lost or history.doubtful):
+                raise self._broken(body, "no callback was told its outcome")

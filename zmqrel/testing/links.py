@@ -86,6 +86,8 @@ class Links:
         self.lost = 0
         self.censor: Callable[[str, str, list[bytes]], bool] | None = None
         """Loses the frames for which it returns True: called with sender, receiver and parts."""
+        self.tap: Callable[[Process, str | None, list[bytes]], None] | None = None
+        """Sees every frame as it leaves, lost or not: called with sender, receiver (None if that is gone) and parts."""
 
     def bind(self, endpoint: str, process: Process) -> None:
         """Whoever dials `endpoint` reaches `process` whenever it runs."""
@@ -138,14 +140,22 @@ class Links:
         self.frames += 1
         key = (process.name, process.life, link)
         dialled = self._dialled.get(key)
+        accepted = self._accepted.get(key)
+        if self.tap is not None:
+            self.tap(process, self._other_end(dialled, accepted), parts)
         if dialled is not None:
             self._send_out(dialled, parts)
             return
-        accepted = self._accepted.get(key)
         if accepted is not None and accepted.open and accepted.inbound == link:
             self._send_back(accepted, parts)
         else:
             self.lost += 1
+
+    def _other_end(self, dialled: Connection | None, accepted: Connection | None) -> str | None:
+        if dialled is not None:
+            acceptor = self._bound.get(dialled.endpoint)
+            return None if acceptor is None else acceptor.name
+        return None if accepted is None else accepted.dialler.name
 
     def _send_out(self, connection: Connection, parts: list[bytes]) -> None:
         acceptor = self._bound.get(connection.endpoint)

@@ -12,14 +12,17 @@ from heapq import heappop, heappush
 from random import Random
 from typing import Any, NamedTuple
 
+from zmqrel.body import decode_body
+from zmqrel.core import tables
 from zmqrel.core.effects import Event
+from zmqrel.core.entries import CHECK_BYTES, BadRecord, decode_head
 from zmqrel.options import Options
 from zmqrel.retry import Retry
 from zmqrel.store.in_hand import MemoryInHand
 from zmqrel.store.memory import MemoryStore
 from zmqrel.testing.disk import CrashPoint, SimulatedDisk
 from zmqrel.testing.links import LinkFaults, Links
-from zmqrel.testing.peer import DEFAULT_RETRY, Duration, Function, SimulatedPeer, SimulatedReceipt
+from zmqrel.testing.peer import DEFAULT_RETRY, Duration, Function, Hardware, SimulatedPeer, SimulatedReceipt
 
 _EPOCH_US = 1_700_000_000_000_000
 
@@ -55,6 +58,7 @@ class Network:
         self.links = Links(Random(self.rng.getrandbits(64)), self.true_us, self.at, self.faults)
         self.peers: dict[str, SimulatedPeer] = {}
         self.events: list[Reported] = []
+        self.impostors = 0
         self._observers: list[Callable[..., None]] = []
         self._now_us = _EPOCH_US
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
@@ -104,16 +108,25 @@ class Network:
     # -------------------------------------------------------------------------------------------- peers
 
     def peer(
-        self, name: str, peers: Mapping[str, bool] | None = None, *, capacity: int | None = None, **options: Any
+        self,
+        name: str,
+        peers: Mapping[str, bool] | None = None,
+        *,
+        capacity: int | None = None,
+        clock_error_s: float = 0.0,
+        drift: float = 0.0,
+        **options: Any,
     ) -> SimulatedPeer:
         """Make and start a peer. `peers` maps names to whether it dials them; `capacity` limits its store, in bytes.
 
-        `options` are those of zmqrel.Peer.
+        Its wall clock is `clock_error_s` ahead of true time and all its clocks run faster by `drift`. `options` are
+        those of zmqrel.Peer.
         """
         parsed = Options.parse(options)
         known = {other: _endpoint(other) if dials else None for other, dials in (peers or {}).items()}
         disk = SimulatedDisk(durability=parsed.durability, capacity=capacity)
         peer = SimulatedPeer(name, self, parsed, known, Random(self.rng.getrandbits(64)), disk)
+        peer.hardware = Hardware(int(clock_error_s * 1e6), drift, booted_us=self._now_us)
         self.peers[name] = peer
         self.links.bind(_endpoint(name), peer)
         peer.start()
@@ -218,6 +231,34 @@ class Network:
         peer.forget_all_but(())
         self.observe("store lost", peer)
 
+    def damage(self, name: str, rng: Random) -> None:
+        """Flip a byte of some row of a peer's outbox or inbox, if it runs and there is one."""
+        peer = self.peers[name]
+        if not peer.running:
+            return
+        rows = [
+            (key, value)
+            for table in (tables.OUTBOX, tables.INBOX)
+            for key, value in peer.disk.scan(*tables.table_bounds(table), 2**31)
+        ]
+        if not rows:
+            return
+        key, record = rng.choice(rows)
+        self.observe("damaged", peer, _body_of(record))
+        peer.disk.damage(key, rng.randrange(len(record)))
+
+    def impersonate(self, name: str) -> None:
+        """Start a process elsewhere that has the name of a peer, and a new store; it dials whom the peer dials."""
+        true = self.peers[name]
+        impostor = SimulatedPeer(
+            name, self, true.options, true.peers, Random(self.rng.getrandbits(64)), SimulatedDisk()
+        )
+        self.impostors += 1
+        impostor.hardware.booted_us = true.hardware.booted_us
+        impostor.life = self.impostors * 1_000_000  # its links are its own
+        impostor.start()
+        self.after(3, impostor.die)
+
     # --------------------------------------------------------------------------------------- observation
 
     def watch(self, observer: Callable[..., None]) -> None:
@@ -240,6 +281,14 @@ class Network:
 
 def _endpoint(name: str) -> str:
     return f"sim://{name}"
+
+
+def _body_of(record: bytes) -> Any:
+    """The body of a message, None for another record."""
+    try:
+        return decode_body(memoryview(record)[decode_head(record).body_at : -CHECK_BYTES])
+    except (BadRecord, ValueError):
+        return None
 
 
 def _copy_table(table: MemoryInHand) -> MemoryInHand:

@@ -82,7 +82,13 @@ class SimulatedReceipt:
     body: Any
     sent_us: int
     """True time at which it was handed to `send`."""
-    delayed: bool = False
+    sent_store_us: int = 0
+    """The sender's store clock at that time."""
+    deadline_us: int = 0
+    """By the sender's store clock; 0: none."""
+    not_before_us: int = 0
+    """Likewise."""
+    max_attempts: int | None = None
     id: str | None = None
     place: tuple[int, int] | None = None
     """Lane id and sequence number, once stored."""
@@ -99,6 +105,11 @@ class SimulatedReceipt:
     """The sending store does not know it any more: it was lost, or put back to an older copy."""
     recalled: bool = False
     """`recall` was called, and its commit done."""
+
+    @property
+    def delayed(self) -> bool:
+        """It travels in the lane of delayed messages."""
+        return bool(self.not_before_us)
 
     @property
     def accepted(self) -> bool:
@@ -123,6 +134,7 @@ class Delivery:
         self.row = row
         head = row.head
         self.sender = row.lane.peer
+        self.to = peer.name
         self.queue = row.queue
         self.id = head.meta.id or f"{row.lane.id:016x}-{row.seq}"
         self.key = head.meta.key
@@ -222,7 +234,7 @@ class SimulatedPeer:
         if not self.running:
             return
         self.network.links.died(self)
-        self._end_life()
+        self._end_life(clean=False)
         self.disk.abort()
         self.disk.close(clean=False)
 
@@ -235,12 +247,12 @@ class SimulatedPeer:
             self.turns.close(self._clock().now(), self._clock().wall_us())
             self.in_hand.clear()
             self.network.links.died(self)
-            self._end_life()
+            self._end_life(clean=self.disk.previous == "clean")
 
-    def _end_life(self) -> None:
+    def _end_life(self, clean: bool) -> None:
         self.life += 1
         self.running = False
-        self.network.observe("stopped", self)
+        self.network.observe("stopped", self, clean)
         self.turns = None
         self._turn_at_us = None
         self._frames.clear()
@@ -263,6 +275,11 @@ class SimulatedPeer:
         """The core of the present life."""
         assert self.turns is not None
         return self.turns.engine
+
+    @property
+    def in_hand_count(self) -> int:
+        """Messages handed over and not settled, as `Peer.stats()` counts them."""
+        return 0 if self.turns is None else self.turns.stats(self._clock().now())["in_hand"]
 
     def connected(self, other: str) -> bool:
         """True if there is a session with that peer."""
@@ -372,7 +389,10 @@ class SimulatedPeer:
         records = encode_messages(map(encode_body, bodies), now_us, deadline_us, encode_meta(meta))
         true_us = self.network.true_us()
         receipts = [
-            SimulatedReceipt(self.name, to, queue, key, body, true_us, delay is not None, id) for body in bodies
+            SimulatedReceipt(
+                self.name, to, queue, key, body, true_us, now_us, deadline_us, not_before_us, max_attempts, id
+            )
+            for body in bodies
         ]
         digest = encode_body([to, queue, key, list(bodies)])[:64]
         command = c.Send(to, queue, delay is not None, records, deadline_us, id, digest)
@@ -394,6 +414,9 @@ class SimulatedPeer:
             self._forget(place)
             self._place(receipt, place)
             self.network.observe("accepted", receipt)
+            if reply.repeated and receipt.id is not None:
+                # The first call was made in an earlier life: what became of the message since, nobody told this one.
+                self.command(c.Find(receipt.id), partial(self._take_found, receipt))
 
     def _forget(self, place: tuple[int, int]) -> None:
         """The number is given again, by a store that is an old copy: it does not know who had it."""
@@ -409,8 +432,11 @@ class SimulatedPeer:
 
     def recall(self, receipt: SimulatedReceipt) -> None:
         """As Receipt.recall, without waiting."""
+        if receipt.forgotten:
+            return  # its number may be another message's by now
         lane = self._lane_no(receipt)
         if lane is not None and receipt.place is not None:
+            self.network.observe("recalling", receipt)
             ids = () if receipt.id is None else (receipt.id,)
             self.command(c.Recall([(lane, receipt.place[1])], ids), partial(self._recalled, receipt))
 
@@ -418,6 +444,11 @@ class SimulatedPeer:
         if isinstance(reply, list):
             receipt.recalled = True
             self._take_found(receipt, reply[0])
+
+    def recall_where(self, queue: str, key: str | None) -> None:
+        """As Peer.recall_where with these filters."""
+        self.network.observe("recalling where", self.name, queue, key)
+        self.command(c.RecallWhere(queue=queue, key=key))
 
     def _lane_no(self, receipt: SimulatedReceipt) -> int | None:
         if receipt.place is None or not self.running:
@@ -445,7 +476,7 @@ class SimulatedPeer:
             self._end_receipt(receipt, found.ended.outcome, found.ended.reason, found.ended.attempts)
 
     def _end_receipt(self, receipt: SimulatedReceipt, outcome: Outcome, reason: str | None, attempts: int) -> None:
-        self.network.observe("outcome", receipt, outcome)
+        self.network.observe("outcome", receipt, outcome, reason, attempts)
         receipt.outcome, receipt.reason, receipt.attempts = outcome, reason, attempts
 
     # -------------------------------------------------------------------------------------------- notices
@@ -469,7 +500,9 @@ class SimulatedPeer:
                 receipt = self._receipt(notice.lane, notice.seq)
                 if receipt is not None:
                     receipt.withdrawing = True
-                    receipt.handed_over = receipt.handed_over or isinstance(notice, HandedOver)
+                    if isinstance(notice, HandedOver):
+                        receipt.handed_over = True
+                        self.network.observe("told handed over", receipt)
 
     def _note_ended(self, notice: Ended) -> None:
         for seq in range(notice.first, notice.last + 1):
@@ -537,7 +570,7 @@ class SimulatedPeer:
     def _serve(self, handler: Handler) -> None:
         assert self.turns is not None
         wake = partial(self._wake_workers, handler)
-        handler.buffer = Buffer(handler.queue, self.options.prefetch, self.in_hand, nullcontext(), wake, wake=self.wake)
+        handler.buffer = Buffer(handler.queue, self.options.prefetch, self.in_hand, nullcontext(), wake)
         self.turns.serve(handler.queue, handler.buffer, Policy(handler.retry))
 
     def _wake_workers(self, handler: Handler, _rows: int = 0) -> None:

@@ -3,82 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Any
 
 from zmqrel.core import tables
-from zmqrel.core.commands import PurgeDead, RecallWhere, RetryDead
+from zmqrel.core.commands import PurgeDead, RetryDead
 from zmqrel.errors import Reject, RetryLater
 from zmqrel.retry import Retry
-from zmqrel.testing.checkers import Checker, PromiseBroken
+from zmqrel.testing.bounds import BoundsChecker
+from zmqrel.testing.broken import PromiseBroken
+from zmqrel.testing.checkers import Checker, Rules
 from zmqrel.testing.disk import CrashPoint
 from zmqrel.testing.links import LinkFaults
+from zmqrel.testing.listener import Listener
+from zmqrel.testing.mixes import MIXES, Mix, chosen, with_steps
 from zmqrel.testing.network import Copy, Network
 from zmqrel.testing.peer import Delivery, Moving, SimulatedReceipt
+from zmqrel.testing.wire_checker import WireChecker
 
 _QUEUES = ("a", "b", "c")
 _KEYS = ("red", "green", None, None, None)
+_CLOCK_ERRORS_S = (0, 3600, -3600, 2)
 _QUIET_S = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Mix:
-    """What may happen, and how often: chances per step of the workload, of which there are about ten a second."""
-
-    peers: int = 2
-    steps: int = 200
-    both_dial: float = 0.5
-    faults: LinkFaults = field(default_factory=LinkFaults)
-    recall: float = 0.15
-    recall_where: float = 0.01
-    ttl: float = 0.2
-    delay: float = 0.1
-    fail: float = 0.1
-    reconnect: float = 0.0
-    partition: float = 0.0
-    crash: float = 0.0
-    power_loss: float = 0.0
-    blackout: float = 0.0
-    """All machines lose power at once, so that nobody remembers what was flushed nowhere."""
-    store_loss: float = 0.0
-    rollback: float = 0.0
-    close: float = 0.0
-    relaxed: bool = False
-    tiny: bool = False
-    """Small limits everywhere, so that credit and windows are always short."""
-    capacity: int | None = None
-    """Bytes in each store."""
-    refuse: float = 0.0
-    """How often `admit` says no."""
-    dead: float = 0.0
-    """Dead letters are retried, or purged."""
-    skew: bool = False
-    """Wall clocks hours apart, stepped now and then; clocks that drift."""
-
-
-_BAD_LINKS = LinkFaults(delay_s=(0.0005, 0.05), loss=0.05, duplication=0.05, breaks=0.01, late=0.3)
-MIXES: dict[str, Mix] = {
-    "calm": Mix(),
-    "links": Mix(faults=_BAD_LINKS, reconnect=0.02, partition=0.03),
-    "crashes": Mix(faults=_BAD_LINKS, crash=0.05, close=0.02),
-    "all but losses": Mix(peers=3, faults=_BAD_LINKS, partition=0.02, crash=0.03, close=0.01, reconnect=0.01),
-    "relaxed": Mix(faults=_BAD_LINKS, relaxed=True, crash=0.03, close=0.01),
-    "power": Mix(faults=_BAD_LINKS, power_loss=0.03, blackout=0.01, crash=0.02),
-    "relaxed power": Mix(faults=_BAD_LINKS, relaxed=True, power_loss=0.03, blackout=0.02, crash=0.02),
-    "store loss": Mix(faults=_BAD_LINKS, store_loss=0.02, crash=0.02, partition=0.02),
-    "rollback": Mix(faults=_BAD_LINKS, rollback=0.03, crash=0.02, partition=0.02),
-    "tiny": Mix(faults=_BAD_LINKS, tiny=True, crash=0.02),
-    "full": Mix(faults=_BAD_LINKS, capacity=60_000, crash=0.02),
-    "conditions": Mix(faults=_BAD_LINKS, refuse=0.2, dead=0.2, fail=0.3, ttl=0.5, recall=0.4, crash=0.03, close=0.01),
-    "refused and rolled back": Mix(faults=_BAD_LINKS, refuse=0.2, dead=0.2, recall=0.4, rollback=0.03, power_loss=0.02),
-    "clocks": Mix(faults=_BAD_LINKS, skew=True, ttl=0.6, delay=0.2, crash=0.03),
-    "everything": Mix(
-        peers=3, faults=_BAD_LINKS, partition=0.02, crash=0.02, power_loss=0.01, store_loss=0.01, rollback=0.01,
-        close=0.01, reconnect=0.01, skew=True,
-    ),
-}  # fmt: skip
-"""Workloads by name."""
+_MAX_ATTEMPTS = 5
+_SMALL_BODY_BYTES = 1000
+_LARGE_BODY_BYTES = 70_000
+"""More than `_SMALL_BODY_BYTES` and the largest headers together."""
 
 
 class Workload:
@@ -86,18 +38,36 @@ class Workload:
 
     def __init__(self, seed: int, mix: Mix) -> None:
         """Make the peers. One seed gives the same run."""
-        self.mix = mix
+        self.mix = mix = chosen(seed, mix)
         self.rng = Random(seed)
         self.network = Network(seed, faults=replace(mix.faults))
-        self.checker = Checker(self.network)
         self.names = [f"p{number}" for number in range(mix.peers)]
+        self._victims = self.names[-1:] if mix.quiet_pairs else self.names
+        rules = self._rules()
+        self.checker = Checker(self.network, rules)
+        self.wire = WireChecker(self.network, rules.healthy)
+        self.bounds = BoundsChecker(self.network)
         self.receipts: list[SimulatedReceipt] = []
         self._copies: dict[str, Copy] = {}
         self._bodies = 0
         self._quiet = False
-        self._plans: dict[Any, str] = {}
+        # What is sent again to a store that does not know it any more is another message.
+        self._may_repeat = bool(mix.repeat) and not (
+            mix.rollback or mix.store_loss or mix.power_loss or mix.capacity is not None
+        )
+        self._killers: set[Any] = set()
+        self._busy: set[Any] = set()
         for name in self.names:
             self._make_peer(name)
+
+    def _rules(self) -> Rules:
+        mix = self.mix
+        healthy = frozenset(self.names[:-1] if mix.quiet_pairs else ())
+        # Half of the best round trip: of two frames, the turns that read them, and whatever makes them late.
+        late_s = (mix.faults.late_s if mix.faults.late else 0.0) + (3.0 if mix.suspend else 0.0)
+        error_s = 0.1 + mix.faults.delay_s[1] + late_s / 2
+        prompt = frozenset(_QUEUES[:2] if mix.quiet_pairs else ())
+        return Rules(_MAX_ATTEMPTS, error_s, mix.skew, healthy, prompt, mix.told)
 
     def _make_peer(self, name: str) -> None:
         options: dict[str, Any] = {"durability": "relaxed" if self.mix.relaxed else "fsync"}
@@ -106,32 +76,47 @@ class Workload:
         options |= {"prefetch": self.rng.choice([1, 4, 64]), "liveness_s": self.rng.choice([1.5, 4])}
         if self.mix.capacity is not None:
             options |= {"outcome_retention_s": 3, "dead_retention_s": 3}
+        if self.mix.give_up:
+            options["give_up_after_s"] = 2
+        if self.mix.uncertain:
+            options["on_store_loss"] = "uncertain"
+        if self.mix.large and self.rng.random() < 0.5:
+            options["max_body_bytes"] = _SMALL_BODY_BYTES
         dials = {other: self._dials(name, other) for other in self.names if other != name}
-        peer = self.network.peer(name, dials, capacity=self.mix.capacity, **options)
         if self.mix.skew:
-            peer.hardware.drift = self.rng.uniform(-5e-5, 5e-5)
+            options |= {"drift": self.rng.uniform(-5e-5, 5e-5), "clock_error_s": self.rng.choice(_CLOCK_ERRORS_S)}
+        self.network.peer(name, dials, capacity=self.mix.capacity, **options)
         for queue in _QUEUES[:2]:
             self._serve(name, queue)
+        if self.mix.told:
+            Listener(self.network, name)
 
     def _dials(self, name: str, other: str) -> bool:
         return name < other or Random(f"{self.network.seed} {other} {name}").random() < self.mix.both_dial
 
     def _serve(self, name: str, queue: str) -> None:
-        duration = self.rng.choice([0.0, 0.01, 0.3])
+        duration = self.rng.choice([0.0, 0.01, 0.01 if self.mix.quiet_pairs else 0.3])
         self.network.handler(
             name,
             queue,
             self._handle,
             workers=self.rng.choice([1, 3]),
-            duration=lambda _: self.rng.random() * 2 * duration,
-            retry=Retry.fixed(0.2, max_attempts=5),
+            duration=lambda delivery: self._duration(delivery, duration),
+            retry=Retry.fixed(0.2, max_attempts=_MAX_ATTEMPTS),
             admit=self._admit if self.mix.refuse else None,
         )
 
     def _admit(self, _delivery: Delivery) -> bool:
         return self._quiet or self.rng.random() >= self.mix.refuse
 
+    def _duration(self, delivery: Delivery, usual: float) -> float:
+        return self.rng.random() * (4 if delivery.body in self._busy else 2 * usual)
+
     def _handle(self, delivery: Delivery) -> None:
+        if delivery.body in self._killers and not self._quiet:
+            self.network.crash(delivery.to)
+            self._start_later(delivery.to)
+            return
         if self._quiet or self.rng.random() >= self.mix.fail:
             return
         what = self.rng.randrange(5)
@@ -174,6 +159,14 @@ class Workload:
         for chance, action in faults:
             if rng.random() < chance:
                 action()
+        rarer: list[tuple[float, Callable[[], None]]] = [
+            (mix.suspend, self._suspend),
+            (mix.damage, self._damage),
+            (mix.impostor, self._impersonate),
+        ]
+        for chance, action in rarer:
+            if chance and rng.random() < chance:
+                action()
 
     def _send(self) -> None:
         mix, rng = self.mix, self.rng
@@ -193,7 +186,27 @@ class Workload:
             arguments["max_attempts"] = 1
         if rng.random() < 0.2:
             arguments["headers"] = {"pad": "x" * rng.choice([10, 300])}
-        self.receipts.append(self.network.send(sender, to, self._bodies, **arguments))
+        body = self._body(arguments["queue"])
+        self.receipts.append(self.network.send(sender, to, body, **arguments))
+        if self._may_repeat and "id" in arguments and rng.random() < mix.repeat:
+            again = partial(self._send_again, sender, to, body, arguments)
+            self.network.after(rng.choice([0.0, 0.3, 3]), again)
+
+    def _send_again(self, sender: str, to: str, body: Any, arguments: dict[str, Any]) -> None:
+        """A caller is not sure whether its first call went through."""
+        if self.network.peers[sender].running:
+            self.network.send(sender, to, body, **arguments)
+
+    def _body(self, queue: str) -> Any:
+        mix, rng = self.mix, self.rng
+        body: Any = self._bodies
+        if mix.large and rng.random() < mix.large:
+            body = f"{body} " + "x" * _LARGE_BODY_BYTES
+        if mix.kill and rng.random() < mix.kill:
+            self._killers.add(body)
+        if mix.busy and rng.random() < mix.busy and not (mix.quiet_pairs and queue != _QUEUES[2]):
+            self._busy.add(body)
+        return body
 
     def _recall(self) -> None:
         recent = self.receipts[-40:]
@@ -204,7 +217,7 @@ class Workload:
     def _recall_where(self) -> None:
         peer = self.network.peers[self.rng.choice(self.names)]
         if peer.running:
-            peer.command(RecallWhere(queue=self.rng.choice(_QUEUES), key=self.rng.choice(_KEYS)))
+            peer.recall_where(self.rng.choice(_QUEUES), self.rng.choice(_KEYS))
 
     def _retry_or_purge_dead(self) -> None:
         peer = self.network.peers[self.rng.choice(self.names)]
@@ -215,6 +228,8 @@ class Workload:
     # -------------------------------------------------------------------------------------------- faults
 
     def _pair(self) -> list[str]:
+        if self.mix.quiet_pairs:
+            return [self._victims[0], self.rng.choice(self.names[:-1])]
         return self.rng.sample(self.names, 2)
 
     def _reconnect(self) -> None:
@@ -226,19 +241,19 @@ class Workload:
         self.network.after(self.rng.choice([0.1, 1, 6]), lambda: self.network.heal(one, other))
 
     def _crash(self) -> None:
-        name = self.rng.choice(self.names)
+        name = self.rng.choice(self._victims)
         points: list[CrashPoint | None] = [None, "before commit", "after commit", "while sending"]
         at = self.rng.choice(points)
         self.network.crash(name, at, self.rng.randrange(3))
         self._start_later(name)
 
     def _close(self) -> None:
-        name = self.rng.choice(self.names)
+        name = self.rng.choice(self._victims)
         self.network.close(name)
         self._start_later(name)
 
     def _power_loss(self) -> None:
-        name = self.rng.choice(self.names)
+        name = self.rng.choice(self._victims)
         self.network.power_loss(name)
         self._start_later(name)
 
@@ -248,13 +263,23 @@ class Workload:
             self._start_later(name)
 
     def _lose_store(self) -> None:
-        name = self.rng.choice(self.names)
+        name = self.rng.choice(self._victims)
         self.network.crash(name)
         self.network.delete_store(name)
         self._start_later(name)
 
+    def _suspend(self) -> None:
+        self.network.suspend(self.rng.choice(self._victims), self.rng.choice([0.5, 3]))
+
+    def _damage(self) -> None:
+        """A byte of a row that holds a message, or what is told of messages, is flipped on the disk."""
+        self.network.damage(self.rng.choice(self._victims), self.rng)
+
+    def _impersonate(self) -> None:
+        self.network.impersonate(self.rng.choice(self._victims))
+
     def _roll_back(self) -> None:
-        name = self.rng.choice(self.names)
+        name = self.rng.choice(self._victims)
         copy = self._copies.pop(name, None)
         if copy is None:
             self._copies[name] = self.network.backup(name)
@@ -267,9 +292,8 @@ class Workload:
         self.network.after(self.rng.choice([0.0, 0.3, 3]), lambda: self.network.restart(name))
 
     def _step_clock(self) -> None:
-        self.network.peers[self.rng.choice(self.names)].hardware.wall_error_us = self.rng.choice(
-            [0, 3_600_000_000, -3_600_000_000, 2_000_000]
-        )
+        error_s = self.rng.choice(_CLOCK_ERRORS_S)
+        self.network.peers[self.rng.choice(self._victims)].hardware.wall_error_us = error_s * 1_000_000
 
     # --------------------------------------------------------------------------------------------- the end
 
@@ -284,7 +308,8 @@ class Workload:
             peer = self.network.peers[name]
             peer.disk.survive()
             for queue in _QUEUES:
-                self.network.handler(name, queue, self._handle, workers=3, duration=0.001)
+                retry = Retry.fixed(0.2, max_attempts=_MAX_ATTEMPTS)
+                self.network.handler(name, queue, self._handle, workers=3, duration=0.001, retry=retry)
         self.network.advance(0.5)
         if not self.network.until(self._is_quiet, _QUIET_S):
             self.checker.check_all_ended()
@@ -295,7 +320,9 @@ class Workload:
         if self.network.now < self._next_look:
             return False
         self._next_look = self.network.now + 0.5
-        return not self.left() and all(r.outcome or r.forgotten or not r.accepted for r in self.receipts)
+        if not all(r.outcome or r.forgotten or not r.accepted for r in self.receipts):
+            return False
+        return not self.left() and not self.checker.untold()
 
     _next_look = 0.0
 
@@ -349,12 +376,12 @@ def run(seed: int, mix: str, steps: int | None = None) -> Workload:
 
     Raises PromiseBroken, or whatever a peer raised, with a note that says how to run it again.
     """
-    chosen = MIXES[mix] if steps is None else replace(MIXES[mix], steps=steps)
+    described = with_steps(MIXES[mix], steps)
     try:
-        workload = Workload(seed, chosen)
+        workload = Workload(seed, described)
         workload.run()
     except Exception as error:
-        again = f"again: python -m zmqrel.testing {mix!r} {seed} {chosen.steps}"
-        error.args = (f"{error}\nseed {seed} of {mix!r} after {chosen.steps} steps; {again}",)
+        again = f"again: python -m zmqrel.testing {mix!r} {seed} {described.steps}"
+        error.args = (f"{error}\nseed {seed} of {mix!r} after {described.steps} steps; {again}",)
         raise
     return workload

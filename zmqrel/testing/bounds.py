@@ -1,0 +1,81 @@
+"""Every table, buffer and counter of a peer stays within its bound, and counts what is there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from zmqrel.core.buffer import Buffer
+from zmqrel.core.journal import Journal
+from zmqrel.core.lane import LOCAL
+from zmqrel.core.verification import Totals, compare, examine
+from zmqrel.testing.broken import PromiseBroken
+
+if TYPE_CHECKING:
+    from zmqrel.testing.network import Network
+    from zmqrel.testing.peer import SimulatedPeer
+
+_EVERY_S = 0.5
+
+
+class BoundsChecker:
+    """Looks at `stats()` and at what lies in the store, a few times a second."""
+
+    def __init__(self, network: Network) -> None:
+        """Look after turns from now on."""
+        self._network = network
+        self._next_s: dict[str, float] = {}
+        self._damaged: set[str] = set()
+        network.watch(self._see)
+
+    def _see(self, what: str, *details: object) -> None:
+        if what == "damaged":
+            self._damaged.add(cast("SimulatedPeer", details[0]).name)
+        name = str(details[0]) if what == "turn" else ""
+        if name and self._network.now >= self._next_s.get(name, 0.0):
+            self._next_s[name] = self._network.now + _EVERY_S
+            self.check(self._network.peers[name])
+
+    def check(self, peer: SimulatedPeer) -> None:
+        """Raises PromiseBroken if something is beyond its bound."""
+        if not peer.running:
+            return
+        stats, options = peer.engine.stats(), peer.options
+        lanes = peer.engine.shared.in_lanes.values()
+        own = sum(lane.count for lane in lanes if lane.kind == LOCAL)
+        for what, value, most in (
+            ("outbox_messages", stats["outbox_messages"], options.outbox_max_messages),
+            ("outbox_bytes", stats["outbox_bytes"], options.outbox_max_bytes),
+            ("outbox_unsent", stats["outbox_unsent"], stats["outbox_messages"]),
+            # Every lane may have one message there, however full it is.
+            ("inbox_messages", stats["inbox_messages"] - own, options.inbox_max_messages + len(lanes)),
+            ("dead_bytes", stats["dead_bytes"], options.dead_max_bytes),
+            ("messages in hand", peer.in_hand_count, stats["inbox_messages"]),
+            *(
+                (f"buffer of {handler.queue!r}", len(handler.buffer), Buffer.MOST_CLAIMED + options.prefetch)
+                for handler in peer.handlers.values()
+                if handler.buffer is not None
+            ),
+        ):
+            if not 0 <= value <= most:
+                raise self._broken(peer, f"{what} is {value}, allowed is 0 to {most}")
+        negative = [name for name, value in stats.items() if value < 0]
+        if negative:
+            raise self._broken(peer, f"below zero: {negative}")
+        if peer.name not in self._damaged:
+            self._check_store(peer)
+
+    def _check_store(self, peer: SimulatedPeer) -> None:
+        """What `zmqrel verify` would find: rows that hang on nothing, counters that count something else."""
+        last: bytes | None = b"\x01"
+        faults, totals = [], Totals()
+        while last is not None:
+            page = examine(Journal(peer.disk), last)
+            faults += page.faults
+            totals, last = totals.plus(page.totals), page.last
+        if page.commits:
+            faults += compare(totals, page.ledger)
+        if faults:
+            raise self._broken(peer, f"its store is not whole: {faults[:3]}")
+
+    def _broken(self, peer: SimulatedPeer, what: str) -> PromiseBroken:
+        return PromiseBroken(f"at {self._network.now:.6f}: {peer.name}: {what}")

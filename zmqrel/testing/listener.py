@@ -1,0 +1,58 @@
+"""An application that is told the outcomes of what it sent, as `Peer.on_outcome` does it, for the simulator."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from zmqrel.core import commands as c
+
+if TYPE_CHECKING:
+    from zmqrel.testing.network import Network
+
+_LOOK_S = 0.1
+_CALLBACK_S = 0.05
+
+
+class Listener:
+    """Asks a peer for outcomes in each of its lives, and says that it was told them when its callbacks returned."""
+
+    def __init__(self, network: Network, name: str) -> None:
+        """Listen from now on. Each outcome is observed as "told", with the peer's name, the id and the outcome."""
+        self._network = network
+        self._name = name
+        self._life = -1
+        self._busy = False
+        network.after(0, self._look)
+
+    def _look(self) -> None:
+        self._network.after(_LOOK_S, self._look)
+        peer = self._network.peers[self._name]
+        if not peer.running:
+            return
+        if peer.life != self._life:
+            self._life, self._busy = peer.life, False
+            peer.command(c.Subscribe())
+        if not self._busy:
+            self._busy = True
+            peer.command(c.TakeOutcomes(20), partial(self._take, peer.life))
+
+    def _take(self, life: int, answer: Any) -> None:
+        if life != self._life:
+            return
+        if isinstance(answer, BaseException) or not answer[1]:
+            self._busy = False
+            return
+        upto, found = answer
+        for message in found:
+            self._network.observe("told", self._name, message.id, message.ended.outcome)
+        self._network.after(_CALLBACK_S, partial(self._returned, life, upto))
+
+    def _returned(self, life: int, upto: int) -> None:
+        peer = self._network.peers[self._name]
+        if peer.running and peer.life == life:
+            peer.command(c.ToldOutcomes(upto), partial(self._kept, life))
+
+    def _kept(self, life: int, _answer: Any) -> None:
+        if life == self._life:
+            self._busy = False

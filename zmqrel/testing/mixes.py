@@ -1,0 +1,166 @@
+"""What may happen in a random workload, and how often: the named mixes, and one that is drawn anew for each seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from random import Random
+
+from zmqrel.testing.links import LinkFaults
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """What may happen, and how often: chances per step of the workload, of which there are about ten a second."""
+
+    peers: int = 2
+    steps: int = 200
+    both_dial: float = 0.5
+    faults: LinkFaults = field(default_factory=LinkFaults)
+    recall: float = 0.15
+    recall_where: float = 0.01
+    ttl: float = 0.2
+    delay: float = 0.1
+    fail: float = 0.1
+    reconnect: float = 0.0
+    partition: float = 0.0
+    crash: float = 0.0
+    power_loss: float = 0.0
+    blackout: float = 0.0
+    """All machines lose power at once, so that nobody remembers what was flushed nowhere."""
+    store_loss: float = 0.0
+    rollback: float = 0.0
+    close: float = 0.0
+    relaxed: bool = False
+    tiny: bool = False
+    """Small limits everywhere, so that credit and windows are always short."""
+    capacity: int | None = None
+    """Bytes in each store."""
+    refuse: float = 0.0
+    """How often `admit` says no."""
+    dead: float = 0.0
+    """Dead letters are retried, or purged."""
+    skew: bool = False
+    """Wall clocks hours apart, stepped now and then; clocks that drift."""
+    kill: float = 0.0
+    """Per message: the handler that is given it kills its process."""
+    suspend: float = 0.0
+    repeat: float = 0.0
+    """Per message with an id: it is sent a second time."""
+    large: float = 0.0
+    """Per message: it is larger than some peers take."""
+    damage: float = 0.0
+    """A byte of a row of some store is flipped."""
+    impostor: float = 0.0
+    """A second process says that it is a peer which is connected already."""
+    give_up: bool = False
+    """Messages that are not received for two seconds are given up."""
+    uncertain: bool = False
+    """Messages received by a store that is gone end UNCERTAIN, and are not sent again."""
+    told: bool = False
+    """Outcomes are told to callbacks."""
+    busy: float = 0.0
+    """Per message: its handler takes seconds."""
+    quiet_pairs: bool = False
+    """Only the last peer is ever at fault, and queue "c" is slow: no other may notice."""
+    swarm: bool = False
+    """Everything else is drawn at random for each seed (swarm testing): what is left out matters as much as what is
+    not, for some faults hide what others would show."""
+
+
+BAD_LINKS = LinkFaults(delay_s=(0.0005, 0.05), loss=0.05, duplication=0.05, breaks=0.01, late=0.3)
+MIXES: dict[str, Mix] = {
+    "calm": Mix(),
+    "links": Mix(faults=BAD_LINKS, reconnect=0.02, partition=0.03),
+    "crashes": Mix(faults=BAD_LINKS, crash=0.05, close=0.02),
+    "all but losses": Mix(peers=3, faults=BAD_LINKS, partition=0.02, crash=0.03, close=0.01, reconnect=0.01),
+    "relaxed": Mix(faults=BAD_LINKS, relaxed=True, crash=0.03, close=0.01),
+    "power": Mix(faults=BAD_LINKS, power_loss=0.03, blackout=0.01, crash=0.02),
+    "relaxed power": Mix(faults=BAD_LINKS, relaxed=True, power_loss=0.03, blackout=0.02, crash=0.02),
+    "store loss": Mix(faults=BAD_LINKS, store_loss=0.02, crash=0.02, partition=0.02),
+    "rollback": Mix(faults=BAD_LINKS, rollback=0.03, crash=0.02, partition=0.02),
+    "tiny": Mix(faults=BAD_LINKS, tiny=True, crash=0.02),
+    "full": Mix(faults=BAD_LINKS, capacity=60_000, crash=0.02),
+    "conditions": Mix(faults=BAD_LINKS, refuse=0.2, dead=0.2, fail=0.3, ttl=0.5, recall=0.4, crash=0.03, close=0.01),
+    "refused and rolled back": Mix(faults=BAD_LINKS, refuse=0.2, dead=0.2, recall=0.4, rollback=0.03, power_loss=0.02),
+    "clocks": Mix(faults=BAD_LINKS, skew=True, ttl=0.6, delay=0.2, crash=0.03),
+    "everything": Mix(
+        peers=3, faults=BAD_LINKS, partition=0.02, crash=0.02, power_loss=0.01, store_loss=0.01, rollback=0.01,
+        close=0.01, reconnect=0.01, skew=True,
+    ),
+    "tiny losses": Mix(
+        faults=BAD_LINKS, tiny=True, store_loss=0.01, rollback=0.02, crash=0.02, partition=0.02, skew=True, ttl=0.5,
+        recall=0.5,
+    ),
+    "tiny everything": Mix(
+        peers=3, faults=BAD_LINKS, tiny=True, partition=0.02, crash=0.02, power_loss=0.01, store_loss=0.01,
+        rollback=0.02, close=0.01, reconnect=0.01, skew=True, ttl=0.4, recall=0.3,
+    ),
+    "relaxed everything": Mix(
+        peers=3, faults=BAD_LINKS, relaxed=True, partition=0.02, crash=0.02, power_loss=0.02, store_loss=0.01,
+        rollback=0.02, close=0.01, reconnect=0.01, skew=True, ttl=0.3, recall=0.3,
+    ),
+    "neighbours": Mix(
+        peers=4, quiet_pairs=True, fail=0.0, crash=0.02, partition=0.03, recall=0.3, busy=0.05, tiny=True
+    ),
+    "killers": Mix(crash=0.01, kill=0.01, busy=0.1, recall=0.3, told=True, repeat=0.3),
+    "odds": Mix(
+        faults=BAD_LINKS, crash=0.02, suspend=0.01, repeat=0.3, large=0.005, damage=0.03, told=True, give_up=True,
+        partition=0.02, busy=0.05,
+    ),
+    "swarm": Mix(swarm=True),
+}  # fmt: skip
+"""Workloads by name."""
+
+
+def drawn(rng: Random, mix: Mix) -> Mix:
+    """A mix of its own for this generator; only the number of steps is that of `mix`."""
+
+    def perhaps(chance: float, most: float) -> float:
+        return rng.uniform(most / 10, most) if rng.random() < chance else 0.0
+
+    faults = LinkFaults(
+        delay_s=rng.choice([(0.0002, 0.002), (0.0005, 0.05), (0.05, 0.4)]),
+        loss=perhaps(0.5, 0.2), duplication=perhaps(0.5, 0.2), breaks=perhaps(0.5, 0.03),
+        late=perhaps(0.5, 1.0), late_s=rng.choice([0.3, 5, 20]),
+    )  # fmt: skip
+    lossy = rng.random() < 0.5
+    return Mix(
+        steps=mix.steps,
+        peers=rng.choice([2, 2, 2, 3, 4]),
+        both_dial=rng.choice([0.0, 0.5, 1.0]),
+        faults=rng.choice([LinkFaults(), faults, faults]),
+        recall=rng.choice([0.05, 0.3, 0.9]),
+        recall_where=rng.choice([0.0, 0.01, 0.05]),
+        ttl=rng.choice([0.0, 0.2, 0.8]),
+        delay=rng.choice([0.0, 0.1, 0.5]),
+        fail=rng.choice([0.0, 0.1, 0.4]),
+        reconnect=perhaps(0.3, 0.05),
+        partition=perhaps(0.5, 0.06),
+        crash=perhaps(0.7, 0.08),
+        close=perhaps(0.3, 0.03),
+        power_loss=perhaps(0.5, 0.03) if lossy else 0.0,
+        blackout=perhaps(0.3, 0.02) if lossy else 0.0,
+        store_loss=perhaps(0.4, 0.03) if lossy else 0.0,
+        rollback=perhaps(0.6, 0.06) if lossy else 0.0,
+        relaxed=rng.random() < 0.3,
+        tiny=rng.random() < 0.4,
+        capacity=rng.choice([None, None, None, 60_000]),
+        skew=rng.random() < 0.4,
+        kill=perhaps(0.2, 0.02),
+        suspend=perhaps(0.2, 0.02),
+        repeat=perhaps(0.3, 0.5),
+        give_up=rng.random() < 0.15,
+        uncertain=rng.random() < 0.2,
+        told=rng.random() < 0.3,
+        busy=perhaps(0.5, 0.2),
+    )
+
+
+def chosen(seed: int, mix: Mix) -> Mix:
+    """The mix of a run."""
+    return drawn(Random(f"mix {seed}"), mix) if mix.swarm else mix
+
+
+def with_steps(mix: Mix, steps: int | None) -> Mix:
+    """The mix, with another number of steps if one is given."""
+    return mix if steps is None else replace(mix, steps=steps)
