@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -31,6 +32,35 @@ def test_the_programs_run_as_pasted(tmp_path: Path, program: str, said: list[str
     assert not run.stderr
     for words in said:
         assert words in run.stdout
+
+
+def test_the_command_line_runs_as_pasted(tmp_path: Path) -> None:
+    (block,) = (block for block in re.findall(r"```sh\n(.*?)```", _README, re.DOTALL) if block.startswith("zmqrel "))
+    program = tmp_path / "bin" / "zmqrel"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m zmqrel.cli "$@"\n')
+    program.chmod(0o755)
+    run = subprocess.run(
+        ["bash", "-ec", f"{block}wait"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(_ROOT), "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "Traceback" not in run.stderr
+    for words in (
+        'default: "hello"',
+        ": HANDLED (attempt 1",
+        "nobody is there",
+        "billing: running",
+        "order-42",
+        "whole;",
+    ):
+        assert words in run.stdout
+    assert "RECALLED: it was not and never will be handed over" in run.stdout
 
 
 def test_the_first_program_is_short() -> None:

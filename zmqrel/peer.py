@@ -293,6 +293,25 @@ class Peer:
         loop.ask(c.Disconnect(name)).result()
         self._peers.pop(name, None)
 
+    def forget(self, name: str) -> int:
+        """Forget a peer that will not return, here or not; returns how many messages ended by that.
+
+        Its waiting messages end: RECALLED if they were never transmitted, else UNCERTAIN, reason "forgotten"; receipts
+        and `on_outcome` tell. Everything that is known of it is deleted, and it is not listed any more: sending to it
+        raises UnknownPeer until it is connected anew. Messages that came from it stay in the inbox and are handled;
+        nobody is told what becomes of them. Should it return nevertheless, both sides treat each other as stores that
+        lost their memory: what was not settled comes again, `redelivered`.
+
+        It may take some turns of the I/O thread, and goes on in the next life if this one ends in it. Raises
+        UnknownPeer for a name that this store does not know.
+        """
+        loop = self._running()
+        if check_name(name) not in self._peers and not loop.knows(name):
+            raise UnknownPeer(f"name: {name!r} is no peer of {self.name!r}; known are {sorted(self._peers) or 'none'}")
+        self._peers.pop(name, None)
+        ended: int = loop.ask(c.Forget(name)).result()
+        return ended
+
     # ------------------------------------------------------------------------------------------- sending
 
     def send(

@@ -154,6 +154,15 @@ class Puppet:
     def ack(self, lane_id: int, floor: int, *, grant: int = 10**6, size: int = 2**40, gap: bool = False) -> None:
         self.say(frames.ACK, [[lane_id, floor, grant, size, gap]])
 
+    def ack_control(self) -> None:
+        """Acknowledge the engine's control lane until nothing more comes."""
+        heard = -1
+        while heard != len(self.told):
+            heard = len(self.told)
+            lane = next(lane for lane in self.host.engine.channels[self.name].own.values() if lane.kind == CONTROL)
+            self.ack(lane.id, lane.sent_upto)
+            self.listen()
+
     def settle(self, lane_id: int, first: int, outcome: Outcome, last: int | None = None, **given: Any) -> None:
         """Tell outcomes; `given` are fields of Settled and `store_id`."""
         store_id = given.pop("store_id", self.host.engine.shared.ledger.store_id)

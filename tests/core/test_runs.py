@@ -79,6 +79,14 @@ class RunsMachine(RuleBasedStateMachine):
         assert len(found) >= min(limit, len(expected))
         assert not all_of_them or len(found) == len(expected)
 
+    @rule(lane=st.sampled_from(LANES), first=SEQ, last=SEQ, most=st.integers(1, 200))
+    def read_bytes(self, lane: int, first: int, last: int, most: int) -> None:
+        found, all_of_them = self.runs.read(lane, first, last, 10_000, most)
+        expected = [entry for seq, entry in self.held[lane].items() if first <= seq <= last]
+        assert found == expected[: len(found)]
+        assert all_of_them == (len(found) == len(expected)) or not all_of_them
+        assert found or not expected
+
     @rule(lane=st.sampled_from(LANES), first=SEQ, last=SEQ)
     def span(self, lane: int, first: int, last: int) -> None:
         held = to_ranges(seq for seq in self.held[lane] if first <= seq <= last)

@@ -46,13 +46,8 @@ def find_out(puppet: Puppet, lanes: list[list[Any]]) -> None:
 
 
 def listen_to_the_end(puppet: Puppet) -> list[State]:
-    """Acknowledge the control lane until nothing more comes."""
-    heard = -1
-    while heard != len(puppet.told):
-        heard = len(puppet.told)
-        lane = next(lane for lane in puppet.host.engine.channels["puppet"].own.values() if lane.kind == CONTROL)
-        puppet.ack(lane.id, lane.sent_upto)
-        puppet.listen()
+    """What the host says of its state, part by part."""
+    puppet.ack_control()
     return [entry for entry in puppet.told if isinstance(entry, State)]
 
 

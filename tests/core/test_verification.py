@@ -144,10 +144,10 @@ SENDERS = {
         "OUTCOME",
         "its range is empty",
     ),
-    "a deadline of no lane": (
-        put(tables.out_deadline_key(tables.OUT_DEADLINE, 1, 999, 1), b""),
+    "a deadline that is none": (
+        put(tables.out_deadline_key(tables.OUT_DEADLINE, 1, 999, 1)[:-1], b""),
         "OUT_DEADLINE",
-        "no lane 999",
+        "it is no deadline",
     ),
     "an unknown table": (put(b"\x7fx", b""), "table 0x7f", "no such table"),
     "a key that is cut": (put(bytes((tables.OUTBOX,)) + b"x", b""), "OUTBOX", "no lane 120"),

@@ -37,6 +37,12 @@ class Child:
         assert self.process.stdout
         return self.process.stdout.readline().strip()
 
+    def say(self, line: str) -> None:
+        """Write a line to its standard input."""
+        assert self.process.stdin
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
     def kill(self) -> list[str]:
         """End it with SIGKILL; the lines that it had still printed."""
         assert self.process.stdin

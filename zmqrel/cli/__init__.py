@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from typing import Any, NoReturn
 
 EXTRA = ("click", "rich", "tomli")
+EPILOG = """\b
+Examples:
+  zmqrel launch examples/orders/topology.toml
+  zmqrel listen billing
+  zmqrel send billing "hello"
+  zmqrel status data/shop
+
+\b
+Exit status: 0 well, 1 something was found wrong, 2 used wrongly.
+All commands have --json; docs/cli.md describes the keys.
+"""
 
 
 def _without(module: str) -> Callable[..., NoReturn]:
@@ -18,12 +30,27 @@ def _without(module: str) -> Callable[..., NoReturn]:
     return main
 
 
+def _version() -> str:
+    try:
+        return metadata.version("zmqrel")
+    except metadata.PackageNotFoundError:
+        return "unknown, for it is not installed"
+
+
 main: Any
 try:
     import click
     import rich  # noqa: F401
 
+    from zmqrel.cli.dead import dead
     from zmqrel.cli.launch import launch
+    from zmqrel.cli.listen import listen
+    from zmqrel.cli.listing import ls
+    from zmqrel.cli.recall import recall
+    from zmqrel.cli.send import send
+    from zmqrel.cli.show import show
+    from zmqrel.cli.status import status
+    from zmqrel.cli.verify import verify
 except ModuleNotFoundError as missing:
     if missing.name not in EXTRA:
         raise
@@ -32,11 +59,15 @@ else:
 
     @click.group(
         context_settings={"help_option_names": ["-h", "--help"]},
-        epilog="\b\nExample:\n  zmqrel launch examples/orders/topology.toml",
+        epilog=EPILOG,
     )
+    @click.version_option(_version())
     def _group() -> None:
-        """Durable messages between processes, without a broker: start topologies, look into stores."""
+        """Durable messages between processes, without a broker: start topologies, try it by hand, look into stores.
 
-    # One module for each command, one line here.
-    _group.add_command(launch)
+        Commands that take DIR, the directory of a store, work beside its running peer and on a stopped one.
+        """
+
+    for command in (launch, listen, send, status, ls, show, recall, dead, verify):
+        _group.add_command(command)
     main = _group

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from time import time
 from typing import Any, Protocol, TypeVar
@@ -14,10 +15,12 @@ from zmqrel.control.listener import ControlListener
 from zmqrel.core import commands as c
 from zmqrel.core import tables
 from zmqrel.core.engine import Engine, read_clock
+from zmqrel.core.journal import Journal
 from zmqrel.core.shared import Ledger
-from zmqrel.core.storage import InHand
+from zmqrel.core.verification import Examined, examine
 from zmqrel.errors import LONGEST_S, Error, StoreDamaged
 from zmqrel.options import Options
+from zmqrel.receipts import Receipts, Ticket
 from zmqrel.runtime.clock import Clock
 from zmqrel.runtime.loop import Loop
 from zmqrel.store.directory import REDO
@@ -41,8 +44,12 @@ _KEEP_ALL: dict[str, Any] = {
 class Asked(Protocol):
     """What the questions need of a store."""
 
-    name: str
     directory: Path
+
+    @property
+    def name(self) -> str:
+        """The peer's."""
+        ...
 
     @property
     def running(self) -> bool:
@@ -55,6 +62,14 @@ class Asked(Protocol):
 
     def look(self, reader: Callable[[Engine], _T]) -> _T:
         """What `reader` makes of the core and its store, which it does not change."""
+        ...
+
+    def ticket(self, found: c.Found) -> Ticket:
+        """What a receipt would know of a message that was sent from here."""
+        ...
+
+    def examine(self, behind: bytes) -> Examined:
+        """Check a page of its rows, those behind a key."""
         ...
 
     def stats(self) -> dict[str, int]:
@@ -94,6 +109,16 @@ class OfLoop:
         found: _T = self._loop.look(reader).result()
         return found
 
+    def ticket(self, found: c.Found) -> Ticket:
+        """See Asked."""
+        ticket = _ticket(found)
+        self._loop.post(lambda: self._loop.look_up(ticket, found)).result()
+        return ticket
+
+    def examine(self, behind: bytes) -> Examined:
+        """See Asked."""
+        return self.look(lambda engine: engine.examine(behind))
+
     def stats(self) -> dict[str, int]:
         """See Asked."""
         figures: dict[str, int] = self._loop.stats().result()
@@ -120,26 +145,50 @@ class OfNobody:
     running = False
 
     def __init__(self, store: LmdbStore, directory: Path) -> None:
-        """Raises StoreDamaged if the core cannot read it."""
         self.directory = directory
         self.previous = store.previous
         """How the last life ended."""
+        self._store = store
+
+    @cached_property
+    def _clock(self) -> Clock:
+        with self._damage_told():
+            return Clock(time, *read_clock(self._store))
+
+    @cached_property
+    def _engine(self) -> Engine:
         ids = random.SystemRandom()
+        options = Options(**_KEEP_ALL)
+        with self._damage_told():
+            return Engine(
+                self.name, options, random.Random(), lambda: ids.getrandbits(64) or 1, self._store, self._clock.now()
+            )
+
+    @cached_property
+    def name(self) -> str:
+        """The peer's; empty in a store that was made before names were kept."""
+        with self._damage_told():
+            data = self._store.get(tables.META)
+            return "" if data is None else Ledger.decode(data).name
+
+    @contextmanager
+    def _damage_told(self) -> Iterator[None]:
         try:
-            self.name = name_in(store)
-            self._clock = Clock(time, *read_clock(store))
-            options, rng = Options(**_KEEP_ALL), random.Random()
-            self._engine = Engine(self.name, options, rng, lambda: ids.getrandbits(64) or 1, store, self._clock.now())
+            yield
         except Error:
             raise
-        except Exception as error:
+        except Exception as error:  # rows that were not written like that: whatever decoding them raises
             raise StoreDamaged(
-                f"the store {directory} cannot be read ({type(error).__name__}: {error}); zmqrel verify tells more"
+                f"the store {self.directory} cannot be read ({type(error).__name__}: {error}); zmqrel verify tells more"
             ) from error
-        self.to_datetime = self._clock.to_wall_datetime
-        self.from_posix = self._clock.from_posix
-        self.left: list[InHand] = left_in_hand(directory / "in-hand")
-        """What was in hand when the last life ended, if it did not end cleanly."""
+
+    def to_datetime(self, store_us: int) -> datetime:
+        """See Asked."""
+        return self._clock.to_wall_datetime(store_us)
+
+    def from_posix(self, posix_s: float) -> int:
+        """See Asked."""
+        return self._clock.from_posix(posix_s)
 
     def ask(self, command: c.Command) -> Any:
         """See Asked."""
@@ -149,24 +198,32 @@ class OfNobody:
         """See Asked."""
         return reader(self._engine)
 
+    def ticket(self, found: c.Found) -> Ticket:
+        """See Asked."""
+        ticket = _ticket(found)
+        Receipts().found(ticket, found)
+        return ticket
+
+    def examine(self, behind: bytes) -> Examined:
+        """See Asked. Without the core, which a damaged store may not load."""
+        return examine(Journal(self._store), behind)
+
     def stats(self) -> dict[str, int]:
         """See Asked."""
-        return self._engine.stats() | {"in_hand": len(self.left)}
+        return self._engine.stats() | {"in_hand": len(left_in_hand(self.directory / "in-hand"))}
 
     def control(self) -> None:
         """See Asked."""
 
 
-def name_in(store: LmdbStore) -> str:
-    """The name of the peer whose store it is; empty in one that was made before names were kept."""
-    data = store.get(tables.META)
-    return "" if data is None else Ledger.decode(data).name
+def _ticket(found: c.Found) -> Ticket:
+    return Ticket(found.lane.peer, found.lane.queue, found.key, found.id, 1, found.sent_at_us)
 
 
 @contextmanager
-def looked_at(directory: Path) -> Iterator[OfNobody]:
+def looked_at(directory: Path, verify: bool = False) -> Iterator[OfNobody]:
     """A stopped peer's store, to be looked at: nothing in it changes. Raises StoreLocked, StoreDamaged and the like."""
-    store = LmdbStore(directory, only_look=True)
+    store = LmdbStore(directory, only_look=True, verify=verify)
     try:
         yield OfNobody(store, directory)
     finally:

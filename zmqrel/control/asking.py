@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -32,16 +33,17 @@ class NoAnswer(Error):
 
 
 @contextmanager
-def connected(directory: str | Path, *, change: bool = False) -> Iterator[Ask]:
+def connected(directory: str | Path, *, change: bool = False, verify: bool = False) -> Iterator[Ask]:
     """Whom to ask about the store in `directory`: its peer if it runs, else the store itself, locked meanwhile.
 
-    With `change` for questions that change it. Raises ConfigError if there is no store or it is not ours to read,
+    With `change` for questions that change it; with `verify` the file of a stopped peer's store is checked first,
+    which reads all of it. Raises ConfigError if there is no store or it is not ours to read,
     StoreDamaged, StoreTooNew, StoreLocked or NoAnswer.
     """
     path = Path(directory)
     _check(path)
     with ExitStack() as stack:
-        yield _either(path.resolve(), opened if change else looked_at, stack)
+        yield _either(path.resolve(), opened if change else partial(looked_at, verify=verify), stack)
 
 
 def _either(path: Path, stopped: Callable[[Path], AbstractContextManager[Asked]], stack: ExitStack) -> Ask:

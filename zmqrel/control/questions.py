@@ -65,8 +65,7 @@ def outbox(asked: Asked, arguments: Arguments) -> Shape:
     """A page of the messages sent from here that have no outcome."""
     page: c.Page[c.Outgoing] = asked.ask(c.ListOutbox(_left(arguments)))
     wanted = [item for item in page.items if _is_wanted(item.found.id, arguments)]
-    full = _full(arguments)
-    items = [shapes.outgoing(item.found, item.record, asked.to_datetime, full) for item in wanted]
+    items = [shapes.outgoing(item.found, item.record, asked.to_datetime) for item in wanted]
     return {"items": items, "left": [list(part) for part in page.left]}
 
 
@@ -98,7 +97,7 @@ def find(asked: Asked, arguments: Arguments) -> Shape:
     if found is not None:
         page: c.Page[c.Outgoing] = asked.ask(c.ListOutbox([c.LanePart(found.lane.no, found.seq, found.seq)]))
         record = page.items[0].record if page.items else None
-        sent = shapes.outgoing(found, record, asked.to_datetime, full=True)
+        sent = shapes.outgoing_full(found, record, asked.ticket(found), asked.to_datetime)
     received = asked.ask(c.FindReceived(message_id))
     return {"sent": sent, "received": [shapes.incoming(item, asked.to_datetime, True) for item in received]}
 
@@ -110,8 +109,8 @@ def recall(asked: Asked, arguments: Arguments) -> Shape:
     if found is None:
         raise UnknownMessage(f"no message {message_id!r} was sent from {asked.name!r}, or its outcome is forgotten")
     if found.ended is None:
-        found = asked.ask(c.Recall([(found.lane.no, found.seq)]))[0] or found
-    return shapes.recall(found, asked.to_datetime)
+        found = asked.ask(c.Recall([(found.lane.no, found.seq)], [message_id]))[0] or found
+    return shapes.recall(found, asked.ticket(found), asked.to_datetime)
 
 
 def retry_dead(asked: Asked, arguments: Arguments) -> Shape:
@@ -136,7 +135,7 @@ def examine(asked: Asked, arguments: Arguments) -> Shape:
     behind = arguments.get("behind", b"\x01")
     if not isinstance(behind, bytes) or len(behind) > 511:
         raise ConfigError.of("behind", "a key: at most 511 bytes", behind)
-    page = asked.look(lambda engine: engine.examine(behind))
+    page = asked.examine(behind)
     return page._asdict() | {
         "faults": [fault._asdict() for fault in page.faults],
         "totals": list(page.totals),

@@ -12,9 +12,10 @@ from zmqrel.body import BadBody, decode_body
 from zmqrel.core import commands as c
 from zmqrel.core.dead import DeadLetter
 from zmqrel.core.entries import CHECK_BYTES, BadRecord, MessageHead, decode_head
-from zmqrel.core.history import HANDED_OVER, SETTLED, STORED, Happened
+from zmqrel.core.history import Happened
 from zmqrel.core.overview import PeerOverview, QueueOverview
-from zmqrel.outcome import Cause, Outcome, State, Verdict
+from zmqrel.outcome import Cause, State
+from zmqrel.receipts import Ticket
 
 MOST_BODY_BYTES = 1 << 20
 """A larger body is not shown."""
@@ -50,11 +51,10 @@ def happenings(history: Iterable[Happened], to_datetime: ToDatetime) -> list[Sha
     return [{"at": instant(at_us, to_datetime), "what": what, "detail": detail} for at_us, what, detail in history]
 
 
-def outgoing(found: c.Found, record: bytes | None, to_datetime: ToDatetime, full: bool) -> Shape:
+def outgoing(found: c.Found, record: bytes | None, to_datetime: ToDatetime) -> Shape:
     """A message sent from here; `record` while it has no outcome."""
-    head = _head(record)
-    ended = found.ended
-    shape = {
+    head, ended = _head(record), found.ended
+    return {
         "id": found.id,
         "to": found.lane.peer,
         "queue": found.lane.queue,
@@ -66,18 +66,20 @@ def outgoing(found: c.Found, record: bytes | None, to_datetime: ToDatetime, full
         "deadline": None if head is None else instant(head.deadline_us, to_datetime),
         "bytes": None if record is None else len(record),
     }
-    if not full:
-        return shape
+
+
+def outgoing_full(found: c.Found, record: bytes | None, ticket: Ticket, to_datetime: ToDatetime) -> Shape:
+    """The same with all that is known of it; `ticket` is what its receipt knows."""
     more = {
-        "attempts": None if ended is None else ended.attempts,
-        "handed_over_at": None if ended is None else _handed(ended, to_datetime),
+        "attempts": ticket.attempts(0),
+        "handed_over_at": _handed(ticket, to_datetime),
         "headers": plain(found.headers),
-        "body": _body(record, head),
+        "body": _body(record, _head(record)),
         "lane": f"{found.lane.id:016x}",
         "number": found.seq,
-        "history": happenings(_life(found), to_datetime),
+        "history": happenings(ticket.history(0), to_datetime),
     }
-    return shape | more
+    return outgoing(found, record, to_datetime) | {"state": ticket.state(0).name} | more
 
 
 def incoming(item: c.Incoming, to_datetime: ToDatetime, full: bool) -> Shape:
@@ -119,17 +121,17 @@ def dead_letter(number: int, letter: DeadLetter, to_datetime: ToDatetime, full: 
     return shape | _rest(letter.record, head, letter.history, to_datetime) if full else shape
 
 
-def recall(found: c.Found, to_datetime: ToDatetime) -> Shape:
+def recall(found: c.Found, ticket: Ticket, to_datetime: ToDatetime) -> Shape:
     """What a recall has come to."""
     ended = found.ended
     return {
         "id": found.id,
         "to": found.lane.peer,
         "queue": found.lane.queue,
-        "verdict": _verdict(ended).name,
+        "verdict": ticket.verdict(0).name,
         "outcome": None if ended is None else ended.outcome.name,
         "reason": None if ended is None else ended.reason,
-        "handed_over_at": None if ended is None else _handed(ended, to_datetime),
+        "handed_over_at": _handed(ticket, to_datetime),
     }
 
 
@@ -164,28 +166,10 @@ def state_of(found: c.Found) -> State:
     return State.SENT if found.seq <= found.lane.sent_upto else State.STORED
 
 
-def _verdict(ended: c.EndedAs | None) -> Verdict:
-    if ended is None:
-        return Verdict.PENDING
-    if ended.outcome is Outcome.RECALLED:
-        return Verdict.RECALLED
-    return Verdict.UNCERTAIN if ended.outcome is Outcome.UNCERTAIN else Verdict.TOO_LATE
-
-
-def _life(found: c.Found) -> list[Happened]:
-    """What the sender's store remembers: times of sending and receiving are not kept."""
-    life = [Happened(found.sent_at_us, STORED)] if found.sent_at_us else []
-    if found.ended is not None:
-        outcome, reason, _, handed_at_us, at_us = found.ended
-        if handed_at_us > 1:
-            life.append(Happened(handed_at_us, HANDED_OVER))
-        life.append(Happened(at_us, SETTLED, f"{outcome.name}: {reason}" if reason else outcome.name))
-    return life
-
-
-def _handed(ended: c.EndedAs, to_datetime: ToDatetime) -> str | None:
+def _handed(ticket: Ticket, to_datetime: ToDatetime) -> str | None:
     # 1 stands for a time that is not known.
-    return instant(ended.handed_at_us if ended.handed_at_us > 1 else 0, to_datetime)
+    at_us = ticket.handed_at_us(0)
+    return instant(at_us if at_us > 1 else 0, to_datetime)
 
 
 def _rest(record: bytes, head: MessageHead | None, history: Iterable[Happened], to_datetime: ToDatetime) -> Shape:

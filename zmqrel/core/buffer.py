@@ -179,7 +179,10 @@ class Buffer:
         "_notify",
         "_rows",
         "_running",
+        "_size",
+        "_wake",
         "capacity",
+        "more",
         "prefetch",
         "queue",
         "taken",
@@ -187,6 +190,8 @@ class Buffer:
     )
 
     MOST_CLAIMED = 4096
+    MOST_CLAIMED_BYTES = 4 << 20
+    """Of claimed rows; the one that passes it is still claimed, so that one always is."""
 
     def __init__(
         self,
@@ -196,8 +201,12 @@ class Buffer:
         lock: AbstractContextManager[object],
         notify: Callable[[int], None],
         time_limit_us: int = 0,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
-        """`notify(n)` is called with the lock held when n rows were offered; a time limit of 0 is none."""
+        """`notify(n)` is called with the lock held when n rows were offered; a time limit of 0 is none.
+
+        `wake` is called likewise when the last claimed row is taken and there is more to claim.
+        """
         self.queue = queue
         self.prefetch = prefetch
         self.capacity = prefetch
@@ -209,17 +218,22 @@ class Buffer:
         self._done: deque[tuple[Row, Result]] = deque()
         self._running: dict[int, Row] = {}
         """By slot."""
+        self._size = 0
+        """Bytes of `_rows`."""
+        self.more = False
+        """The last claim left something for want of room."""
         self._closed = False
         self._in_hand = in_hand
         self._lock = lock
         self._notify = notify
+        self._wake = wake
 
     # ------------------------------------------------------------------------------------------ the loop's side
 
     @property
     def has_room(self) -> bool:
         """True if rows may be claimed now."""
-        return not self._closed and len(self._rows) < self.capacity
+        return not self._closed and len(self._rows) < self.capacity and self.room_bytes() > 0
 
     def room(self) -> int:
         """How many rows to claim now. Ask once for each claim: the capacity follows what was taken since."""
@@ -230,11 +244,16 @@ class Buffer:
             self.taken = 0
         return self.capacity - len(self._rows)
 
+    def room_bytes(self) -> int:
+        """How many bytes of rows to claim now: up to the row that passes this."""
+        return self.MOST_CLAIMED_BYTES - self._size
+
     def offer(self, rows: list[Row]) -> None:
         """Claimed rows, after the commit that stored them."""
         with self._lock:
             if not self._closed:
                 self._rows.extend(rows)
+                self._size += sum([len(row.record) for row in rows])
                 self._notify(len(rows))
 
     def withdraw(self, row: Row) -> bool:
@@ -258,6 +277,7 @@ class Buffer:
         """Hand over nothing more."""
         with self._lock:
             self._rows.clear()
+            self._size = 0
             self._closed = True
 
     def clear(self) -> list[Row]:
@@ -267,6 +287,7 @@ class Buffer:
             for row in rows:
                 row.place = Place.GONE
             self._rows.clear()
+            self._size = 0
             return rows
 
     def handed_over(self) -> list[Row]:
@@ -336,15 +357,22 @@ class Buffer:
                 # First the slot, for it may raise StoreFull: then the row stays where it is.
                 row.slot = self._in_hand.take(row.lane.no, row.seq, row.attempts + 1)
                 self._running[row.slot] = row
-                self._rows.popleft()
-                self.taken += 1
+                self._drop_first(row)
                 return row
-            self._rows.popleft()
-            self.taken += 1
+            self._drop_first(row)
             if row.place is Place.CLAIMED:
                 row.place = Place.DONE
                 self._done.append((row, EXPIRED))
         return None
+
+    def _drop_first(self, row: Row) -> None:
+        self._rows.popleft()
+        self._size -= len(row.record)
+        self.taken += 1
+        if self.more and not self._rows:
+            # Other workers may be idle: the loop is not to wait until this row is through.
+            self.more = False
+            self._wake()
 
     def _hand_over(self, row: Row, now_us: int) -> None:
         row.attempts += 1

@@ -29,6 +29,7 @@ from zmqrel.core.frames import BadFrame, Data, Frame, Heard, Info, LaneAck, Lane
 from zmqrel.core.healing import Healing
 from zmqrel.core.inbox import MOST_WITHDRAWN
 from zmqrel.core.lane import CONTROL, DATA, DELAYED, MOST_UNFLUSHED, Flight, InLane, OutLane
+from zmqrel.core.memory import Memory
 from zmqrel.core.offset import ClockOffset
 from zmqrel.core.session import Session, Sessions
 from zmqrel.core.shared import Shared
@@ -64,6 +65,7 @@ class Channel:
         self.their_instance = 0
         self.their_count = 0
         self.clock = ClockOffset()
+        self.memory = Memory.KEPT
         self.healing = Healing(shared, self, outbox, inbox)
         self.sessions = Sessions(shared, name, self.clock, self._info, self._begin, self._session_ended)
         self.out: dict[tuple[int, str], OutLane] = {}
@@ -82,13 +84,26 @@ class Channel:
     def encode(self) -> bytes:
         """The row of table PEER."""
         row = [self.no, self.their_store, self.their_instance, self.their_count, self.clock.offset_us]
-        return cast(bytes, msgpack.packb([*row, *self.healing.fields()]))
+        return cast(bytes, msgpack.packb([*row, self.memory.value, *self.healing.fields()]))
 
     def load(self, data: bytes) -> None:
         """Take the row of table PEER."""
         fields: list[Any] = msgpack.unpackb(data)
         self.no, self.their_store, self.their_instance, self.their_count, self.clock.offset_us = fields[:5]
-        self.healing.load(fields[5:])
+        self.memory = Memory(fields[5])
+        self.healing.load(fields[6:])
+
+    def forget(self) -> None:
+        """Nothing is known of the peer any more, but what its messages in the inbox need: its number and its clock."""
+        for lanes in (self.own, self.out, self.theirs, self._ready, self._acks):
+            lanes.clear()
+        self.their_store = self.their_instance = self.their_count = 0
+        self.healing = Healing(self._shared, self, self._outbox, self._inbox)
+        self.memory = Memory.LEFTOVERS
+        self.clock.forget_samples()
+        if self.clock.offset_us is None:
+            self.clock.offset_us = 0  # it will never be known: deadlines are judged by the own clock
+        self._arm_deadline()
 
     @property
     def awaits_state(self) -> bool:
@@ -109,6 +124,8 @@ class Channel:
     def adopt_out(self, lane: OutLane) -> None:
         """A lane of ours, from the store or new."""
         self._shared.out_lanes[lane.no] = lane
+        if lane.over:
+            return
         self.own[lane.id] = lane
         if self._shared.options.durability == "relaxed":
             # How much of what it sent before is flushed is not known here: it goes on with the next flush.
@@ -119,7 +136,7 @@ class Channel:
     def adopt_in(self, lane: InLane) -> None:
         """A lane of theirs, from the store or new."""
         self._shared.in_lanes[lane.no] = lane
-        if lane.store_id == self.their_store:
+        if lane.store_id == self.their_store and not lane.is_orphan:
             self.theirs[lane.id] = lane
         self._inbox.adopt_lane(lane)
 

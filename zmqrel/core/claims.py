@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from zmqrel.core.channel import Channel
 
 _MOST_AHEAD = 4096
+_ROWS_AT_ONCE = 256
 _AHEAD_BYTES = 1 << 20
+"""Read ahead from the store in one step."""
+_MOST_AHEAD_BYTES = 4 << 20
+"""Of one lane, kept at hand as they arrive."""
 _MOST_PROMOTED = 10_000
 _EXAMINED_PER_TURN = 4096
 
@@ -71,9 +75,10 @@ class Claims:
         """Spare reading rows back that will be looked at next; only if all before them are in memory."""
         if lane.scan_seq != lane.floor + 1 or len(lane.head) + len(rows) > _MOST_AHEAD:
             return
-        if size > _AHEAD_BYTES and lane.head:
+        if lane.head and lane.head_bytes + size > _MOST_AHEAD_BYTES:
             return
         lane.head.extend(rows)
+        lane.head_bytes += size
         lane.rows.update((row.seq, row) for row in rows)
         lane.scan_seq = rows[-1].seq + 1
         self._activate(queue, lane)
@@ -91,13 +96,15 @@ class Claims:
                 self._claim_queue(queue, queue.buffer)
 
     def _claim_queue(self, queue: Queue, buffer: Buffer) -> None:
-        room = buffer.room()
+        room, room_bytes = buffer.room(), buffer.room_bytes()
         rows: list[Row] = []
         examined = 0
-        while len(rows) < room and examined < _EXAMINED_PER_TURN:
+        while len(rows) < room and room_bytes > 0 and examined < _EXAMINED_PER_TURN:
             lane = self._only_source(queue)
             if lane is not None:
-                examined += self._claim_ahead(queue, lane, rows, room)
+                looked_at, size = self._claim_ahead(queue, lane, rows, room, room_bytes)
+                examined += looked_at
+                room_bytes -= size
                 continue
             row = self._next_row(queue)
             examined += 1
@@ -107,6 +114,8 @@ class Claims:
             if self._claimable(queue, row):
                 row.place = Place.CLAIMED
                 rows.append(row)
+                room_bytes -= len(row.record)
+        buffer.more = queue.examine
         if rows:
             self._shared.effects.offers.append((buffer, rows))
 
@@ -118,19 +127,26 @@ class Claims:
             return None
         return self._shared.in_lanes[queue.heap[0][1]]
 
-    def _claim_ahead(self, queue: Queue, lane: InLane, rows: list[Row], room: int) -> int:
-        """Claim what lies ahead of one lane into `rows`, up to `room`. Returns how many rows were looked at."""
+    def _claim_ahead(self, queue: Queue, lane: InLane, rows: list[Row], room: int, room_bytes: int) -> tuple[int, int]:
+        """Claim what lies ahead of one lane into `rows`, up to `room`, and to the row that passes `room_bytes`.
+
+        Returns how many rows were looked at, and the bytes of what was claimed.
+        """
         head = lane.head
         channel = self._channels.get(lane.peer)
         may_claim = channel is None or not channel.awaits_state
-        examined = 0
-        while head and len(rows) < room:
+        examined = passed_bytes = claimed_bytes = 0
+        while head and len(rows) < room and claimed_bytes < room_bytes:
             row = head.popleft()
+            size = len(row.record)
             examined += 1
+            passed_bytes += size
             plain = may_claim and row.place is Place.AHEAD and row.key is None and row.clock is None
             if plain or self._claimable(queue, row):
                 row.place = Place.CLAIMED
                 rows.append(row)
+                claimed_bytes += size
+        lane.head_bytes -= passed_bytes
         if not head:
             self._refill(lane)
         if head:
@@ -138,7 +154,7 @@ class Claims:
         else:
             queue.heap.clear()
             queue.active.discard(lane.no)
-        return examined
+        return examined, claimed_bytes
 
     @property
     def unexamined(self) -> bool:
@@ -199,6 +215,7 @@ class Claims:
     def _pop_ahead(self, queue: Queue) -> Row:
         lane = self._shared.in_lanes[queue.heap[0][1]]
         row = lane.head.popleft()
+        lane.head_bytes -= len(row.record)
         if not lane.head:
             self._refill(lane)
         if lane.head:
@@ -221,9 +238,9 @@ class Claims:
     def _refill(self, lane: InLane) -> None:
         """Read rows ahead from the store."""
         while not lane.head and lane.scan_seq <= lane.floor:
-            average = lane.size // lane.count if lane.count else 0
-            limit = max(1, min(256, _AHEAD_BYTES // max(1, average)))
-            found, all_of_them = self._shared.inbox_runs.read(lane.no, lane.scan_seq, lane.floor, limit)
+            found, all_of_them = self._shared.inbox_runs.read(
+                lane.no, lane.scan_seq, lane.floor, _ROWS_AT_ONCE, _AHEAD_BYTES
+            )
             if not found:
                 lane.scan_seq = lane.floor + 1
                 return
@@ -241,6 +258,7 @@ class Claims:
                 row = self._rows.make(lane, entry, state)
                 if row is not None:
                     lane.head.append(row)
+                    lane.head_bytes += len(row.record)
                     lane.rows[entry.seq] = row
 
     def _read_waiting(self, queue: Queue) -> None:
@@ -289,6 +307,7 @@ class Claims:
                 if row.place is Place.AHEAD:
                     self.pass_over(row)
             lane.head.clear()
+            lane.head_bytes = 0
             lane.scan_seq = 1
             self._activate(queue, lane)
 

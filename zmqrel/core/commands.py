@@ -116,6 +116,13 @@ class Disconnect:
 
 
 @dataclass(eq=False, slots=True)
+class Forget:
+    """End what waits for a peer that will not return, and delete what is known of it. Answered by how many ended."""
+
+    name: str
+
+
+@dataclass(eq=False, slots=True)
 class Subscribe:
     """From now on outcomes wait until they were told to the application (TakeOutcomes, ToldOutcomes)."""
 
@@ -241,6 +248,7 @@ Command = (
     | RecallWhere
     | Connect
     | Disconnect
+    | Forget
     | Subscribe
     | TakeOutcomes
     | ToldOutcomes

@@ -29,6 +29,11 @@ class Credit:
         """The lane's sender is to be told floor and grant at the end of this turn."""
         self._to_tell.add(lane)
 
+    def forget(self, lane: InLane) -> None:
+        """The lane's sender is not to be told anything any more."""
+        self._starved.pop(lane.no, None)
+        self._to_tell.discard(lane)
+
     def fitting(self, lane: InLane, records: list[bytes]) -> int:
         """How many of these records fit the limits. One always does if the lane holds none (F7)."""
         messages, size = self._left(lane)

@@ -19,11 +19,13 @@ from zmqrel.core.channel import Channel
 from zmqrel.core.dead import DeadLetters
 from zmqrel.core.effects import Effects, Ended, HandedOver, ReceiptNotice
 from zmqrel.core.entries import BadRecord
+from zmqrel.core.forgetting import Forgetting
 from zmqrel.core.frames import BadFrame
 from zmqrel.core.inbox import Inbox
 from zmqrel.core.journal import Journal
 from zmqrel.core.lane import CONTROL, InLane, OutLane, decode_lane
 from zmqrel.core.listing import Listing
+from zmqrel.core.memory import Memory
 from zmqrel.core.outbox import Outbox
 from zmqrel.core.overview import Overview, overview
 from zmqrel.core.rows import Policy
@@ -96,6 +98,7 @@ class Engine:
         self._dead = DeadLetters(self.shared)
         self._inbox = Inbox(self.shared, self._dead, self.channels)
         self._outbox = Outbox(self.shared, self._dead, self.channels, self._inbox.add_local)
+        self._forgetting = Forgetting(self.shared, self.channels, self._outbox, self._inbox, self._connect)
         self._listing = Listing(self.shared, self._inbox.rows, self.found)
         self._obeys: dict[type[c.Command], Callable[[Any], Any]] = {
             c.Send: self._outbox.send,
@@ -105,6 +108,7 @@ class Engine:
             c.RecallWhere: self._outbox.start_search,
             c.Connect: self._connect,
             c.Disconnect: lambda command: self._disconnect(command.name),
+            c.Forget: self._forget,
             c.Subscribe: self._subscribe,
             c.TakeOutcomes: self._outbox.untold,
             c.ToldOutcomes: self._told,
@@ -127,6 +131,7 @@ class Engine:
         for key, value in journal.scan(*tables.table_bounds(tables.PEER), 2**31):
             channel = self._new_channel(key[1:].decode(), 0)
             channel.load(value)
+            self._forgetting.adopt(channel)
         for key, value in journal.scan(*tables.table_bounds(tables.LANE), 2**31):
             self._load_lane(decode_lane(int.from_bytes(key[1:], "big"), value))
         self._inbox.claims.begin()
@@ -187,6 +192,7 @@ class Engine:
         """The commit of `other` failed, this engine takes its place: `rows` are still with workers."""
         self._held, self._released = other._held, _joined(other._telling, other._released)
         self._outbox.search_again(other._outbox)
+        self._forgetting.take_over(other._forgetting)
         for row in rows:
             self._inbox.rebind(row)
 
@@ -207,6 +213,7 @@ class Engine:
         self._byes.clear()
         self._held, self._fresh = _joined(self._held, self._fresh), Held([], [])
         self._telling = Held([], [])
+        self._forgetting.begin_turn()
 
     def limit_intake(self, most_bytes: int | None) -> None:
         """What this turn may take in from peers, None for as much as comes. One message always goes."""
@@ -243,7 +250,7 @@ class Engine:
                 raise
             self.shared.effects.replies.append((command, error))
             return
-        if not isinstance(command, c.RecallWhere):
+        if not isinstance(command, _ANSWERED_LATER):
             self.shared.effects.replies.append((command, reply))
 
     def _subscribe(self, _command: c.Subscribe) -> None:
@@ -269,12 +276,23 @@ class Engine:
 
     def _connect(self, command: c.Connect) -> None:
         channel = self.channels.get(command.name) or self._introduce(command.name)
+        if channel.memory is Memory.FORGETTING:
+            self._forgetting.connect_later(command)
+            return
+        self._forgetting.remember(channel)
         if channel.endpoint is not None:
             self._hang_up(channel)
         channel.endpoint = command.endpoint
         channel.listed = True
         if command.endpoint is not None:
             self.shared.effects.dial.append(command.name)
+
+    def _forget(self, command: c.Forget) -> None:
+        self._forgetting.start(command)
+        self._disconnect(command.name)
+        channel = self.channels[command.name]
+        for link in [link for link, known in self._links.items() if known is channel]:
+            del self._links[link]
 
     def _introduce(self, name: str) -> Channel:
         """A peer that this store has not heard of."""
@@ -360,12 +378,17 @@ class Engine:
             raise BadFrame("one link speaks for one peer")
         if name != self.shared.name and self.shared.options.accept == "any" and channel is None:
             channel = self._introduce(name)
-        if channel is None or not (channel.listed or self.shared.options.accept == "any"):
+        if channel is not None and channel.memory is Memory.LEFTOVERS and self.shared.options.accept == "any":
+            self._forgetting.remember(channel)
+        if channel is None or not self._is_welcome(channel):
             self.shared.event("refused", name[:64], "not in `peers`")
             self._bye(link, frame.session, "this peer does not know you")
             return
         self._links[link] = channel
         channel.sessions.on_hello(link, frame)
+
+    def _is_welcome(self, channel: Channel) -> bool:
+        return channel.memory is Memory.KEPT and (channel.listed or self.shared.options.accept == "any")
 
     def _reject(self, link: int, frame: frames.Frame) -> None:
         """A frame of no session here. One BYE a turn and link tells the other to begin anew."""
@@ -384,8 +407,10 @@ class Engine:
         """The turn ends: judge what time brought, claim, transmit, and write what the commit must hold."""
         self._run_timers()
         self._outbox.work()
+        self._forgetting.work()
         self._inbox.claims.claim()
         self._transmit()
+        self._forgetting.clear_away()
         shared = self.shared
         if shared.journal.wrote:
             self._write_stale()
@@ -417,8 +442,10 @@ class Engine:
         kind, name = key[:2]
         if kind == "resend":
             lane = self.shared.out_lanes.get(name)
-            if lane is not None:
+            if lane is not None and not lane.over:
                 self.channels[lane.peer].resend_due(lane)
+        elif name not in self.channels:
+            return  # it was forgotten
         elif kind == "hello":
             self.channels[name].sessions.hello_due()
         elif kind == "pending":
@@ -435,7 +462,7 @@ class Engine:
             self._dead.expire()
         elif key[0] == "waiting":
             self._inbox.claims.waiting_due(key[1])
-        else:
+        elif key[1] in self.channels:
             self.channels[key[1]].judge_deadlines()
 
     def _transmit(self) -> None:
@@ -534,7 +561,7 @@ class Engine:
 
     def next_wake_us(self, now: Now) -> int | None:
         """The monotonic time at which a turn is due though nothing comes in. None: never."""
-        if self._inbox.claims.unexamined or self._outbox.searching or self._busy:
+        if self._inbox.claims.unexamined or self._outbox.searching or self._busy or self._forgetting.under_way:
             return now.mono_us
         times = [self.shared.timers.next_us(), self.flush_due_us()]
         clock_us = self.shared.clock_timers.next_us()
@@ -592,7 +619,9 @@ def _joined(one: Held, other: Held) -> Held:
     return Held(one.notices + other.notices, one.replies + other.replies)
 
 
-_TELLING = (c.Find, c.Recall, c.RecallWhere, c.TakeOutcomes, c.ListDead)
+_TELLING = (c.Find, c.Recall, c.RecallWhere, c.Forget, c.TakeOutcomes, c.ListDead)
+_ANSWERED_LATER = (c.RecallWhere, c.Forget)
+"""When they are through, which may be some turns later."""
 
 
 def _trim_tail(lane: OutLane) -> None:

@@ -100,12 +100,11 @@ class Healing:
             self._store_gone(session.store_id)
         new_life = channel.their_instance != session.instance
         overtaken = session.instance == self._last_told[0] and count < self._last_told[1]
+        fell = channel.their_store == session.store_id and not overtaken and self._floors_fell(info)
+        # Within one life floors do not fall, unless it was told to forget this peer, and then met it again.
+        forgot = fell and not new_life and count > channel.their_count
         # What was heard of a store before another took its place is not kept: one that comes back counts as old.
-        they_are_old = (
-            info.i_am_old
-            or came_back
-            or (new_life and channel.their_store == session.store_id and not overtaken and self._floors_fell(info))
-        )
+        they_are_old = info.i_am_old or came_back or (new_life and fell)
         if not overtaken:
             self._last_told = session.instance, count
         channel.their_store = session.store_id
@@ -120,8 +119,10 @@ class Healing:
             self._heal_self()
         elif self.i_am_old and not self._state_lane:
             self.send_state()
-        if they_are_old and self._healed_them != session.instance:
+        if forgot or (they_are_old and self._healed_them != session.instance):
             self._heal_them(session.instance, told=info.i_am_old)
+        if forgot:
+            self._take_floors(info)  # or the next handshake would say the same again
         if i_am_old:
             # OPEN is still to say so. Whoever judged by a WELCOME of before, or is about to, learns it by another one.
             channel.sessions.end_all("this store is an old copy", spared=session if session.dialled else None)
@@ -167,6 +168,11 @@ class Healing:
         """They acknowledged more than they know of now."""
         floors = dict(info.floors)
         return any(floors.get(lane.id, 0) < lane.acked for lane in self._channel.own.values() if not lane.closed)
+
+    def _take_floors(self, info: Info) -> None:
+        floors = dict(info.floors)
+        for lane in self._channel.own.values():
+            lane.acked = min(lane.acked, floors.get(lane.id, 0))
 
     # ------------------------------------------------------------------------------------- this store is old
 

@@ -83,6 +83,8 @@ class Inbox:
         self.claims = Claims(shared, self.rows, channels, self._exhausted)
         self.settlements = Settlements(shared, channels)
         self._local: dict[str, InLane] = {}
+        self._emptied: list[InLane] = []
+        """Lanes of forgotten peers that hold nothing more."""
 
     # -------------------------------------------------------------------------------------------- opening
 
@@ -540,6 +542,8 @@ class Inbox:
         ledger.inbox_messages += messages
         ledger.inbox_bytes += size
         self._shared.touch(lane)
+        if lane.is_orphan and not lane.count:
+            self._emptied.append(lane)
 
     def _note_settled(
         self,
@@ -595,6 +599,23 @@ class Inbox:
         if row.place in (Place.CLAIMED, Place.ASKED) and not self.claims.take_back(row):
             return
         self._remove(row)
+
+    def forget_lane(self, lane: InLane) -> None:
+        """Its sender was forgotten: its messages stay, and nobody is told what becomes of them."""
+        self.credit.forget(lane)
+        lane.closed = True
+        lane.store_id = 0
+        self._shared.touch(lane)
+        if not lane.count:
+            self._emptied.append(lane)
+
+    def delete_emptied(self) -> list[str]:
+        """Delete the lanes of forgotten peers that hold nothing more; returns the names of the peers."""
+        emptied, self._emptied = self._emptied, []
+        for lane in emptied:
+            self.claims.remove_lane(lane)
+            self._shared.delete_lane(lane)
+        return [lane.peer for lane in emptied]
 
     def drop_tombstones(self, lane: InLane, above: int) -> None:
         """Remove the lane's tombstones above a sequence number."""

@@ -52,6 +52,7 @@ class OutLane:
         "kind",
         "next_seq",
         "no",
+        "over",
         "parked",
         "peer",
         "queue",
@@ -75,6 +76,8 @@ class OutLane:
         self.acked = 0
         self.closed = False
         """The lane belongs to a store life that was lost: `sent_upto` is its boundary, nothing is added."""
+        self.over = False
+        """Its peer was forgotten: it is kept for the outcomes that name it, and never spoken of."""
         self.doubt_upto = 0
         """Entries up to here may have been handed over in a life that nobody remembers."""
         self.after = 0
@@ -114,6 +117,12 @@ class OutLane:
             self.tail.extend(records)
         self.next_seq = first + len(records)
         return first
+
+    def retire(self) -> None:
+        """Everything on it has ended, and nobody is to hear of it any more."""
+        self.closed = self.over = True
+        self.hold_after = None
+        self.begin_session(self.next_seq - 1)
 
     def rewind(self, floor: int) -> None:
         """Resend from behind `floor`."""
@@ -170,7 +179,10 @@ class OutLane:
         """The durable row."""
         row = [0, self.peer, self.kind, self.id, self.queue, self.next_seq, self.sent_upto, self.acked]
         return cast(
-            bytes, msgpack.packb([*row, self.closed, self.doubt_upto, self.after, self.withdrawn, self.ended_unsent])
+            bytes,
+            msgpack.packb(
+                [*row, self.closed, self.doubt_upto, self.after, self.withdrawn, self.ended_unsent, self.over]
+            ),
         )
 
     @classmethod
@@ -190,10 +202,11 @@ class OutLane:
             after,
             withdrawn,
             ended_unsent,
+            over,
         ) = row
         lane = cls(no, peer, kind, lane_id, queue)
         lane.next_seq, lane.sent_upto, lane.closed, lane.doubt_upto = next_seq, sent_upto, closed, doubt_upto
-        lane.after, lane.withdrawn, lane.ended_unsent = after, withdrawn, ended_unsent
+        lane.after, lane.withdrawn, lane.ended_unsent, lane.over = after, withdrawn, ended_unsent, over
         lane.begin_session(acked)
         return lane
 
@@ -210,6 +223,7 @@ class InLane:
         "granted",
         "granted_bytes",
         "head",
+        "head_bytes",
         "id",
         "kind",
         "no",
@@ -225,7 +239,7 @@ class InLane:
         self.no = no
         self.peer = peer
         self.store_id = store_id
-        """The sender's store that the lane belongs to."""
+        """The sender's store that the lane belongs to; 0 if the sender was forgotten."""
         self.kind = kind
         self.id = lane_id
         self.queue = queue
@@ -240,10 +254,16 @@ class InLane:
         """Rows in memory: looked ahead at, in a buffer, or with a worker."""
         self.head: deque[Row] = deque()
         """Rows looked ahead at, in order; `scan_seq` is the next one that is not."""
+        self.head_bytes = 0
         self.scan_seq = 1
         self.gap = False
         self.granted = 0
         self.granted_bytes = 0
+
+    @property
+    def is_orphan(self) -> bool:
+        """Its sender was forgotten: it is kept for the messages that it holds."""
+        return not self.store_id
 
     def encode(self) -> bytes:
         """The durable row."""

@@ -37,7 +37,8 @@ from zmqrel.core.entries import (
     to_ranges,
     verify,
 )
-from zmqrel.core.lane import DATA, DELAYED, OutLane
+from zmqrel.core.lane import CONTROL, DATA, DELAYED, OutLane
+from zmqrel.core.memory import Memory
 from zmqrel.core.runs import Piece
 from zmqrel.core.shared import Shared
 from zmqrel.errors import DuplicateId, OutboxFull, StoreFull, UnknownPeer
@@ -113,7 +114,7 @@ class Outbox:
         """Accept messages. Raises UnknownPeer, DuplicateId, OutboxFull or StoreFull before anything is written."""
         shared, ledger, options = self._shared, self._shared.ledger, self._shared.options
         channel = self._channels.get(command.to)
-        if channel is None:
+        if channel is None or channel.memory is not Memory.KEPT:
             raise UnknownPeer(f"to: no peer {command.to!r} is known here; name it in `peers` or connect to it")
         if command.id is not None:
             earlier = self.earlier(command)
@@ -289,6 +290,39 @@ class Outbox:
         for start, stop, doubt in _split_at(first, last, lane.doubt_upto):
             outcome = Outcome.UNCERTAIN if doubt else _OUTCOMES[cause]
             self.end(lane, Settled(start, stop, outcome, cause.reason, 0, 0, self._shared.now.store_us, False))
+
+    def end_forgotten(self, lane: OutLane, most: int) -> int:
+        """End the next messages of a lane whose peer will not return; returns how many, 0 if there are none left.
+
+        What never left was never handed over. Of the rest nobody will know.
+        """
+        first = self._shared.outbox_runs.lowest(lane.no)
+        if first is None:
+            return 0
+        before = self._shared.ledger.outbox_messages
+        last, known_from = first + most - 1, max(lane.sent_upto, lane.doubt_upto) + 1
+        now_us = self._shared.now.store_us
+        for start, stop, outcome in (
+            (first, min(last, known_from - 1), Outcome.UNCERTAIN),
+            (max(first, known_from), last, Outcome.RECALLED),
+        ):
+            if start <= stop:
+                self.end(lane, Settled(start, stop, outcome, "forgotten", 0, 0, now_us, False))
+        return before - self._shared.ledger.outbox_messages
+
+    def retire(self, lane: OutLane) -> None:
+        """The peer of a lane was forgotten, and nothing waits on it any more: it stays as long as its outcomes."""
+        lane.retire()
+        for cause in Cause:
+            self._withdrawals.pop((lane, cause), None)
+        if lane.kind == CONTROL:
+            self._shared.outbox_runs.discard(lane.no, 0, MAX_SEQ)
+        self._shared.touch(lane)
+        self._delete_if_over(lane)
+
+    def _delete_if_over(self, lane: OutLane) -> None:
+        if lane.over and not self._shared.journal.keys(*tables.lane_bounds(tables.OUTCOME_OF, lane.no), 1):
+            self._shared.delete_lane(lane)
 
     def end_damaged(self, lane: OutLane, seq: int) -> None:
         """End a message whose record cannot be read any more; if it may have left, nobody knows (F14)."""
@@ -545,6 +579,8 @@ class Outbox:
             for _, message_id, _ in named:
                 if message_id is not None:
                     journal.delete(tables.named(tables.ID, message_id))
+            if shared.out_lanes[lane_no].over:
+                self._delete_if_over(shared.out_lanes[lane_no])
         if rows:
             shared.clock_timers.set_earlier("outcomes", shared.now.store_us)
 

@@ -115,20 +115,26 @@ class Runs:
             return None
         return Entry(seq, run.order_us, self._records(run)[seq - run.first])
 
-    def read(self, lane_no: int, first: int, last: int, limit: int) -> tuple[list[Entry], bool]:
+    def read(
+        self, lane_no: int, first: int, last: int, limit: int, most_bytes: int = 2**62
+    ) -> tuple[list[Entry], bool]:
         """Records of the numbers first to last, ascending, and whether these are all.
 
-        Reading stops with the run in which `limit` is reached.
+        Reading stops with the run in which `limit` or `most_bytes` is reached.
         """
         entries: list[Entry] = []
+        size = 0
         for run in self._runs(lane_no, first, last, min(limit, _KEYS_AT_ONCE)):
-            if len(entries) >= limit:
+            if len(entries) >= limit or size >= most_bytes:
                 return entries, False
+            before = len(entries)
             records = self._records(run)
             order_us = run.order_us
             for start, stop in self._alive(run, first, last):
                 at = start - run.first
                 entries += [Entry(seq, order_us, records[seq - start + at]) for seq in range(start, stop + 1)]
+            if len(entries) > before:
+                size += run.size
         return entries, True
 
     def spans(self, lane_no: int, first: int = 0, last: int = 2**64 - 2) -> Iterator[Range]:

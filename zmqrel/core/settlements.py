@@ -50,9 +50,9 @@ class Settlements:
             channel.append_control(Notice(row.lane.store_id, row.lane.id, row.seq, row.handed_us))
 
     def _waiting_for(self, lane: InLane) -> Channel | None:
-        """Who is told. Nobody waits for an own message, or for one of a store that is gone (F4)."""
+        """Who is told. Nobody waits for an own message, or for one of a store that is gone (F4) or was forgotten."""
         channel = self._channels.get(lane.peer)
-        if lane.kind == LOCAL or channel is None or lane.store_id != channel.their_store:
+        if lane.kind == LOCAL or lane.is_orphan or channel is None or lane.store_id != channel.their_store:
             return None
         return channel
 

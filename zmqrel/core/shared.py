@@ -128,6 +128,13 @@ class Shared:
         """The lane's row goes into the next commit that there is a reason for."""
         self.stale[lane.no] = lane
 
+    def delete_lane(self, lane: OutLane | InLane) -> None:
+        """The lane is over and nothing refers to it."""
+        lanes: dict[int, Any] = self.out_lanes if isinstance(lane, OutLane) else self.in_lanes
+        for rows in (lanes, self.touched, self.stale):
+            rows.pop(lane.no, None)
+        self.journal.delete(tables.numbered_u32(tables.LANE, lane.no))
+
     def new_lane_no(self) -> int:
         """A local number for a new lane."""
         number = self.ledger.next_lane

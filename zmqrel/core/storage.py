@@ -102,6 +102,10 @@ class Store(Storage, Protocol):
         """
         ...
 
+    def check(self) -> None:
+        """Raise StoreDamaged if somebody did to its files what makes using it on dangerous; before each turn."""
+        ...
+
     def set_growing(self, growing: bool) -> None:
         """Say whether new rows are being accepted; call it between transactions.
 
@@ -173,6 +177,10 @@ class InHandTable(Protocol):
 
     def free(self, slot: int) -> None:
         """Give the slot back: the row's settlement is committed. The slot is the next user's from here on."""
+        ...
+
+    def check(self) -> None:
+        """Raise StoreDamaged if somebody did to its file what makes using it on dangerous; before each turn."""
         ...
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ from zmqrel.outcome import Cause, Outcome
 MOST_ROWS = 1000
 MOST_BYTES = 1 << 20
 """Of one page; a larger row is a page of its own."""
+_DEADLINE_BYTES = len(tables.out_deadline_key(tables.OUT_DEADLINE, 0, 0, 0))
 _BEHIND_ALL = b"\xff" * 2
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, WrongLength)
 """What decoding a row raises that was not written like that."""
@@ -239,8 +240,8 @@ class _Page:
         return None if self._sent.has(no, seq) else "it withdraws a message that has ended"
 
     def _check_out_deadline(self, key: bytes, _value: bytes) -> str | None:
-        self._out_lane(tables.split_lane_seq(key)[0])  # its message may have ended: that is seen at the deadline
-        return None
+        # Its message may have ended, its lane may be gone: that is seen at the deadline.
+        return None if len(key) == _DEADLINE_BYTES else "it is no deadline"
 
     def _check_id(self, _key: bytes, value: bytes) -> str | None:
         no, _seq, _digest = msgpack.unpackb(value)

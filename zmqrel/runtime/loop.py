@@ -22,6 +22,7 @@ from zmqrel.core import commands as c
 from zmqrel.core.buffer import Buffer
 from zmqrel.core.effects import Ended, Event, ReceiptNotice
 from zmqrel.core.engine import Engine, read_clock
+from zmqrel.core.memory import Memory
 from zmqrel.core.rows import Policy
 from zmqrel.core.storage import InHandTable, Store
 from zmqrel.core.times import Now
@@ -183,7 +184,7 @@ class Loop:
         return error
 
     def row_finished(self) -> None:
-        """A worker has finished a row."""
+        """A worker has finished a row, or taken the last one that was claimed."""
         self._finished_rows = True
         self._wire.wake()
 
@@ -191,7 +192,7 @@ class Loop:
         self, queue: str, prefetch: int, lock: threading.Lock, notify: Callable[[int], None], time_limit_us: int
     ) -> Buffer:
         """A buffer under `lock`, which calls `notify` with the number of rows that came."""
-        return Buffer(queue, prefetch, self._in_hand, lock, notify, time_limit_us)
+        return Buffer(queue, prefetch, self._in_hand, lock, notify, time_limit_us, self.row_finished)
 
     def serve(self, served: Sequence[tuple[str, Buffer, Policy]]) -> Call:
         """Let rows of these queues go to these buffers, all from the same turn on."""
@@ -246,8 +247,9 @@ class Loop:
         self.receipts.found(ticket, current or found)
 
     def knows(self, peer: str) -> bool:
-        """True if the peer has connected at some time."""
-        return peer in self._turns.engine.channels
+        """True if the peer is known to the store: it was listed, or has connected, at some time, and not forgotten."""
+        channel = self._turns.engine.channels.get(peer)
+        return channel is not None and channel.memory is Memory.KEPT
 
     @property
     def closed(self) -> bool:
@@ -419,6 +421,7 @@ class Loop:
     def _close(self) -> None:
         give_up_at = monotonic() + _FAREWELL_S
         self._leaving = True
+        self._turn()  # what workers have finished is settled now, and is among what others are to know
         while self._queue or (self._turns.engine.has_untold and monotonic() < give_up_at):
             self._turn()
         self._closed = True

@@ -128,6 +128,8 @@ class Turns:
 
     def run(self, now: Now, wall_us: int, work: Work) -> None:
         """One turn. Raises only what leaves the peer unable to go on."""
+        self.store.check()
+        self._in_hand.check()
         if self._full and now.mono_us >= self._probe_at_us:
             self._probe(now)
         if self._redial and now.mono_us >= self._redial_at_us:
@@ -168,7 +170,7 @@ class Turns:
         for command in work.commands:
             if isinstance(command, c.Connect):
                 self._endpoints[command.name] = command.endpoint
-            elif isinstance(command, c.Disconnect):
+            elif isinstance(command, c.Disconnect | c.Forget):
                 self._endpoints.pop(command.name, None)
             engine.command(command)
         return engine.finish()

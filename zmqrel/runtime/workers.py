@@ -14,7 +14,7 @@ from time import monotonic
 
 from zmqrel.core.buffer import HANDLED, Buffer, Failed, Result, Row
 from zmqrel.core.rows import Policy
-from zmqrel.errors import PeerClosed, StoreFull
+from zmqrel.errors import PeerClosed, StoreDamaged, StoreFull
 from zmqrel.message import Handler, Message, result_of
 from zmqrel.runtime.loop import Loop
 
@@ -85,13 +85,18 @@ class Consumer:
             except StoreFull:
                 self._pause()
                 continue
+            except StoreDamaged as error:
+                if not self._stopping:
+                    _log.error("queue %s is not served for now: %s", self.queue, error)
+                self._pause()
+                continue
             if row is None:
                 self._sleep(None)
             else:
                 self._handle(handling, row)
 
     def _pause(self) -> None:
-        """The in-hand table cannot grow: nothing is handed over until there is room."""
+        """The in-hand table cannot grow: nothing is handed over until it can."""
         with self._condition:
             if not self._stopping:
                 self._condition.wait(_FULL_PAUSE_S)

@@ -15,7 +15,7 @@ from zlib import crc32
 from zmqrel.core.storage import Previous
 from zmqrel.errors import ConfigError, StoreFull, StoreLocked
 from zmqrel.store.boot import boot_id
-from zmqrel.store.space import FULL
+from zmqrel.store.space import FULL, WAS_REMOVED
 
 DATA: Final = "data.mdb"
 LIFE: Final = "life"
@@ -102,6 +102,12 @@ class StoreDirectory:
         sync_directory(aside)
         sync_directory(self.path)
         return aside
+
+    def fault(self) -> str | None:
+        """Return what somebody did to the lock, None if nothing: without it another process can open the store."""
+        if self._lock_fd is not None and not os.fstat(self._lock_fd).st_nlink:
+            return WAS_REMOVED
+        return None
 
     def unlock(self) -> None:
         """Let another process have the directory; calling it again does nothing."""

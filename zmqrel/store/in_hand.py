@@ -19,7 +19,7 @@ from zlib import crc32
 from zmqrel.core.storage import InHand
 from zmqrel.errors import StoreDamaged, StoreFull
 from zmqrel.store.boot import boot_id
-from zmqrel.store.space import DISK_IS_FULL, FULL, fill
+from zmqrel.store.space import DISK_IS_FULL, FULL, WAS_CUT, WAS_REMOVED, fill
 
 _MAGIC: Final = b"zmqrel in hand\n\x02"  # the last byte is the version of the layout
 _HEADER = Struct("<16s36sQI")  # magic, boot id, size of the file, CRC of all three
@@ -112,6 +112,17 @@ class InHandFile:
         self._map[slot] = _FREE
         self._free.append(slot)
 
+    def check(self) -> None:
+        """Raise StoreDamaged if somebody removed or cut the file, and close it: writing behind its end is SIGBUS."""
+        if self._fd is None:
+            return
+        status = os.fstat(self._fd)
+        if status.st_nlink and status.st_size >= self._size:
+            return
+        self.close()
+        what = f"{WAS_CUT} to {status.st_size} bytes" if status.st_nlink else WAS_REMOVED
+        raise StoreDamaged(f"the in-hand table {self.path} {what}; start the peer again")
+
     def close(self) -> None:
         """Close the file and keep what is in it; calling it again does nothing.
 
@@ -138,7 +149,7 @@ class InHandFile:
             if self._free:
                 return
             if self._fd is None:
-                raise ValueError(f"the in-hand table {self.path} is closed")
+                raise StoreDamaged(f"the in-hand table {self.path} is closed")
             size = self._size
             try:
                 self._map_more(2 * size)
@@ -242,6 +253,9 @@ class MemoryInHand:
     def free(self, slot: int) -> None:
         """Give the slot back."""
         self._rows.pop(slot, None)
+
+    def check(self) -> None:
+        """Do nothing: there is no file."""
 
     def close(self) -> None:
         """Do nothing: what is in the table stays."""

@@ -26,7 +26,7 @@ from zmqrel.core.storage import KEY_LENGTH, Previous, Row
 from zmqrel.errors import StoreDamaged, StoreFull
 from zmqrel.options import GIB, Durability
 from zmqrel.store import environment
-from zmqrel.store.directory import DATA, REDO, StoreDirectory
+from zmqrel.store.directory import DATA, LOCK, REDO, StoreDirectory
 from zmqrel.store.redo import Change, RedoLog, new_token
 from zmqrel.store.space import DISK_IS_FULL, FULL, Space
 
@@ -50,11 +50,13 @@ class LmdbStore:
         durability: Durability = "fsync",
         map_size_bytes: int = 128 * GIB,
         only_look: bool = False,
+        verify: bool = False,
     ) -> None:
         """Open the store in `directory`, or make it. At most `map_size_bytes` are used on the disk, sparsely.
 
         With `only_look` it is not made, and nothing on the disk is changed, not even by `commit`: what is
         written is read back until it is closed, and is gone then. The next life begins as if this had not been.
+        With `verify` too, the whole file is checked first.
 
         Raises ConfigError if the directory cannot hold a store, StoreLocked if another peer has it,
         StoreTooNew if a later version wrote it, StoreFull if there is no room to make it, StoreDamaged if it
@@ -63,6 +65,7 @@ class LmdbStore:
         """
         self.set_aside = None
         self._only_look = only_look
+        self._verify = verify
         self._relaxed = durability == "relaxed"
         self._map_size = map_size_bytes
         self._directory = StoreDirectory(directory)
@@ -237,6 +240,19 @@ class LmdbStore:
                 raise failure from error
             self._flush_turn_by_turn()
 
+    def check(self) -> None:
+        """Raise StoreDamaged if somebody removed or cut one of the files; then it is to be closed.
+
+        What is written to a file without a name is lost with the process, and reading a map behind the end of its
+        file is not an error but SIGBUS. The instant between this look and the reading is left.
+        """
+        faults = [(DATA, self._space.fault()), (LOCK, self._directory.fault())]
+        if self._redo is not None:
+            faults.append((REDO, self._redo.fault()))
+        for name, fault in faults:
+            if fault is not None:
+                raise environment.damaged(self._data, f"{name} {fault}")
+
     def set_growing(self, growing: bool) -> None:
         """Say whether new rows are being accepted; False releases the headroom.
 
@@ -290,7 +306,7 @@ class LmdbStore:
 
     def _look(self) -> None:
         redo = self._path / REDO
-        if self.previous == "rebooted" and redo.exists():
+        if self._verify or (self.previous == "rebooted" and redo.exists()):
             environment.verify(self._data)
         self._map(environment.open_checked(self._data, self._map_size))
         self._token = self._txn.get(_TOKEN_KEY)

@@ -117,6 +117,9 @@ class MemoryStore:
         self.abort()
         self._unflushed.clear()
 
+    def check(self) -> None:
+        """Do nothing: there are no files."""
+
     def set_growing(self, growing: bool) -> None:
         """Say whether new rows are being accepted; False releases the headroom."""
         self._growing = growing

@@ -22,6 +22,8 @@ from zlib import crc32
 
 import msgpack
 
+from zmqrel.store.space import WAS_CUT, WAS_REMOVED
+
 Change: TypeAlias = tuple[bytes, "bytes | None"]
 """A key and the value that it was set to, or None if it was deleted."""
 
@@ -89,6 +91,13 @@ class RedoLog:
             return None
         body = os.pread(self._fd, length, self.position + _HEAD.size)
         return body if crc32(body, crc32(head[4:])) == check else None
+
+    def fault(self) -> str | None:
+        """Return what somebody did to the file, None if nothing."""
+        status = os.fstat(self._fd)
+        if not status.st_nlink:
+            return WAS_REMOVED
+        return f"{WAS_CUT} to {status.st_size} bytes" if status.st_size < self.position else None
 
     def close(self) -> None:
         """Close the file; its records stay."""

@@ -22,6 +22,9 @@ FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 DISK_IS_FULL: Final = "the disk is full; make room on it, or settle or recall messages"
 
+WAS_REMOVED: Final = "was removed while it was in use"
+WAS_CUT: Final = "was cut while it was in use,"
+
 # One turn rewrites at most every page of a store, and seldom more than 2,000: a thousand messages settled,
 # each with a leaf of its own in an index by random ids, and the tables in order.
 _HEADROOM_BYTES: Final = 8 * MIB
@@ -44,6 +47,7 @@ class Space:
         self.most_headroom = min(_HEADROOM_BYTES, limit // 4, disk.f_blocks * disk.f_frsize // 8)
         """The headroom of a large store."""
         self._allocated = written
+        self._size = 0
         self._free = self._free_on_disk()
 
     def headroom(self, in_use: int) -> int:
@@ -85,6 +89,16 @@ class Space:
         if grown:
             os.ftruncate(self._fd, end)
         return not grown
+
+    def fault(self) -> str | None:
+        """Return what somebody did to the file since the last look, None if nothing."""
+        status = os.fstat(self._fd)
+        if not status.st_nlink:
+            return WAS_REMOVED
+        if status.st_size < self._size:
+            return f"{WAS_CUT} from {self._size} to {status.st_size} bytes"
+        self._size = status.st_size
+        return None
 
     def close(self) -> None:
         """Close the file."""

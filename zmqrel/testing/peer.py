@@ -570,7 +570,7 @@ class SimulatedPeer:
     def _serve(self, handler: Handler) -> None:
         assert self.turns is not None
         wake = partial(self._wake_workers, handler)
-        handler.buffer = Buffer(handler.queue, self.options.prefetch, self.in_hand, nullcontext(), wake)
+        handler.buffer = Buffer(handler.queue, self.options.prefetch, self.in_hand, nullcontext(), wake, wake=self.wake)
         self.turns.serve(handler.queue, handler.buffer, Policy(handler.retry))
 
     def _wake_workers(self, handler: Handler, _rows: int = 0) -> None:

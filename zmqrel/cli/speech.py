@@ -1,0 +1,140 @@
+"""How commands speak: text that cannot harm a terminal, JSON for programs, one line for a mistake of the user."""
+
+from __future__ import annotations
+
+import json
+import sys
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import click
+
+import zmqrel
+from zmqrel.control.asking import Ask
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Whoever made these can mend them by typing something else.
+_USED_WRONGLY = (zmqrel.ConfigError, zmqrel.UnknownPeer, zmqrel.DeadlinePassed, zmqrel.NotSerializable)
+_ENDS_A_LINE = ("Zl", "Zp")
+
+
+class FoundWrong(click.ClickException):
+    """Something is wrong, told in one line: exit status 1."""
+
+    def show(self, _file: Any = None) -> None:
+        """To stderr."""
+        say(f"zmqrel: {escaped(self.message)}", err=True)
+
+
+class UsedWrongly(FoundWrong):
+    """A mistake of the user, told in one line: exit status 2."""
+
+    exit_code = 2
+
+
+def escaped(text: str) -> str:
+    """Text from anywhere, without what a terminal would obey or the eye would not see: those become \\x1b and alike."""
+    return "".join(map(_escaped, text))
+
+
+def _escaped(char: str) -> str:
+    category = unicodedata.category(char)
+    hidden = category[0] == "C" or category in _ENDS_A_LINE
+    return char.encode("unicode_escape", "surrogatepass").decode() if hidden else char
+
+
+def say(line: str, *, err: bool = False) -> None:
+    """Write a line; what its encoding lacks is escaped."""
+    stream = sys.stderr if err else sys.stdout
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    click.echo(line.encode(encoding, "backslashreplace").decode(encoding), err=err)
+
+
+def say_json(value: Any) -> None:
+    """Write a value as one line of JSON, all of it ASCII."""
+    click.echo(json.dumps(value))
+
+
+def columns(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """A table as lines: columns as wide as they need to be, numbers to the right, everything escaped."""
+    cells = [[escaped(_cell(value)) for value in row] for row in rows]
+    widths = [max(len(line[at]) for line in [list(head), *cells]) for at in range(len(head))]
+    kinds = [{type(row[at]) for row in rows} - {type(None)} for at in range(len(head))]
+    numeric = [of == {int} for of in kinds]
+    lines = []
+    for line in [list(head), *cells]:
+        pairs = zip(line, widths, numeric, strict=True)
+        lines.append(
+            "  ".join(text.rjust(width) if right else text.ljust(width) for text, width, right in pairs).rstrip()
+        )
+    return lines
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def moment(at: str | None) -> str:
+    """A time as commands get it, in the form of a person: local time, milliseconds."""
+    if at is None:
+        return "-"
+    return datetime.fromisoformat(at).astimezone().isoformat(sep=" ", timespec="milliseconds")[:23]
+
+
+def body_text(shape: Mapping[str, Any] | None) -> str:
+    """A body as {"value": ...} or {"left_out": ...}, as JSON on one line."""
+    if shape is None:
+        return "-"
+    if "left_out" in shape:
+        return f"({escaped(shape['left_out'])})"
+    return escaped(json.dumps(shape["value"], ensure_ascii=False))
+
+
+def mistakes_told(command: Callable[P, R]) -> Callable[P, R]:
+    """Errors of zmqrel and of the system end the command with a line on stderr and a status."""
+
+    @wraps(command)
+    def told(*arguments: P.args, **keywords: P.kwargs) -> R:
+        try:
+            return command(*arguments, **keywords)
+        except zmqrel.Error as error:
+            raise (UsedWrongly if isinstance(error, _USED_WRONGLY) else FoundWrong)(str(error)) from error
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise FoundWrong(str(error)) from error
+
+    return told
+
+
+def listed(ask: Ask, question: str, **arguments: Any) -> Iterator[dict[str, Any]]:
+    """Every item of a listing, page by page."""
+    left: list[Any] | None = None
+    while left is None or left:
+        page = ask(question, left=left, **arguments)
+        left = page["left"]
+        yield from page["items"]
+
+
+def listed_dead(ask: Ask, **arguments: Any) -> Iterator[dict[str, Any]]:
+    """Every dead letter, page by page."""
+    after, upto = 0, 0
+    while after is not None:
+        page = ask("dead", after=after, upto=upto, **arguments)
+        after, upto = page["after"], page["upto"]
+        yield from page["items"]
+
+
+# Not checked by click: what is wrong with it is told in the same words as everywhere.
+directory = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path, readable=False))
+as_json = click.option("--json", "as_json", is_flag=True, help="Write JSON; docs/cli.md describes the keys.")
