@@ -22,6 +22,7 @@ __all__ = [
     "Duration",
     "HeaderValue",
     "Instant",
+    "UnknownArgument",
     "check_bind",
     "check_endpoint",
     "check_headers",
@@ -36,6 +37,11 @@ __all__ = [
     "one_of",
     "whole",
 ]
+
+
+class UnknownArgument(ConfigError, TypeError):
+    """An unknown keyword is a TypeError in every call of this package; where the package finds it, ConfigError too."""
+
 
 Duration: TypeAlias = float | timedelta
 """Seconds, or a timedelta."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, Final, Literal, TypeAlias, get_args
 
-from zmqrel.checks import one_of, whole
+from zmqrel.checks import UnknownArgument, one_of, whole
 from zmqrel.errors import ConfigError, duration_s
 from zmqrel.retry import Retry
 
@@ -126,7 +126,7 @@ class Options:
         for name in given:
             if name not in known:
                 close = get_close_matches(str(name), known)
-                raise ConfigError(f"there is no option {name!r}; {_suggestion(close, known)}")
+                raise UnknownArgument(f"there is no option {name!r}; {_suggestion(close, known)}")
         return cls(**given)
 
     def __post_init__(self) -> None:

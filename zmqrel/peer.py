@@ -343,10 +343,12 @@ class Peer:
     def send_nowait(self, to: str, body: Any, **arguments: Any) -> Receipt:
         """As `send`, but returns at once, with a receipt in state QUEUED. `flush` waits until all are committed.
 
-        What `send` would raise while committing is raised by `flush` and by the receipt's `wait`.
+        What `send` would raise while committing is raised by `flush` and by the receipt's `wait`. With a `room_timeout`
+        it stays QUEUED for so long while the outbox is full, and has its place in order from when it is accepted.
         """
+        room_timeout_s = duration_s("room_timeout", arguments.pop("room_timeout", 0))
         call = send_call(to, arguments)
-        ticket = self._submit(call, [body])
+        ticket = self._submit(call, [body], room_timeout_s)
         with self._flush_guard:
             self._unflushed.append(ticket)
             if len(self._unflushed) > 2 * self._kept_unflushed + 1000:
@@ -412,14 +414,14 @@ class Peer:
             return [self.receipt(call.id)]
         return [Receipt(self, ticket, index) for index in range(len(bodies))]
 
-    def _submit(self, call: SendCall, bodies: list[Any]) -> Ticket:
+    def _submit(self, call: SendCall, bodies: list[Any], room_timeout_s: float = 0.0) -> Ticket:
         loop = self._running()
         self._check_known(call.to)
         records, deadline_us, sent_at_us = call.encode(loop.clock, bodies, self.options.max_body_bytes)
         ticket = Ticket(call.to, call.queue, call.key, call.id, len(records), sent_at_us)
         digest = call.digest(bodies[0]) if call.id is not None else b""
         command = c.Send(call.to, call.queue, call.delayed, records, deadline_us, call.id, digest)
-        loop.accept(command, ticket)
+        loop.accept(command, ticket, room_timeout_s)
         return ticket
 
     def _was_sent(self, call: SendCall, body: Any) -> bool:

@@ -13,6 +13,7 @@ from zmqrel.body import encode_body
 from zmqrel.checks import (
     Duration,
     Instant,
+    UnknownArgument,
     check_headers,
     check_id,
     check_key,
@@ -127,10 +128,11 @@ _ARGUMENTS: Final = frozenset(SendCall.__init__.__annotations__) - {"to", "retur
 
 
 def send_call(to: str, arguments: Mapping[str, Any]) -> SendCall:
-    """A SendCall of keyword arguments. Raises ConfigError for one that does not exist."""
+    """A SendCall of keyword arguments. Raises UnknownArgument for one that does not exist."""
     for name in arguments:
         if name not in _ARGUMENTS:
-            raise ConfigError(f"there is no argument {name!r}; known are {', '.join(sorted(_ARGUMENTS))}")
+            known = ", ".join(sorted({*_ARGUMENTS, "room_timeout"}))
+            raise UnknownArgument(f"there is no keyword argument {name!r}; known are {known}")
     return SendCall(to, **arguments)
 
 

@@ -26,10 +26,11 @@ from zmqrel.core.memory import Memory
 from zmqrel.core.rows import Policy
 from zmqrel.core.storage import InHandTable, Store
 from zmqrel.core.times import Now
-from zmqrel.errors import Error, PeerClosed
+from zmqrel.errors import Error, OutboxFull, PeerClosed
 from zmqrel.options import Options
 from zmqrel.receipts import Receipts, Ticket
 from zmqrel.runtime.clock import Clock
+from zmqrel.runtime.room import WaitingSends
 from zmqrel.runtime.turn import Turns, Work
 from zmqrel.runtime.wire import Wire
 from zmqrel.store.in_hand import InHandFile, MemoryInHand
@@ -109,6 +110,7 @@ class Loop:
         self._wanting_empty: dict[Call, None] = {}
         self._wanting_room: dict[Call, None] = {}
         self._fill = (0, 0)
+        self._room = WaitingSends(options.outbox_max_messages, options.outbox_max_bytes)
         self.shrinks = 0
         """How many turns have left the outbox with fewer messages or bytes than the turn before."""
         self.final_stats: dict[str, int] = {}
@@ -126,6 +128,8 @@ class Loop:
         self._wire: Wire
         self._turns: Turns
         self._finished_rows = False
+        self._room_made = False
+        """The outbox has become smaller: sends may wait for that."""
 
     # --------------------------------------------------------------------------------------- from other threads
 
@@ -141,9 +145,11 @@ class Loop:
         self._put(command)
         return call
 
-    def accept(self, command: c.Send, ticket: Ticket) -> None:
-        """Queue a send; the ticket learns what becomes of it."""
+    def accept(self, command: c.Send, ticket: Ticket, room_timeout_s: float = 0.0) -> None:
+        """Queue a send; the ticket learns what becomes of it, after `room_timeout_s` if the outbox stays full."""
         self._calls[id(command)] = ticket
+        if room_timeout_s:
+            self._room.expect(command, room_timeout_s)
         self._put(command)
 
     def post(self, action: Callable[[], Any]) -> Call:
@@ -358,10 +364,13 @@ class Loop:
     def _turn(self) -> None:
         self._wire.wait(self._timeout_s(), self._has_work)
         self._send_later()
-        self._finished_rows = False
+        self._finished_rows = self._room_made = False
         frames = self._wire.receive(_FRAMES_PER_TURN, _BYTES_PER_TURN)
         self._drop_closed({link for link, _ in frames})
-        work = Work(self._take_commands(), frames, self._links_down)
+        for send, refusal in self._room.give_up():
+            self.reply(send, refusal)
+        commands = self._room.take(*self._fill)
+        work = Work(commands + self._take_commands(), frames, self._links_down)
         self._links_down = []
         self._turns.run(self.clock.now(), self.clock.wall_us(), work)
         self._watch_outbox()
@@ -378,6 +387,7 @@ class Loop:
         if self._fill[0] < before[0] or self._fill[1] < before[1]:
             self.shrinks += 1
             self._answer_all(self._wanting_room)
+            self._room_made = self._room.timeout_s() is not None
         if self._wanting_empty and not self._fill[0]:
             self._answer_all(self._wanting_empty)
 
@@ -388,14 +398,15 @@ class Loop:
         calls.clear()
 
     def _has_work(self) -> bool:
-        if self._queue or self._finished_rows or self._wire.closed:
+        if self._queue or self._finished_rows or self._wire.closed or self._room_made:
             return True
         return self._stopping and not self._leaving
 
     def _timeout_s(self) -> float | None:
         now = self.clock.now()
         wake_us = self._turns.next_wake_us(now)
-        timeout_s = None if wake_us is None else max(0.0, (wake_us - now.mono_us) / 1e6)
+        timeouts = [None if wake_us is None else max(0.0, (wake_us - now.mono_us) / 1e6), self._room.timeout_s()]
+        timeout_s = min((each for each in timeouts if each is not None), default=None)
         if self._leaving:
             return _LATER_RETRY_S if timeout_s is None else min(timeout_s, _LATER_RETRY_S)
         if self._later:
@@ -410,7 +421,8 @@ class Loop:
             item = queue.popleft()
             if isinstance(item, c.Send):
                 messages += len(item.records)
-                commands.append(item)
+                if not self._room.queue_behind(item):
+                    commands.append(item)
             elif isinstance(item, _Posted):
                 item.action()
             else:
@@ -470,7 +482,11 @@ class Loop:
                 del self._later[link]
 
     def reply(self, command: c.Command, value: Any) -> None:
-        """Answer who asked."""
+        """Answer who asked, but for a send that waits for room."""
+        if isinstance(command, c.Send):
+            if isinstance(value, OutboxFull) and self._room.keep(command, value):
+                return
+            self._room.answered(command)
         asker = self._calls.pop(id(command), None)
         if isinstance(asker, Call):
             asker.answer(value)
