@@ -58,7 +58,8 @@ def send_log(peer: zmqrel.Peer, args: argparse.Namespace, journal: Journal, stop
     """Send the lines of the log as they come: first those that an earlier life has read and may not have sent."""
     with contextlib.closing(LogFile(args.file, journal.position)) as log:
         if journal.is_new:
-            log.begin()
+            if not args.from_oldest:
+                log.begin()
             journal.write(0, log.at)
         lines, ended = journal.unsent, journal.ended
         while not stop.wait():
@@ -110,6 +111,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     made.add_argument("--key", metavar="COLUMN", help="rows with the same value here are handled in order")
     made.add_argument("--rate", type=above_zero, help="rows per second [as fast as they are taken]")
     made.add_argument("--follow", action="store_true", help="the file is a log: wait for more lines, across rotation")
+    made.add_argument("--from-oldest", action="store_true", help="with --follow: begin with what was rotated before")
     made.add_argument("--until", metavar="LINE", help="with --follow: this line is the end [none: go on for ever]")
     made.add_argument("--label", help="what ids begin with [the file's name]")
     args = made.parsed(argv)
@@ -120,8 +122,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         made.error(f"argument file: {args.file} is not a file")
     if args.follow and not args.file.parent.is_dir():
         made.error(f"argument file: {args.file.parent} is not a directory")
-    if (args.until is not None) > args.follow or (args.follow and (args.key or args.rate)):
-        made.error("argument --until is for --follow, and arguments --key and --rate are not")
+    if args.follow and (args.key or args.rate):
+        made.error("arguments --key and --rate are not for --follow")
+    if not args.follow and (args.from_oldest or args.until is not None):
+        made.error("arguments --from-oldest and --until are for --follow")
     return args
 
 

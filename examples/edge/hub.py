@@ -77,12 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             for device in args.peers:
                 command(peer, device, n)
             if stop.wait(args.pause):
-                return 1
+                return 0
         while not stop.wait(0.1):
             with book("hub") as db:
                 if db.execute(DONE).fetchone()[0]:
-                    return 0
-    return 1
+                    break
+    return 0
 
 
 if __name__ == "__main__":

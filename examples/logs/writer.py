@@ -13,7 +13,10 @@ from pathlib import Path
 from examples.books import book
 from nodes.program import Stop, above_zero, whole
 
-SCHEMA = ("CREATE TABLE IF NOT EXISTS written (n INTEGER PRIMARY KEY, line TEXT NOT NULL)",)
+SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS written (n INTEGER PRIMARY KEY, line TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS ended (n INTEGER PRIMARY KEY)",
+)
 END = "-- end of log --"
 
 
@@ -58,12 +61,14 @@ def main() -> int:
     with args.input.open(encoding="utf-8", errors="backslashreplace") as lines:
         for n, line in enumerate(itertools.islice(lines, done, None), done + 1):
             if stop.wait(1 / args.rate):
-                return 1
+                return 0
             append(args.log, n, line.removesuffix("\n"))
             if n % args.each == 0:
                 rotate(args.log, copied=n // args.each % 2 == 0)
-    with args.log.open("a", encoding="utf-8") as file:
-        file.write(f"{END}\n")
+    with book("writer") as db:
+        if db.execute("INSERT OR IGNORE INTO ended VALUES (1)").rowcount:
+            with args.log.open("a", encoding="utf-8") as file:
+                file.write(f"{END}\n")
     return 0
 
 

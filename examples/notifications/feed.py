@@ -74,10 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         for n in range(args.count):
             notify(peer, args.to, n, args.ttl)
             if stop.wait(1 / args.rate):
-                return 1
+                return 0
         while not all_ended():
             if stop.wait(0.1):
-                return 1
+                return 0
     return 0
 
 

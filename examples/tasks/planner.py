@@ -130,8 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             note_own_letters(peer)
             with book("planner") as db:
                 if db.execute(DONE).fetchone()[0]:
-                    return 0
-    return 1
+                    break
+    return 0
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ class Program:
 
         return register
 
-    def send(self, to: str, body: Any, **arguments: Any) -> None:
+    def send(self, to: str, body: Any, *, room_timeout: float = 0, **arguments: Any) -> None:
         receipts: list[SimulatedReceipt] = []
         self.maybe_die()
         receipts += self._peer.send(to, [body], **arguments)

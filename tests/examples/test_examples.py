@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import shutil
+import signal
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -150,6 +151,21 @@ def test_an_example_says_what_it_shows(name: str) -> None:
     # The words with which a run ends well.
     assert judge(name).all_is_well in text
     assert f"examples/{name}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", CASES)
+def test_an_interrupted_run_goes_on_where_it_was(name: str, example: Example, tmp_path: Path) -> None:
+    run = example(name, tmp_path, "--every", "0.2")
+    while not any(node["handled"] >= 3 for node in run.until("progress")["nodes"].values()):
+        pass
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end() == 1
+    assert run.of("ended_badly") == []
+    assert all(is_gone(pid) for pid in run.pids())
+    ended_right(name, example(name, tmp_path), tmp_path)
+    # And once more: there is nothing left to do.
+    ended_right(name, example(name, tmp_path), tmp_path)
 
 
 @pytest.mark.long

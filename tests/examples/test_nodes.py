@@ -50,8 +50,14 @@ MISUSES = {
     "no directory": (["source", "no/x.log", "--follow", "--to", "a", *PEER], "argument file: no is not a directory"),
     "to nobody": (["source", "{tmp}", "--to", "b", *PEER], "argument --to: b is no peer; known are a"),
     "negative rate": (["source", "x", "--to", "a", "--rate", "-1"], "argument --rate: '-1' is not a number above 0"),
-    "rate of a log": (["source", "x", "--to", "a", *PEER, "--follow", "--rate", "1"], "--key and --rate are not"),
-    "end of a file": (["source", "{file}", "--to", "a", *PEER, "--until", "x"], "argument --until is for --follow"),
+    "rate of a log": (
+        ["source", "x", "--to", "a", *PEER, "--follow", "--rate", "1"],
+        "arguments --key and --rate are not for --follow",
+    ),
+    "end of a file": (
+        ["source", "{file}", "--to", "a", *PEER, "--until", "x"],
+        "arguments --from-oldest and --until are for --follow",
+    ),
     "long label": (["source", "x", "--to", "a", *PEER, "--label", "x" * 81], "argument --label: "),
     "nothing to do": (["worker"], "one of --handle and --setup is needed"),
     "no queue": (["worker", "--handle", "json:dumps"], '--handle: "json:dumps" is not of the form QUEUE=MODULE:FUN'),
