@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner
-from jsonschema import Draft202012Validator
 
-from tests.cli.launching import PATIENCE_S, ROOT, environment
+from tests.cli.launching import PATIENCE_S, environment
+from tests.cli.schema import validated
 from zmqrel.cli import main
-
-SCHEMA = json.loads((ROOT / "docs" / "cli.schema.json").read_text(encoding="utf-8"))
 
 
 def command(*arguments: object, stdin: str | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -39,17 +37,6 @@ def called(*arguments: object) -> subprocess.CompletedProcess[str]:
     if ended.exception is not None and not isinstance(ended.exception, SystemExit):
         raise ended.exception
     return subprocess.CompletedProcess(["zmqrel"], ended.exit_code, ended.stdout, ended.stderr)
-
-
-def validated(value: Any, name: str) -> Any:
-    """A value that is of this definition of the schema."""
-    schema = {"$ref": f"#/$defs/{name}", "$defs": SCHEMA["$defs"]}
-    errors = [
-        f"{'/'.join(map(str, error.absolute_path))}: {error.message}"
-        for error in Draft202012Validator(schema).iter_errors(value)
-    ]
-    assert not errors, errors
-    return value
 
 
 def objects(name: str, *arguments: object, status: int = 0, stdin: str | None = None) -> list[Any]:

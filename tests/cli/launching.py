@@ -13,6 +13,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from tests.cli.schema import validated
+
 ROOT = Path(__file__).resolve().parents[2]
 # Nothing is expected to take long; a machine under load may.
 PATIENCE_S = 60.0
@@ -43,7 +45,7 @@ class Launched:
         assert self.process.stdout is not None
         with self.process.stdout as lines:
             for line in lines:
-                self._coming.put(json.loads(line))
+                self._coming.put(validated(json.loads(line), "launched"))
         self._coming.put(None)
 
     def _listen(self) -> None:

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 import zmqrel
-from tests.cli.commands import called, command, objects, one, validated
+from tests.cli.commands import called, command, objects, one
 from tests.cli.launching import PATIENCE_S, environment
+from tests.cli.schema import validated
 
 
 class Listening:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.launching import PATIENCE_S, ROOT, Launched, environment, is_gone
+from tests.cli.schema import validated
 
 Launch = Callable[..., Launched]
 
@@ -294,6 +295,24 @@ def test_the_counts_of_nodes_are_shown(launch: Launch) -> None:
     assert run.end() == 0
 
 
+PEER = (
+    "import os, signal, threading, zmqrel\n"
+    "stop = threading.Event()\n"
+    "signal.signal(signal.SIGTERM, lambda *_: stop.set())\n"
+    "with zmqrel.Peer('a', os.environ['ZMQREL_STORE'], peers={'b': None}) as peer:\n"
+    "    peer.send_many('b', ['x'] * 3)\n"
+    "    stop.wait()\n"
+)
+
+
+def test_a_node_that_reports_nothing_is_asked(launch: Launch) -> None:
+    run = launch(node("a", PEER), "--every", "0.1")
+    while run.until("progress")["nodes"]["a"]["backlog"] != 3:
+        pass
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end() == 0
+
+
 def test_counts_of_an_earlier_run_are_not_added(launch: Launch, tmp_path: Path) -> None:
     for sent in (12, 0):
         run = launch(node("a", REPORT if sent else "pass"), "--data", str(tmp_path / "data"))
@@ -355,7 +374,7 @@ def test_check_shows_the_plan_and_makes_nothing(tmp_path: Path) -> None:
     ended = command(*checking)
     assert ended.returncode == 0, ended.stderr
     assert "a at tcp://127.0.0.1:7001, restart on-failure" in ended.stdout
-    described = json.loads(command(*checking, "--json").stdout)
+    described = validated(json.loads(command(*checking, "--json").stdout), "plan")
     assert described["nodes"]["a"]["command"][1:] == ["-c", "pass"]
     assert not (tmp_path / "data").exists()
 

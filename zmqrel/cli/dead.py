@@ -31,7 +31,7 @@ cannot be read, 2 used wrongly.
 _DAYS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"]
 
 
-@click.command(epilog=EPILOG)
+@click.command(short_help="Retry or purge dead letters.", epilog=EPILOG)
 @speech.directory
 @click.argument("action", type=click.Choice(["retry", "purge"]))
 @click.argument("message_ids", metavar="[ID]...", nargs=-1)

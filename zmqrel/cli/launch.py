@@ -64,7 +64,7 @@ def _settings(_context: click.Context, _parameter: click.Parameter, pairs: tuple
     return settings
 
 
-@click.command(epilog=EPILOG)
+@click.command(short_help="Start and watch the nodes of a topology.", epilog=EPILOG)
 @click.argument("topology", type=click.Path(path_type=Path))
 @click.option(
     "--input",

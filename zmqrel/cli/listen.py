@@ -30,7 +30,7 @@ to be had, 2 used wrongly.
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(short_help="Print the messages that come.", epilog=EPILOG)
 @click.argument("name")
 @click.option(
     "--bind", multiple=True, default=[ENDPOINT], show_default=True, metavar="ENDPOINT", help="Where; may be repeated."

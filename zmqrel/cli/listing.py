@@ -36,7 +36,7 @@ _AT_ONCE = 200
 """Lines that are lined up with each other."""
 
 
-@click.command(epilog=EPILOG)
+@click.command(short_help="List what lies in a store.", epilog=EPILOG)
 @speech.directory
 @click.argument("table", type=click.Choice(list(_KEYS)))
 @click.option("--queue", help="Only what is in this queue.")

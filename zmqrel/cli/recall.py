@@ -26,7 +26,7 @@ message is known, 2 used wrongly.
 _PAUSE_S = 0.05
 
 
-@click.command(epilog=EPILOG)
+@click.command(short_help="Take a message back.", epilog=EPILOG)
 @speech.directory
 @click.argument("message_id", metavar="ID")
 @click.option(

@@ -50,7 +50,7 @@ def _headers(_context: click.Context, _parameter: click.Parameter, pairs: tuple[
     return headers
 
 
-@click.command(epilog=EPILOG)
+@click.command(short_help="Send messages and wait for their outcomes.", epilog=EPILOG)
 @click.argument("to", metavar="PEER")
 @click.argument("bodies", metavar="[BODY]...", nargs=-1)
 @click.option("--at", "endpoint", metavar="ENDPOINT", help=f"Where PEER is.  [default: {ENDPOINT}]")

@@ -29,7 +29,7 @@ DONE_BY_SENDER = frozenset(("stored", "sent", "resent", "recalled", "expired", "
 Shape = dict[str, Any]
 
 
-@click.command(epilog=EPILOG)
+@click.command(short_help="Show the life of one message.", epilog=EPILOG)
 @speech.directory
 @click.argument("message_id", metavar="ID")
 @click.option(

@@ -33,7 +33,7 @@ _COUNTERS = (
 )
 
 
-@click.command(epilog=EPILOG)
+@click.command(short_help="Tell how a peer stands.", epilog=EPILOG)
 @speech.directory
 @speech.as_json
 @speech.mistakes_told
@@ -52,7 +52,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
     stats = found["stats"]
     how = f"running, process {found['pid']}" if found["running"] else f"not running, {_last(found['last_life'])}"
     lines = [f"{speech.escaped(found['peer']) or '(without a name)'}: {how}; store {speech.escaped(found['store'])}"]
-    lines += ["", *speech.columns(("in the store", ""), [(name, stats[name]) for name in _LEVELS])]
+    levels = [*((name, stats[name]) for name in _LEVELS), ("bytes on the disk", found["disk_bytes"])]
+    lines += ["", *speech.columns(("in the store", ""), levels)]
     if found["running"]:
         counted = [(name, stats[name]) for name in _COUNTERS if stats[name]]
         lines += ["", *speech.columns(("since it started", ""), counted or [("nothing", None)])]

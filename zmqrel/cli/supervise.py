@@ -79,7 +79,7 @@ class Child:
         self.node = node
         self.state = State.WAITING
         self.log = plan.data / "logs" / f"{node.name}.log"
-        self.counts = Counts(Path(node.environment["ZMQREL_STATUS_FILE"]))
+        self.counts = Counts(Path(node.environment["ZMQREL_STATUS_FILE"]), Path(node.environment["ZMQREL_STORE"]))
         self._directory = plan.directory
         self._reporter = reporter
         self._process: subprocess.Popen[bytes] | None = None

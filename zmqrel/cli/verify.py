@@ -29,7 +29,7 @@ Exit status: 0 the store is whole, 1 it is damaged, 2 used wrongly.
 Progress = Callable[[int, int], None]
 
 
-@click.command(epilog=EPILOG)
+@click.command(short_help="Check that a store is whole.", epilog=EPILOG)
 @speech.directory
 @speech.as_json
 @click.pass_context

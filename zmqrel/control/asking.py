@@ -12,7 +12,7 @@ from typing import Any
 
 import zmqrel.errors
 from zmqrel.control.asked import Asked, looked_at, opened
-from zmqrel.control.place import LENGTH, MOST_ANSWER_BYTES, VERSION, address_of, framed, unix_socket
+from zmqrel.control.place import LENGTH, MOST_ANSWER_BYTES, SOCKET, VERSION, address_of, framed, unix_socket
 from zmqrel.control.questions import answer
 from zmqrel.core.entries import BadRecord, unpack
 from zmqrel.errors import ConfigError, Error, StoreLocked
@@ -60,6 +60,17 @@ def _either(path: Path, stopped: Callable[[Path], AbstractContextManager[Asked]]
     return lambda question, **arguments: _over_socket(path, question, arguments)
 
 
+def glance(directory: Path, timeout_s: float) -> dict[str, int] | None:
+    """The figures of the peer of this store, and its `pid`; None if nobody answers within so many seconds."""
+    if not (directory / SOCKET).exists():
+        return None
+    try:
+        found = _over_socket(directory, "status", {}, timeout_s)
+    except Error:
+        return None
+    return {"pid": found["pid"], **found["stats"]}
+
+
 def is_served(directory: Path) -> bool:
     """Whether a peer listens at the control socket of this store. Raises ConfigError if it is another user's."""
     with unix_socket() as probe, address_of(directory) as address:
@@ -101,10 +112,10 @@ def _result(said: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _over_socket(directory: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def _over_socket(directory: Path, name: str, arguments: dict[str, Any], timeout_s: float = _ANSWER_S) -> dict[str, Any]:
     try:
         with unix_socket() as connection:
-            connection.settimeout(_ANSWER_S)
+            connection.settimeout(timeout_s)
             with address_of(directory) as address:
                 connection.connect(address)
             connection.sendall(framed(_question(name, arguments)))
