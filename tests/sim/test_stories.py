@@ -588,6 +588,21 @@ def test_a_crash_in_the_handler_is_redelivered_and_said() -> None:
     assert [(d.body, d.attempt, d.redelivered) for d in seen.deliveries] == [(0, 2, True), (1, 1, False), (2, 1, False)]
 
 
+def test_an_idle_peer_wakes_for_heartbeats_only() -> None:
+    network = pair(heartbeat_s=1)
+    network.handler("bank", "default", Seen())
+    receipt = network.send("shop", "bank", 1)
+    assert settled(network, [receipt])
+    network.advance(5)
+    turns: list[str] = []
+    commits = [peer.disk.commits for peer in network.peers.values()]
+    network.watch(lambda what, *details: turns.append(details[0]) if what == "turn" else None)
+    network.advance(100)
+    # Each sends a PING and answers one, in one second.
+    assert all(turns.count(name) <= 100 * 4 for name in network.peers)
+    assert [peer.disk.commits for peer in network.peers.values()] == commits
+
+
 def test_power_loss_makes_all_rows_redelivered() -> None:
     network, seen = pair(), Seen()
     network.handler("bank", "default", seen, duration=1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
+from heapq import heappop, heappush
 from time import monotonic
 
 from zmqrel.core.commands import Send
@@ -18,7 +19,10 @@ class WaitingSends:
         self._most_bytes = most_bytes
         self._give_up_at: dict[int, float] = {}
         """By identity of the send, monotonic seconds: from when it is queued until it is answered."""
-        self._waiting: deque[tuple[Send, OutboxFull]] = deque()
+        self._waiting: OrderedDict[int, tuple[Send, OutboxFull]] = OrderedDict()
+        """By identity too, in order."""
+        self._by_time: list[tuple[float, int, Send]] = []
+        """A heap, so that no turn looks at all who wait; those that do not any more are left in it until their time."""
 
     def expect(self, send: Send, timeout_s: float) -> None:
         """This send, which is about to be queued, may wait so long."""
@@ -29,12 +33,13 @@ class WaitingSends:
         give_up_at = self._give_up_at.get(id(send))
         if give_up_at is None or give_up_at <= monotonic():
             return False
-        self._waiting.append((send, refusal))
+        self._waiting[id(send)] = send, refusal
+        heappush(self._by_time, (give_up_at, id(send), send))
         return True
 
     def queue_behind(self, send: Send) -> bool:
         """Let a new send wait behind others that do, so that it does not overtake them. False if none do."""
-        return bool(self._waiting) and self.keep(send, self._waiting[-1][1])
+        return bool(self._waiting) and self.keep(send, next(reversed(self._waiting.values()))[1])
 
     def answered(self, send: Send) -> None:
         """It was accepted, or refused for good."""
@@ -44,24 +49,29 @@ class WaitingSends:
         """Those that now have room in an outbox of so many messages and bytes, in order."""
         taken = []
         while self._waiting:
-            send = self._waiting[0][0]
+            send = next(iter(self._waiting.values()))[0]
             messages += len(send.records)
             size += sum(map(len, send.records))
             if messages > self._most_messages or size > self._most_bytes:
                 break
-            taken.append(self._waiting.popleft()[0])
+            del self._waiting[id(send)]
+            taken.append(send)
         return taken
 
     def give_up(self) -> list[tuple[Send, OutboxFull]]:
         """Those that have waited long enough, and what refused them."""
         now = monotonic()
-        over = [item for item in self._waiting if self._give_up_at[id(item[0])] <= now]
-        if over:
-            self._waiting = deque(item for item in self._waiting if self._give_up_at[id(item[0])] > now)
+        over = []
+        while self._by_time and self._by_time[0][0] <= now:
+            _, identity, _ = heappop(self._by_time)
+            item = self._waiting.pop(identity, None)
+            if item is not None:
+                over.append(item)
         return over
 
     def timeout_s(self) -> float | None:
-        """Until the next one gives up; None if none waits."""
+        """Until the next one may give up; None if none waits."""
         if not self._waiting:
+            self._by_time.clear()
             return None
-        return max(0.0, min(self._give_up_at[id(send)] for send, _ in self._waiting) - monotonic())
+        return max(0.0, self._by_time[0][0] - monotonic())
