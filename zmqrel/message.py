@@ -25,6 +25,8 @@ class Recalls(Protocol):
 
     def _to_datetime(self, store_us: int) -> datetime: ...
 
+    def _check_fork(self) -> None: ...
+
     def _call_back(self, function: Callable[[Receipt], object], receipt: Receipt) -> None: ...
 
 
@@ -136,10 +138,10 @@ class Receipt:
 
     def wait(self, timeout: Duration | None = None) -> Outcome:
         """Wait for the outcome. Raises TimeoutError after `timeout` seconds, and what refused a `send_nowait`."""
+        timeout_s = seconds_or_none(timeout)
         ended = self._ended
         if ended is None:
-            timeout_s = seconds_or_none(timeout)
-            if not self._ticket.wait(lambda: self._ended is not None, timeout_s):
+            if not self._wait(lambda: self._ended is not None, timeout_s):
                 raise TimeoutError(f"no outcome of {self!r} within {timeout_s:g} s; it stays in force")
             ended = self._ended
             assert ended is not None
@@ -154,7 +156,7 @@ class Receipt:
     def wait_stored(self, timeout: Duration | None = None) -> None:
         """Wait until it is committed to the outbox. Raises TimeoutError, or what refused it."""
         timeout_s = seconds_or_none(timeout)
-        if not self._ticket.wait(lambda: self._ticket.lane is not None, timeout_s):
+        if not self._wait(lambda: self._ticket.lane is not None, timeout_s):
             raise TimeoutError(f"{self!r} was not stored within {timeout_s:g} s")
 
     def wait_received(self, timeout: Duration | None = None) -> bool:
@@ -164,10 +166,14 @@ class Receipt:
         def decided() -> bool:
             return self._ended is not None or self._was_received()
 
-        if not self._ticket.wait(decided, timeout_s):
+        if not self._wait(decided, timeout_s):
             raise TimeoutError(f"{self!r} was not received within {timeout_s:g} s; it stays in force")
         ended = self._ended
         return self._was_received() if ended is None else bool(ended.attempts or self._was_received())
+
+    def _wait(self, reached: Callable[[], bool], timeout_s: float | None) -> bool:
+        self._peer._check_fork()  # in a child nothing would ever come
+        return self._ticket.wait(reached, timeout_s)
 
     def _was_received(self) -> bool:
         place = self._ticket.place(self._index)
@@ -232,7 +238,7 @@ class Recall:
 
     def wait(self, timeout: Duration | None = None) -> Verdict:
         """Wait until the verdict is known; PENDING after `timeout` seconds."""
-        self._receipt._ticket.wait(lambda: self.verdict is not Verdict.PENDING, seconds_or_none(timeout))
+        self._receipt._wait(lambda: self.verdict is not Verdict.PENDING, seconds_or_none(timeout))
         return self.verdict
 
     def refresh(self) -> Verdict:

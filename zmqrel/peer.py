@@ -234,6 +234,8 @@ class Peer:
         until it is started again. What was committed is in its store.
         """
         timeout_s = duration_s("timeout", timeout)
+        if not isinstance(drain, bool):
+            raise ConfigError.of("drain", "True or False", drain)
         self._check_fork()
         loop = self._loop
         if loop is None:
@@ -370,6 +372,7 @@ class Peer:
     def flush(self, timeout: Duration | None = None) -> None:
         """Wait until everything sent so far is committed. Raises TimeoutError, and what refused a `send_nowait`."""
         timeout_s = None if timeout is None else duration_s("timeout", timeout)
+        self._check_fork()
         with self._flush_guard:
             waiting, self._unflushed, self._kept_unflushed = self._unflushed, [], 0
         give_up_at = None if timeout_s is None else monotonic() + timeout_s
@@ -726,6 +729,7 @@ class Peer:
         def register(function: Callable[[Receipt], _R]) -> Callable[[Receipt], _R]:
             if not callable(function):
                 raise ConfigError.of("on_outcome", "a callable that takes a Receipt", function)
+            self._check_fork()
             if self._loop is not None:
                 raise ConfigError(f"on_outcome: peer {self.name!r} runs already; register before it is started")
 

@@ -48,6 +48,7 @@ def _completed(waited: list[Receipt], timeout_s: float | None, give_up_at: float
         for receipt in waited:
             watcher: Watcher = partial(_put, done, receipt)
             watchers.append((receipt, watcher))
+            receipt._peer._check_fork()
             receipt._ticket.watch(receipt._index, watcher)
         for position in range(len(waited)):
             try:

@@ -330,36 +330,95 @@ def test_other_bad_calls() -> None:
         assert shop.stats()["outbox_messages"] == 1
 
 
-def test_in_a_forked_child(local: Net) -> None:
-    shop = local.sender()
-    receipt = shop.send("billing", 1)
+def in_a_child(action: Callable[[], str]) -> str:
+    """What `action` returned in a forked child."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
-        answer = b"nothing was raised"
+        answer = "nothing was said"
         try:
-            for call in (
-                lambda: shop.send("billing", 1),
-                lambda: shop.receive(timeout=0),
-                lambda: shop.recall(receipt),
-                shop.stats,
-                shop.close,
-            ):
-                try:
-                    call()
-                except zmqrel.ForkedPeer as error:
-                    answer = str(error).encode()
-                else:
-                    answer = b"a call was let through"
-                    break
+            answer = action()
         finally:
-            os.write(write_end, answer)
+            os.write(write_end, answer.encode())
             os._exit(0)
     os.close(write_end)
     with os.fdopen(read_end) as answers:
-        assert "shop" in answers.read()
+        said = answers.read()
     os.waitpid(child, 0)
-    assert receipt.recall(timeout=LIMIT_S).verdict is zmqrel.Verdict.RECALLED
+    return said
+
+
+def test_in_a_forked_child_every_call_says_so_and_the_parent_goes_on(local: Net) -> None:
+    billing = local.receiver().start()
+    shop = local.sender()
+    waiting = shop.send("billing", "late", delay=3600)
+    held = shop.send("billing", "held")
+    message = billing.receive(timeout=LIMIT_S)
+    assert message is not None
+    recall = zmqrel.Recall(waiting)
+    listing = shop.outbox()
+    calls: dict[str, Callable[[], object]] = {
+        "start": shop.start,
+        "close": shop.close,
+        "connect": lambda: shop.connect("x", None),
+        "disconnect": lambda: shop.disconnect("billing"),
+        "forget": lambda: shop.forget("billing"),
+        "send": lambda: shop.send("billing", 1),
+        "send_nowait": lambda: shop.send_nowait("billing", 1),
+        "send_many": lambda: shop.send_many("billing", [1]),
+        "flush": shop.flush,
+        "recall": lambda: shop.recall(waiting),
+        "recall_where": lambda: shop.recall_where(all=True),
+        "receipt": lambda: shop.receipt(waiting.id),
+        "find": lambda: shop.find(waiting.id),
+        "handler": lambda: shop.handler()(Got()),
+        "on_outcome": lambda: shop.on_outcome()(Got()),  # type: ignore[arg-type]
+        "receive": lambda: shop.receive(timeout=0),
+        "messages": shop.messages,
+        "outbox": shop.outbox,
+        "inbox": shop.inbox,
+        "dead_letters": shop.dead_letters,
+        "next": lambda: next(listing),
+        "stats": shop.stats,
+        "endpoints": lambda: shop.endpoints,
+        "wait": waiting.wait,
+        "result": waiting.result,
+        "wait_received": waiting.wait_received,
+        "receipt.recall": waiting.recall,
+        "recall.wait": recall.wait,
+        "callback": lambda: waiting.add_done_callback(Got()),  # type: ignore[arg-type]
+        "wait_all": lambda: zmqrel.wait_all([waiting]),
+        "as_completed": lambda: list(zmqrel.as_completed([waiting])),
+        "ack": message.ack,
+    }
+
+    def all_are_refused() -> str:
+        for name, call in calls.items():
+            try:
+                call()
+            except zmqrel.ForkedPeer:
+                continue
+            except BaseException as error:
+                return f"{name} raised {error!r}"
+            return f"{name} was let through"
+        return "all were refused"
+
+    assert in_a_child(all_are_refused) == "all were refused"
+    message.ack()
+    assert held.wait(LIMIT_S) is zmqrel.Outcome.HANDLED
+    assert waiting.recall(timeout=LIMIT_S).verdict is zmqrel.Verdict.RECALLED
+
+
+def test_a_forked_child_makes_peers_of_its_own(local: Net) -> None:
+    shop = local.sender()
+
+    def another_peer() -> str:
+        with Peer("other", zmqrel.MEMORY, peers={"billing": None}) as other:
+            receipt = other.send("billing", 1)
+            return other.recall(receipt, timeout=LIMIT_S).verdict.name
+
+    assert in_a_child(another_peer) == "RECALLED"
+    assert shop.stats()["accepted"] == 0
 
 
 # ------------------------------------------------------------------------------------------- stores and endpoints

@@ -9,6 +9,7 @@ load by themselves, and a single small send does not wait for company.
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 from collections import deque
@@ -48,6 +49,20 @@ _FAREWELL_S = 0.5
 """How long a closing peer waits until others have taken what they should know, settlements above all."""
 _LEAST_FRAME_BYTES = 4 << 20
 _HEADER_ROOM_BYTES = 1 << 20
+
+
+class _Forks:
+    """How often this process is a fork of one in which peers may have run: their threads are not in it."""
+
+    count = 0
+
+    @classmethod
+    def add(cls) -> None:
+        """Called in each new child."""
+        cls.count += 1
+
+
+os.register_at_fork(after_in_child=_Forks.add)
 
 
 class Call:
@@ -114,6 +129,7 @@ class Loop:
         self.shrinks = 0
         """How many turns have left the outbox with fewer messages or bytes than the turn before."""
         self.final_stats: dict[str, int] = {}
+        self._forks = _Forks.count
         self._stopping = False
         self._leaving = False
         self._closed = False
@@ -261,6 +277,11 @@ class Loop:
     def closed(self) -> bool:
         """True once nothing is taken any more."""
         return self._closed
+
+    @property
+    def forked(self) -> bool:
+        """True in a child of the process that it runs in."""
+        return self._forks != _Forks.count
 
     def check(self) -> None:
         """Raise PeerClosed if the loop has failed."""

@@ -14,7 +14,7 @@ from time import monotonic
 
 from zmqrel.core.buffer import HANDLED, Buffer, Failed, Result, Row
 from zmqrel.core.rows import Policy
-from zmqrel.errors import PeerClosed, StoreDamaged, StoreFull
+from zmqrel.errors import ForkedPeer, PeerClosed, StoreDamaged, StoreFull
 from zmqrel.message import Handler, Message, result_of
 from zmqrel.runtime.loop import Loop
 
@@ -179,7 +179,11 @@ class Consumer:
         return None
 
     def finish(self, row: Row, result: Result) -> None:
-        """A message was settled. Raises PeerClosed if that cannot be kept any more."""
+        """A message was settled. Raises PeerClosed if that cannot be kept any more, ForkedPeer in a child."""
+        if self._loop.forked:
+            raise ForkedPeer(
+                f"the message belongs to peer {self._loop.name!r} of the process that this one forked from"
+            )
         if self._loop.closed:
             raise self._loop.refusal("the message is handed over again in its next life")
         self._buffer.finish(row, result)
