@@ -101,7 +101,9 @@ def taken(buffer: Buffer, row: Row) -> bool:
 
 
 def cleared(buffer: Buffer, row: Row) -> bool:
-    return row in buffer.clear()
+    before = row.place
+    buffer.clear()
+    return len(buffer) == 0 and row.place is not before
 
 
 def asked(buffer: Buffer, row: Row) -> bool:

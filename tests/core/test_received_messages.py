@@ -652,6 +652,7 @@ def test_a_result_for_a_row_that_nobody_waits_for_only_frees_its_slot() -> None:
     puppet.data(1, *plain(host, b"1", b"2"))
     plain_row, failed = host.take(), host.take()
     for row in (plain_row, failed):
+        host.engine._inbox.claims.find(row.lane, row.seq)
         row.lane.rows.pop(row.seq)
     host.buffers["work"].finish(plain_row, Handled())
     host.finish(failed, Failed("oops"))

@@ -66,6 +66,9 @@ class Row:
     withdrawn: Cause | None = None
     overdue_us = 0
     """When its handler's time limit is over, 0 without one."""
+    span: Span | None = None
+    """The span that it was handed over from, unless that was broken up."""
+    messages = 1
 
     def __init__(self, lane: InLane, seq: int, order_us: int, record: bytes) -> None:
         self.lane = lane
@@ -75,6 +78,11 @@ class Row:
         self.record = record
         self.queue = lane.queue
         self.place = Place.AHEAD
+
+    @property
+    def size(self) -> int:
+        """Bytes of the record."""
+        return len(self.record)
 
     @property
     def is_plain(self) -> bool:
@@ -113,6 +121,63 @@ class Row:
         """True after the deadline; a message is live at exactly its deadline."""
         deadline_us = self.local_deadline_us()
         return deadline_us is not None and now_us > deadline_us
+
+
+class Span:
+    """Neighbours of one lane that have nothing but their records, and have one time of readiness.
+
+    It stands for their Rows, which are made when they are handed over: so what is received, handed over and
+    acknowledged in order is never looked at one by one by the loop. Whoever needs one of its rows by itself has it
+    broken up (`Claims.find`).
+    """
+
+    __slots__ = ("first", "lane", "order_us", "place", "records", "settled", "size", "taken")
+
+    def __init__(self, lane: InLane, first: int, order_us: int, records: list[bytes]) -> None:
+        self.lane = lane
+        self.first = first
+        self.order_us = order_us
+        self.records = records
+        self.size = sum(map(len, records))
+        self.taken: list[Row] = []
+        """Rows that were handed over: the first ones, in order."""
+        self.settled = 0
+        """How many of these have ended."""
+        self.place = Place.AHEAD
+
+    @property
+    def messages(self) -> int:
+        """How many messages it stands for, those included that were handed over."""
+        return len(self.records)
+
+    @property
+    def last(self) -> int:
+        """The number of the last one."""
+        return self.first + len(self.records) - 1
+
+    def next(self) -> Row:
+        """The next row to be handed over."""
+        at = len(self.taken)
+        row = Row(self.lane, self.first + at, self.order_us, self.records[at])
+        row.span = self
+        return row
+
+    def rest(self) -> list[Row]:
+        """Rows of those that were not handed over, to stand where the span stood."""
+        rows = [
+            Row(self.lane, seq, self.order_us, record)
+            for seq, record in enumerate(self.records[len(self.taken) :], self.first + len(self.taken))
+        ]
+        for row in rows:
+            row.place = self.place
+        return rows
+
+    def cut(self, count: int) -> Span:
+        """Keep the first `count` of a span of which nothing was handed over; returns the others."""
+        others = Span(self.lane, self.first + count, self.order_us, self.records[count:])
+        self.records = self.records[:count]
+        self.size -= others.size
+        return others
 
 
 class Handled(NamedTuple):
@@ -180,6 +245,7 @@ class Buffer:
         "_rows",
         "_running",
         "_size",
+        "_waiting",
         "_wake",
         "capacity",
         "more",
@@ -214,7 +280,9 @@ class Buffer:
         handler does not wait for the loop, and falls back to `prefetch` for a slow one."""
         self.taken = 0
         self.time_limit_us = time_limit_us
-        self._rows: deque[Row] = deque()
+        self._rows: deque[Row | Span] = deque()
+        self._waiting = 0
+        """How many messages they are."""
         self._done: deque[tuple[Row, Result]] = deque()
         self._running: dict[int, Row] = {}
         """By slot."""
@@ -233,7 +301,7 @@ class Buffer:
     @property
     def has_room(self) -> bool:
         """True if rows may be claimed now."""
-        return not self._closed and len(self._rows) < self.capacity and self.room_bytes() > 0
+        return not self._closed and self._waiting < self.capacity and self.room_bytes() > 0
 
     def room(self) -> int:
         """How many rows to claim now. Ask once for each claim: the capacity follows what was taken since."""
@@ -242,19 +310,34 @@ class Buffer:
         if self.taken:
             self.capacity = min(self.MOST_CLAIMED, max(self.prefetch, 2 * self.taken, self.capacity // 2))
             self.taken = 0
-        return self.capacity - len(self._rows)
+        return self.capacity - self._waiting
 
     def room_bytes(self) -> int:
         """How many bytes of rows to claim now: up to the row that passes this."""
         return self.MOST_CLAIMED_BYTES - self._size
 
-    def offer(self, rows: list[Row]) -> None:
+    def offer(self, rows: list[Row | Span]) -> None:
         """Claimed rows, after the commit that stored them."""
         with self._lock:
             if not self._closed:
                 self._rows.extend(rows)
-                self._size += sum([len(row.record) for row in rows])
-                self._notify(len(rows))
+                self._size += sum([row.size for row in rows])
+                messages = sum([row.messages for row in rows])
+                self._waiting += messages
+                self._notify(messages)
+
+    def break_up(self, span: Span) -> list[Row]:
+        """Let rows take the place of what is left of a span that was offered; returns them."""
+        with self._lock:
+            rows = span.rest()
+            if span in self._rows:
+                at = self._rows.index(span)
+                del self._rows[at]
+                self._rows.rotate(-at)
+                self._rows.extendleft(reversed(rows))
+                self._rows.rotate(at)
+            span.place = Place.GONE
+            return rows
 
     def withdraw(self, row: Row) -> bool:
         """Take a claimed row back. False if a worker has it, or had it."""
@@ -277,18 +360,17 @@ class Buffer:
         """Hand over nothing more."""
         with self._lock:
             self._rows.clear()
-            self._size = 0
+            self._size = self._waiting = 0
             self._closed = True
 
-    def clear(self) -> list[Row]:
-        """Forget claimed rows; the core is loaded anew. Returns them."""
+    def clear(self) -> None:
+        """Forget claimed rows; the core is loaded anew."""
         with self._lock:
-            rows = [row for row in self._rows if row.place is Place.CLAIMED]
-            for row in rows:
-                row.place = Place.GONE
+            for row in self._rows:
+                if row.place is Place.CLAIMED:
+                    row.place = Place.GONE
             self._rows.clear()
-            self._size = 0
-            return rows
+            self._size = self._waiting = 0
 
     def handed_over(self) -> list[Row]:
         """Rows that workers have, or had and whose results were not collected."""
@@ -302,7 +384,7 @@ class Buffer:
         return bool(self._done)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._waiting
 
     # -------------------------------------------------------------------------------------- the workers' side
 
@@ -312,10 +394,29 @@ class Buffer:
         A row whose deadline has passed is not handed over: the loop settles it.
         """
         with self._lock:
+            if self._rows and type(self._rows[0]) is Span:
+                return self._hand_over_next(self._rows[0], now_us)
             row = self._next(now_us)
             if row is not None:
                 self._hand_over(row, now_us)
             return row
+
+    def _hand_over_next(self, span: Span, now_us: int) -> Row:
+        """`_next_of` and `_hand_over` in one, for it is where most messages pass."""
+        at = len(span.taken)
+        seq = span.first + at
+        slot = self._in_hand.take(span.lane.no, seq, 1)
+        row = Row(span.lane, seq, span.order_us, span.records[at])
+        row.span = span
+        row.slot = slot
+        row.attempts = 1
+        row.handed_us = now_us
+        row.place = Place.RUNNING
+        if self.time_limit_us:
+            row.overdue_us = now_us + self.time_limit_us
+        self._running[slot] = row
+        self._took_of(span, row)
+        return row
 
     def ask(self, now_us: int) -> Row | None:
         """The next row, to ask whether it is to be handed over; `admit` or `refuse` follows. Until then it can be
@@ -351,8 +452,11 @@ class Buffer:
 
     def _next(self, now_us: int) -> Row | None:
         """Take the next row out, with a slot that says so."""
-        while self._rows:
-            row = self._rows[0]
+        rows = self._rows
+        while rows:
+            row = rows[0]
+            if isinstance(row, Span):
+                return self._next_of(row)
             if row.place is Place.CLAIMED and not row.expired(now_us):
                 # First the slot, for it may raise StoreFull: then the row stays where it is.
                 row.slot = self._in_hand.take(row.lane.no, row.seq, row.attempts + 1)
@@ -365,9 +469,26 @@ class Buffer:
                 self._done.append((row, EXPIRED))
         return None
 
+    def _next_of(self, span: Span) -> Row:
+        row = span.next()
+        row.slot = self._in_hand.take(row.lane.no, row.seq, 1)
+        self._running[row.slot] = row
+        self._took_of(span, row)
+        return row
+
+    def _took_of(self, span: Span, row: Row) -> None:
+        span.taken.append(row)
+        if row.seq == span.last:
+            self._drop_first(row)
+            return
+        self._size -= len(row.record)
+        self._waiting -= 1
+        self.taken += 1
+
     def _drop_first(self, row: Row) -> None:
         self._rows.popleft()
         self._size -= len(row.record)
+        self._waiting -= 1
         self.taken += 1
         if self.more and not self._rows:
             # Other workers may be idle: the loop is not to wait until this row is through.

@@ -13,9 +13,11 @@ from heapq import heapify, heappop, heappush, heapreplace
 from typing import TYPE_CHECKING, cast
 
 from zmqrel.core import tables
-from zmqrel.core.buffer import Buffer, Place, Row
+from zmqrel.core.buffer import Buffer, Place, Row, Span
+from zmqrel.core.entries import verify_all
 from zmqrel.core.lane import DATA, LOCAL, InLane
-from zmqrel.core.rows import NEVER, Policy, Queue, Rows, decode_state
+from zmqrel.core.rows import NEVER, Policy, Queue, Rows, RowState, decode_state
+from zmqrel.core.runs import Entry, Piece
 from zmqrel.core.shared import Shared
 
 if TYPE_CHECKING:
@@ -71,17 +73,48 @@ class Claims:
         queue.policy = policy
         queue.examine = True
 
-    def look_ahead(self, queue: Queue, lane: InLane, rows: list[Row], size: int) -> None:
-        """Spare reading rows back that will be looked at next; only if all before them are in memory."""
-        if lane.scan_seq != lane.floor + 1 or len(lane.head) + len(rows) > _MOST_AHEAD:
+    def look_ahead(self, queue: Queue, lane: InLane, rows: list[Row] | list[Span], last: int, size: int) -> None:
+        """Spare reading back what comes next, up to the number `last`; only if all before it is in memory."""
+        messages = sum([row.messages for row in (*lane.head, *rows)])
+        if lane.scan_seq != lane.floor + 1 or messages > _MOST_AHEAD:
             return
         if lane.head and lane.head_bytes + size > _MOST_AHEAD_BYTES:
             return
-        lane.head.extend(rows)
-        lane.head_bytes += size
-        lane.rows.update((row.seq, row) for row in rows)
-        lane.scan_seq = rows[-1].seq + 1
+        for row in rows:
+            _hold(lane, row)
+        lane.scan_seq = last + 1
         self._activate(queue, lane)
+
+    def find(self, lane: InLane, seq: int) -> Row | None:
+        """The row with this number if it is in memory; the span that it is in is broken up."""
+        for span in lane.spans:
+            if span.first <= seq <= span.last:
+                self.break_up(span)
+                break
+        return lane.rows.get(seq)
+
+    def break_up(self, span: Span) -> None:
+        """Let each of a span's rows stand by itself, as far as it has not ended."""
+        lane = span.lane
+        lane.spans.remove(span)
+        for row in span.taken:
+            if row.place is not Place.GONE:
+                row.span = None
+                lane.rows[row.seq] = row
+        if span.place is Place.CLAIMED:
+            rows = cast(Buffer, self._rows.queue(lane.queue).buffer).break_up(span)
+            for _, offered in self._shared.effects.offers:
+                if span in offered:
+                    at = offered.index(span)
+                    offered[at : at + 1] = rows
+        else:
+            rows = span.rest()
+            at = lane.head.index(span)
+            lane.head.rotate(-at)
+            lane.head.popleft()
+            lane.head.extendleft(reversed(rows))
+            lane.head.rotate(at)
+        lane.rows.update((row.seq, row) for row in rows)
 
     # ------------------------------------------------------------------------------------------------------ claiming
 
@@ -97,16 +130,17 @@ class Claims:
 
     def _claim_queue(self, queue: Queue, buffer: Buffer) -> None:
         room, room_bytes = buffer.room(), buffer.room_bytes()
-        rows: list[Row] = []
+        rows: list[Row | Span] = []
         examined = 0
-        while len(rows) < room and room_bytes > 0 and examined < _EXAMINED_PER_TURN:
+        while room > 0 and room_bytes > 0 and examined < _EXAMINED_PER_TURN:
             lane = self._only_source(queue)
             if lane is not None:
-                looked_at, size = self._claim_ahead(queue, lane, rows, room, room_bytes)
-                examined += looked_at
-                room_bytes -= size
+                before = len(rows)
+                examined += self._claim_ahead(queue, lane, rows, room, room_bytes)
+                room -= sum([row.messages for row in rows[before:]])
+                room_bytes -= sum([row.size for row in rows[before:]])
                 continue
-            row = self._next_row(queue)
+            row = self._next_row(queue, room)
             examined += 1
             if row is None:
                 queue.examine = False
@@ -114,7 +148,8 @@ class Claims:
             if self._claimable(queue, row):
                 row.place = Place.CLAIMED
                 rows.append(row)
-                room_bytes -= len(row.record)
+                room -= row.messages
+                room_bytes -= row.size
         buffer.more = queue.examine
         if rows:
             self._shared.effects.offers.append((buffer, rows))
@@ -127,26 +162,24 @@ class Claims:
             return None
         return self._shared.in_lanes[queue.heap[0][1]]
 
-    def _claim_ahead(self, queue: Queue, lane: InLane, rows: list[Row], room: int, room_bytes: int) -> tuple[int, int]:
+    def _claim_ahead(self, queue: Queue, lane: InLane, rows: list[Row | Span], room: int, room_bytes: int) -> int:
         """Claim what lies ahead of one lane into `rows`, up to `room`, and to the row that passes `room_bytes`.
 
-        Returns how many rows were looked at, and the bytes of what was claimed.
+        Returns how much was looked at.
         """
         head = lane.head
         channel = self._channels.get(lane.peer)
         may_claim = channel is None or not channel.awaits_state
-        examined = passed_bytes = claimed_bytes = 0
-        while head and len(rows) < room and claimed_bytes < room_bytes:
-            row = head.popleft()
-            size = len(row.record)
+        examined = 0
+        while head and room > 0 and room_bytes > 0:
+            row = _first(lane, room)
             examined += 1
-            passed_bytes += size
-            plain = may_claim and row.place is Place.AHEAD and row.key is None and row.clock is None
-            if plain or self._claimable(queue, row):
+            simple = isinstance(row, Span) or (row.key is None and row.clock is None)
+            if (simple and may_claim and row.place is Place.AHEAD) or self._claimable(queue, row):
                 row.place = Place.CLAIMED
                 rows.append(row)
-                claimed_bytes += size
-        lane.head_bytes -= passed_bytes
+                room -= row.messages
+                room_bytes -= row.size
         if not head:
             self._refill(lane)
         if head:
@@ -154,7 +187,7 @@ class Claims:
         else:
             queue.heap.clear()
             queue.active.discard(lane.no)
-        return examined, claimed_bytes
+        return examined
 
     @property
     def unexamined(self) -> bool:
@@ -168,31 +201,39 @@ class Claims:
             for queue in self._rows.queues.values()
         )
 
-    def _claimable(self, queue: Queue, row: Row) -> bool:
+    def _claimable(self, queue: Queue, row: Row | Span) -> bool:
         if row.place is not Place.AHEAD:
             return False
         if self._may_not_be_judged(row):
             queue.passed = True
             self.pass_over(row)
             return False
-        if row.key is not None and not self._rows.is_first_of_key(queue, row):
+        if isinstance(row, Row) and row.key is not None and not self._rows.is_first_of_key(queue, row):
             self.pass_over(row)
             return False
         return True
 
-    def _may_not_be_judged(self, row: Row) -> bool:
+    def _may_not_be_judged(self, row: Row | Span) -> bool:
         """True while its sender's STATE, or its sender's clock, has to be known first."""
         channel = self._channels.get(row.lane.peer)
-        return (channel is not None and channel.awaits_state) or (row.clock is not None and row.clock.offset_us is None)
+        if channel is not None and channel.awaits_state:
+            return True
+        return isinstance(row, Row) and row.clock is not None and row.clock.offset_us is None
 
     @staticmethod
-    def pass_over(row: Row) -> None:
+    def pass_over(row: Row | Span) -> None:
         """Leave a row that was looked at; it is read again when its time comes."""
         row.place = Place.GONE
-        row.lane.rows.pop(row.seq, None)
+        if isinstance(row, Span):
+            row.lane.spans.remove(row)
+        else:
+            row.lane.rows.pop(row.seq, None)
 
-    def _next_row(self, queue: Queue) -> Row | None:
-        """The next row to look at: the earliest of the lanes' rows ahead, waiting rows and promoted rows."""
+    def _next_row(self, queue: Queue, room: int) -> Row | Span | None:
+        """The next row, or span of at most `room`, to look at.
+
+        It is the earliest of the lanes' rows ahead, waiting rows and promoted rows.
+        """
         while True:
             self._read_waiting(queue)
             natural = queue.heap[0] if queue.heap else (NEVER, 0)
@@ -201,7 +242,7 @@ class Claims:
             if natural[0] <= waiting[0] and natural[0] <= promoted[0]:
                 if natural[0] == NEVER:
                     return None
-                return self._pop_ahead(queue)
+                return self._pop_ahead(queue, room)
             _, lane_no, seq = queue.waiting.popleft() if waiting[0] < promoted[0] else heappop(queue.promoted)
             lane = self._shared.in_lanes.get(lane_no)
             if lane is None or seq in lane.rows:
@@ -212,10 +253,9 @@ class Claims:
                 lane.rows[seq] = row
                 return row
 
-    def _pop_ahead(self, queue: Queue) -> Row:
+    def _pop_ahead(self, queue: Queue, room: int) -> Row | Span:
         lane = self._shared.in_lanes[queue.heap[0][1]]
-        row = lane.head.popleft()
-        lane.head_bytes -= len(row.record)
+        row = _first(lane, room)
         if not lane.head:
             self._refill(lane)
         if lane.head:
@@ -238,28 +278,33 @@ class Claims:
     def _refill(self, lane: InLane) -> None:
         """Read rows ahead from the store."""
         while not lane.head and lane.scan_seq <= lane.floor:
-            found, all_of_them = self._shared.inbox_runs.read(
+            pieces, all_of_them = self._shared.inbox_runs.read_pieces(
                 lane.no, lane.scan_seq, lane.floor, _ROWS_AT_ONCE, _AHEAD_BYTES
             )
-            if not found:
+            if not pieces:
                 lane.scan_seq = lane.floor + 1
                 return
-            first, last = found[0].seq, found[-1].seq
+            first, last = pieces[0].first, pieces[-1].last
             lane.scan_seq = lane.floor + 1 if all_of_them else last + 1
             state_bounds = tables.lane_bounds(tables.ROW_STATE, lane.no, first, last)
             states = {
                 tables.split_lane_seq(key)[1]: decode_state(value)
-                for key, value in self._shared.journal.scan(*state_bounds, len(found))
+                for key, value in self._shared.journal.scan(*state_bounds, last - first + 1)
             }
-            for entry in found:
-                state = states.get(entry.seq)
-                if entry.seq in lane.rows or (state is not None and state.waiting_at_us):
-                    continue
-                row = self._rows.make(lane, entry, state)
-                if row is not None:
-                    lane.head.append(row)
-                    lane.head_bytes += len(row.record)
-                    lane.rows[entry.seq] = row
+            for piece in pieces:
+                if piece.plain and not states and not lane.rows and verify_all(piece.records):
+                    _hold(lane, Span(lane, piece.first, piece.order_us, piece.records))
+                else:
+                    self._refill_singly(lane, piece, states)
+
+    def _refill_singly(self, lane: InLane, piece: Piece, states: dict[int, RowState]) -> None:
+        for seq, record in enumerate(piece.records, piece.first):
+            state = states.get(seq)
+            if seq in lane.rows or (state is not None and state.waiting_at_us):
+                continue
+            row = self._rows.make(lane, Entry(seq, piece.order_us, record), state)
+            if row is not None:
+                _hold(lane, row)
 
     def _read_waiting(self, queue: Queue) -> None:
         now_us = self._shared.now.store_us
@@ -308,6 +353,8 @@ class Claims:
                     self.pass_over(row)
             lane.head.clear()
             lane.head_bytes = 0
+            for span in list(lane.spans):  # what is read again from the start has to miss them one by one
+                self.break_up(span)
             lane.scan_seq = 1
             self._activate(queue, lane)
 
@@ -340,6 +387,8 @@ class Claims:
         for lane in self._shared.in_lanes.values():
             if lane.peer != peer:
                 continue
+            for span in list(lane.spans):
+                self.break_up(span)
             for row in list(lane.rows.values()):
                 if self.take_back(row):
                     self.pass_over(row)
@@ -403,7 +452,7 @@ class Claims:
 
     def _hold_alone(self, row: Row) -> None:
         """Take the place of a row that was looked ahead at."""
-        ahead = row.lane.rows.get(row.seq)
+        ahead = self.find(row.lane, row.seq)
         if ahead is not None:
             ahead.place = Place.GONE
         row.lane.rows[row.seq] = row
@@ -412,3 +461,24 @@ class Claims:
         """The row is no suspect any more."""
         if self._suspects.pop((lane_no, seq), None) is not None:
             self._shared.journal.delete(tables.lane_seq(tables.SUSPECT, lane_no, seq))
+
+
+def _hold(lane: InLane, row: Row | Span) -> None:
+    """Keep what lies ahead of a lane in memory."""
+    lane.head.append(row)
+    lane.head_bytes += row.size
+    if isinstance(row, Span):
+        lane.spans.append(row)
+    else:
+        lane.rows[row.seq] = row
+
+
+def _first(lane: InLane, room: int) -> Row | Span:
+    """Take the first out of what lies ahead of a lane: of a span, as much as there is room for."""
+    row = lane.head.popleft()
+    if isinstance(row, Span) and row.messages > room:
+        others = row.cut(room)
+        lane.spans.append(others)
+        lane.head.appendleft(others)
+    lane.head_bytes -= row.size
+    return row

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zmqrel.outcome import Cause, Outcome
 
 if TYPE_CHECKING:
-    from zmqrel.core.buffer import Buffer, Row
+    from zmqrel.core.buffer import Buffer, Row, Span
 
 
 class Ended(NamedTuple):
@@ -101,7 +101,7 @@ class Event(NamedTuple):
 class Effects:
     """Everything that one turn asks for, apart from what it wrote into the open transaction."""
 
-    offers: list[tuple[Buffer, list[Row]]] = field(default_factory=list)
+    offers: list[tuple[Buffer, list[Row | Span]]] = field(default_factory=list)
     freed: list[int] = field(default_factory=list)
     """Slots of the in-hand table whose rows are settled by this commit."""
     frames: list[tuple[int, list[bytes]]] = field(default_factory=list)

@@ -26,6 +26,7 @@ from zmqrel.core.buffer import (
     RetryAt,
     Returned,
     Row,
+    Span,
 )
 from zmqrel.core.claims import Claims
 from zmqrel.core.credit import Credit
@@ -38,11 +39,13 @@ from zmqrel.core.entries import (
     Range,
     Settled,
     decode_head,
+    to_ranges,
     verify_all,
 )
 from zmqrel.core.history import Happened, added, failed
-from zmqrel.core.lane import DELAYED, LOCAL, InLane
+from zmqrel.core.lane import DATA, DELAYED, LOCAL, InLane
 from zmqrel.core.rows import REDELIVERED, Policy, Queue, Rows, RowState, decode_state
+from zmqrel.core.runs import MOST_BYTES
 from zmqrel.core.settlements import Settlements
 from zmqrel.core.shared import Shared
 from zmqrel.outcome import Cause, Outcome
@@ -139,6 +142,7 @@ class Inbox:
 
     def rebind(self, row: Row) -> None:
         """After the core was loaded anew: this row is still with a worker."""
+        row.span = None
         lane = self._shared.in_lanes.get(row.lane.no)
         if lane is None:
             return
@@ -180,41 +184,58 @@ class Inbox:
         self.credit.tell(lane)
         if last <= floor:
             return
-        _check(records)
+        plain = _check(records) and lane.kind == DATA
         tombstones = self._shared.journal.pop(*tables.lane_bounds(tables.TOMBSTONE, lane.no, floor + 1, last))
         if tombstones:
             dropped = {tables.split_lane_seq(key)[1] for key, _ in tombstones}
             pairs = [pair for pair in zip(seqs, records, strict=True) if pair[0] not in dropped]
             seqs, records = [seq for seq, _ in pairs], [record for _, record in pairs]
-        self._store(lane, seqs, records)
+        self._store(lane, seqs, records, plain)
         caught_up = lane.scan_seq == floor + 1
         lane.floor = last
         if caught_up and not records:
             lane.scan_seq = last + 1
         self._shared.touch(lane)
 
-    def _store(self, lane: InLane, seqs: list[int], records: list[bytes]) -> None:
+    def _store(self, lane: InLane, seqs: list[int], records: list[bytes], plain: bool) -> None:
         if not records:
             return
         shared = self._shared
-        shared.intake_bytes += sum(map(len, records))  # first, so that it is known if the store refuses them
-        order = shared.now.store_us
-        rows = [Row(lane, seq, order, record) for seq, record in zip(seqs, records, strict=True)]
+        size = sum(map(len, records))
+        shared.intake_bytes += size  # first, so that it is known if the store refuses them
+        # One frame of ours always fits a row; another's may not.
+        together = plain and size <= MOST_BYTES
+        rows = self._store_plain(lane, seqs, records) if together else self._store_singly(lane, seqs, records)
+        self._count(lane, len(records), size)
+        shared.counters["received"] += len(records)
+        queue = self.rows.queue(lane.queue)
+        queue.examine = True
+        if lane.kind != DELAYED:
+            self.claims.look_ahead(queue, lane, rows, seqs[-1], size)
+
+    def _store_plain(self, lane: InLane, seqs: list[int], records: list[bytes]) -> list[Span]:
+        """Messages that have nothing but their records: looked at together as long as nothing happens to one."""
+        spans: list[Span] = []
+        order_us = self._shared.now.store_us
+        start = 0
+        for first, last in to_ranges(seqs):
+            some = records[start : start + last - first + 1]
+            start += len(some)
+            self._shared.inbox_runs.put(lane.no, first, some, order_us, plain=True)
+            spans.append(Span(lane, first, order_us, some))
+        return spans
+
+    def _store_singly(self, lane: InLane, seqs: list[int], records: list[bytes]) -> list[Row]:
+        order_us = self._shared.now.store_us
+        rows = [Row(lane, seq, order_us, record) for seq, record in zip(seqs, records, strict=True)]
         for row in rows:
             meta_length, _, deadline_us = HEADER.unpack_from(row.record)
             if meta_length or deadline_us:
                 self._index(row, deadline_us)
         for first, neighbours in _neighbours(rows):
-            plain = all(row.key is None and not row.deadline_us for row in neighbours)
             run = [row.record for row in neighbours]
-            shared.inbox_runs.put(lane.no, first, run, neighbours[0].order_us, plain)
-        size = sum(map(len, records))
-        self._count(lane, len(rows), size)
-        shared.counters["received"] += len(rows)
-        queue = self.rows.queue(lane.queue)
-        queue.examine = True
-        if lane.kind != DELAYED:
-            self.claims.look_ahead(queue, lane, rows, size)
+            self._shared.inbox_runs.put(lane.no, first, run, neighbours[0].order_us)
+        return rows
 
     def _index(self, row: Row, deadline_us: int) -> None:
         """The rows beside INBOX of a message that has a key, a deadline or a delay."""
@@ -241,7 +262,7 @@ class Inbox:
             shared.in_lanes[lane_no] = lane
             self.adopt_lane(lane)
         seq = lane.floor + 1
-        self._store(lane, [seq], [record])
+        self._store(lane, [seq], [record], plain=False)
         lane.floor = seq
         shared.touch(lane)
         return f"{lane.id:016x}-{seq}"
@@ -265,6 +286,8 @@ class Inbox:
         if len(plain) < len(results):
             for row, result in results:
                 if not (type(result) is Handled and row.is_plain):
+                    if row.span is not None:
+                        self.claims.break_up(row.span)
                     self.finish(row, result)
         if plain:
             self._finish_plain(plain)
@@ -273,7 +296,7 @@ class Inbox:
         """Settle rows that were acknowledged and have no more than their row in INBOX: in runs, not one by one."""
         shared = self._shared
         shared.effects.freed.extend([row.slot for row in rows])
-        rows = [row for row in rows if row.lane.rows.pop(row.seq, None) is row]
+        rows = [row for row in rows if _leaves(row)]
         if not rows:
             return
         shared.counters["handled"] += len(rows)
@@ -427,7 +450,7 @@ class Inbox:
         self._note_settled(lane, seq, *_withdrawn_outcome(cause, doubt), 0, 0, False)
 
     def _withdraw_row(self, lane: InLane, seq: int, cause: Cause) -> None:
-        row = lane.rows.get(seq) or self.rows.read(lane.no, seq)
+        row = self.claims.find(lane, seq) or self.rows.read(lane.no, seq)
         if row is None:
             return
         self.claims.take_back(row)
@@ -469,7 +492,7 @@ class Inbox:
                 return
             self._shared.journal.delete(key)
             lane = self._shared.in_lanes.get(lane_no)
-            row = None if lane is None else lane.rows.get(seq) or self.rows.read(lane_no, seq)
+            row = None if lane is None else self.claims.find(lane, seq) or self.rows.read(lane_no, seq)
             if row is not None:
                 self._judge_row(row)
 
@@ -593,7 +616,7 @@ class Inbox:
 
     def drop(self, lane: InLane, seq: int) -> None:
         """Remove a row whose outcome the sender knows already, without telling it again."""
-        row = lane.rows.get(seq) or self.rows.read(lane.no, seq)
+        row = self.claims.find(lane, seq) or self.rows.read(lane.no, seq)
         if row is None or row.place in (Place.RUNNING, Place.DONE):
             return
         if row.place in (Place.CLAIMED, Place.ASKED) and not self.claims.take_back(row):
@@ -626,16 +649,34 @@ class Inbox:
         return row.head.meta.id or f"{row.lane.id:016x}-{row.seq}"
 
 
-def _check(records: list[bytes]) -> None:
-    """Raises BadRecord unless all are MESSAGEs: nothing is written before all are known to be good."""
+def _leaves(row: Row) -> bool:
+    """Let go of a row that ends. False if the core does not hold it (any more)."""
+    span = row.span
+    if span is None:
+        return row.lane.rows.pop(row.seq, None) is row
+    span.settled += 1
+    if span.settled == len(span.records):
+        row.lane.spans.remove(span)
+    return True
+
+
+def _check(records: list[bytes]) -> bool:
+    """Whether none has a meta or a deadline.
+
+    Raises BadRecord unless all are MESSAGEs: nothing is written before all are known to be good.
+    """
     if not verify_all(records):
         raise BadRecord("the checksum of a record does not match")
+    plain = True
+    unpack_from = HEADER.unpack_from
     for record in records:
         if len(record) < FRAMING_BYTES:
             raise BadRecord(f"a MESSAGE record has at least {FRAMING_BYTES} bytes, got {len(record)}")
-        meta_length, sent_at_us, deadline_us = HEADER.unpack_from(record)
-        if meta_length or sent_at_us > MAX_TIME_US or deadline_us > MAX_TIME_US:
+        meta_length, sent_at_us, deadline_us = unpack_from(record)
+        if meta_length or deadline_us or sent_at_us > MAX_TIME_US:
+            plain = False
             decode_head(record)
+    return plain
 
 
 def _lane_and_seq(row: Row) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import msgpack
 
 if TYPE_CHECKING:
-    from zmqrel.core.buffer import Row
+    from zmqrel.core.buffer import Row, Span
 
 CONTROL, DATA, DELAYED, LOCAL = range(4)
 """Kinds of lanes. LOCAL is an inbox lane of messages that this peer made itself (moved expired ones, retried dead)."""
@@ -232,6 +232,7 @@ class InLane:
         "rows",
         "scan_seq",
         "size",
+        "spans",
         "store_id",
     )
 
@@ -252,7 +253,9 @@ class InLane:
         """Messages and bytes of this lane in the inbox."""
         self.rows: dict[int, Row] = {}
         """Rows in memory: looked ahead at, in a buffer, or with a worker."""
-        self.head: deque[Row] = deque()
+        self.spans: list[Span] = []
+        """Neighbours in memory that stand together; none of them is in `rows`."""
+        self.head: deque[Row | Span] = deque()
         """Rows looked ahead at, in order; `scan_seq` is the next one that is not."""
         self.head_bytes = 0
         self.scan_seq = 1
@@ -278,6 +281,13 @@ class InLane:
         lane.floor, lane.doubt_upto, lane.count, lane.size = floor, doubt_upto, count, size
         lane.closed = closed
         return lane
+
+    def in_hand(self, seq: int) -> Row | None:
+        """The row with this number, if it is in memory by itself or was handed over."""
+        for span in self.spans:
+            if 0 <= seq - span.first < len(span.taken):
+                return span.taken[seq - span.first]
+        return self.rows.get(seq)
 
 
 def decode_lane(no: int, data: bytes) -> OutLane | InLane:

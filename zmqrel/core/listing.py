@@ -161,7 +161,7 @@ class Listing:
             return None
         order_us, record = row
         state = self._rows.state(lane.no, seq)
-        memory = lane.rows.get(seq)
+        memory = lane.in_hand(seq)
         in_hand = memory is not None and memory.place in (Place.RUNNING, Place.DONE)
         attempts = memory.attempts if memory is not None and in_hand else state.attempts
         sent_us = self._rows.sent_us(lane, head)

@@ -46,7 +46,7 @@ class Run(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Neighbours that were removed. `records` is empty if nobody asked for them."""
+    """Neighbours of one run. `records` is empty if they were removed and nobody asked for them."""
 
     first: int
     last: int
@@ -122,20 +122,32 @@ class Runs:
 
         Reading stops with the run in which `limit` or `most_bytes` is reached.
         """
-        entries: list[Entry] = []
-        size = 0
+        pieces, all_of_them = self.read_pieces(lane_no, first, last, limit, most_bytes)
+        entries = [
+            Entry(seq, piece.order_us, record)
+            for piece in pieces
+            for seq, record in enumerate(piece.records, piece.first)
+        ]
+        return entries, all_of_them
+
+    def read_pieces(self, lane_no: int, first: int, last: int, limit: int, most_bytes: int) -> tuple[list[Piece], bool]:
+        """The same, neighbours together."""
+        pieces: list[Piece] = []
+        found = size = 0
         for run in self._runs(lane_no, first, last, min(limit, _KEYS_AT_ONCE)):
-            if len(entries) >= limit or size >= most_bytes:
-                return entries, False
-            before = len(entries)
-            records = self._records(run)
-            order_us = run.order_us
-            for start, stop in self._alive(run, first, last):
-                at = start - run.first
-                entries += [Entry(seq, order_us, records[seq - start + at]) for seq in range(start, stop + 1)]
-            if len(entries) > before:
-                size += run.size
-        return entries, True
+            if found >= limit or size >= most_bytes:
+                return pieces, False
+            for piece in self._pieces(run, first, last):
+                pieces.append(piece)
+                found += piece.messages
+                size += piece.size
+        return pieces, True
+
+    def _pieces(self, run: Run, first: int, last: int) -> Iterator[Piece]:
+        records = self._records(run)
+        for start, stop in self._alive(run, first, last):
+            some = records[start - run.first : stop - run.first + 1]
+            yield Piece(start, stop, run.order_us, sum(map(len, some)), run.plain, some)
 
     def spans(self, lane_no: int, first: int = 0, last: int = 2**64 - 2) -> Iterator[Range]:
         """The numbers that there are, as ascending ranges that are apart, read step by step."""
@@ -184,10 +196,7 @@ class Runs:
                 pieces.append(Piece(run.first, run.last, run.order_us, run.size, run.plain, records))
                 self._journal.delete(run.key)
                 continue
-            records = self._records(run)
-            for start, stop in self._alive(run, first, last):
-                kept = records[start - run.first : stop - run.first + 1]
-                pieces.append(Piece(start, stop, run.order_us, sum(map(len, kept)), run.plain, kept))
+            pieces += self._pieces(run, first, last)
             self._mark_gone(run, gone, first, last)
         return pieces
 
