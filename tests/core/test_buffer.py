@@ -356,6 +356,17 @@ def test_the_capacity_follows_what_the_workers_take() -> None:
     assert len(buffer) == 0
 
 
+@pytest.mark.parametrize("more", [False, True])
+def test_who_takes_the_last_claimed_row_wakes_the_loop_once_if_there_is_more(more: bool) -> None:
+    woken = []
+    buffer = Buffer("work", 4, MemoryInHand(), nullcontext(), lambda n: None, wake=lambda: woken.append(len(buffer)))
+    buffer.offer([make_row(seq) for seq in range(3)])
+    buffer.more = more
+    for _ in range(5):
+        buffer.take(NOW_US)
+    assert woken == ([0] if more else []), "not for each row, and not for nothing"
+
+
 # ------------------------------------------------------------------------------------------------- threads
 
 ROWS = 10_000

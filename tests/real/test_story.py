@@ -480,6 +480,20 @@ def test_send_many_takes_all_or_none(net: Net) -> None:
     assert got.next_bodies(6) == [0, 1, 2, 3, 4, "at last"]
 
 
+def test_no_worker_idles_while_there_are_large_bodies_for_it(net: Net) -> None:
+    """They are claimed a few at a time; the next claim is not to wait until a handler is through."""
+    shop, billing = net.pair(heartbeat_s=300, liveness_s=1200)
+    all_at_work = threading.Barrier(8)
+    receipts = [shop.send("billing", bytes(1_900_000)) for _ in range(8)]
+    assert receipts[-1].wait_received(LIMIT_S)
+
+    @billing.handler(workers=8)
+    def work(message: Message) -> None:
+        all_at_work.wait(LIMIT_S)
+
+    assert {receipt.wait(LIMIT_S) for receipt in receipts} == {Outcome.HANDLED}
+
+
 def test_who_waits_for_room_is_woken_by_whatever_makes_some(net: Net) -> None:
     """Also if that was between the refusal and the waiting: each send would else last as long as its time-out."""
     shop, billing = net.pair(outbox_max_messages=1)
