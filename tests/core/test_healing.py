@@ -9,7 +9,7 @@ import pytest
 from tests.core.pump import QUEUE, Host, Pump, Time, pair
 from tests.core.puppet import MESSAGES, PATIENT, Puppet
 from zmqrel.core import commands as c
-from zmqrel.core import tables
+from zmqrel.core import frames, tables
 from zmqrel.core.buffer import HANDLED
 from zmqrel.core.effects import Moved
 from zmqrel.core.entries import InLaneState, OutLaneState, State, encode_messages
@@ -302,6 +302,46 @@ def test_a_sender_with_a_new_store_leaves_its_old_messages_to_be_handled() -> No
     assert [body for body, _ in handle_all(b, pump)] == [b"1", b"2", b"3"]
     assert a.outcomes() == [(1, "HANDLED", None)], "F4: settlements of the old store's lanes have no meaning here"
     assert b.kinds().count("peer_store_gone") == 1
+    assert at_rest(a, b)
+
+
+def test_a_store_that_comes_back_after_another_had_its_place_is_told_what_became_of_its_messages() -> None:
+    """The operator found the lost disk after all: what it had sent is not handed over twice, and not forgotten."""
+    a, b, pump = pair()
+    first = a.send("b", b"1")
+    pump.run()
+    found = a.store.snapshot()
+    lose_store(a)
+    meet(pump)
+    a.send("b", b"2")
+    pump.run()
+    roll_back(a, found)
+    a.notices.clear()
+    meet(pump)
+    assert [body for body, _ in handle_all(b, pump)] == [b"1", b"2"]
+    assert a.outcomes() == [(first.first, "HANDLED", None)]
+    assert b.kinds().count("peer_store_gone") == 2
+    assert at_rest(a, b)
+
+
+def test_a_damaged_settlement_that_an_old_copy_had_not_sent_is_made_up_for_by_its_state() -> None:
+    a, b, pump = pair()
+    a.send("b", b"1", b"2")
+    pump.run()
+    for host in (a, b):
+        host.engine.link_down(1)
+    b.finish(b.take(), HANDLED)
+    damage(b, tables.OUTBOX, 8)
+    copy = b.store.snapshot()
+    # The life that is lost is heard of, its settlement is not.
+    a.turn([], c.Connect("b", "there"))
+    b.turn([], c.Connect("a", None))
+    pump.run(lambda host, frame: host is a or frame.type != frames.DATA)
+    assert a.outcomes() == []
+    roll_back(b, copy)
+    meet(pump)
+    assert a.outcomes() == [(1, "UNCERTAIN", "store lost")], "its sender does not wait for ever"
+    assert handle_all(b, pump) == [(b"2", True)]
     assert at_rest(a, b)
 
 
