@@ -59,6 +59,8 @@ class History:
     over: bool = False
     """An attempt failed that was its last."""
     recalled: bool = False
+    killed_in_admit: int = 0
+    """How often its receiver's process died while `admit` was asked: that may be its doing, and counts."""
     told: Outcome | None = None
     """The outcome that a callback was told."""
     lost: list[tuple[float, float]] = field(default_factory=list)
@@ -112,6 +114,8 @@ class Checker:
         """(receiver, queue, key) -> the body that a handler has."""
         self._at_work: defaultdict[str, set[Any]] = defaultdict(set)
         """Receiver -> bodies that handlers have, own messages too."""
+        self._asked_about: defaultdict[str, dict[str, History]] = defaultdict(dict)
+        """Receiver -> queue -> what its `admit` is asked about, or was last."""
         self._unsettled: defaultdict[str, list[History]] = defaultdict(list)
         """Receiver -> what handlers were through with since its last turn."""
         self._unmet: set[tuple[str, str]] = set()
@@ -175,6 +179,8 @@ class Checker:
         for where in [where for where in self._key_at_work if where[0] == peer.name]:
             del self._key_at_work[where]
         self._unsettled.pop(peer.name, None)
+        for asked in self._asked_about.pop(peer.name, {}).values():
+            asked.killed_in_admit += not clean
         for body in at_work:
             history = self.histories.get(body)
             if history is not None:
@@ -261,8 +267,15 @@ class Checker:
 
     # --------------------------------------------------------------------------------------- hand-overs
 
-    def _on_refused(self, _peer: SimulatedPeer, delivery: Delivery) -> None:
+    def _on_asking(self, peer: SimulatedPeer, delivery: Delivery) -> None:
+        """`admit` sees the message: if the process dies now, it may be the reason."""
+        history = self.histories.get(delivery.body)
+        if history is not None and delivery.origin_id is None:
+            self._asked_about[peer.name][delivery.queue] = history
+
+    def _on_refused(self, peer: SimulatedPeer, delivery: Delivery) -> None:
         """`admit` said no; it counts unless the message was withdrawn before."""
+        self._asked_about[peer.name].pop(delivery.queue, None)
         history = self.histories.get(delivery.body)
         if history is not None and delivery.origin_id is None:
             history.rejected = True
@@ -270,6 +283,7 @@ class Checker:
     def _on_handed_over(self, peer: SimulatedPeer, delivery: Delivery) -> None:
         self.hand_overs += 1
         self._check_suspects(peer, delivery)
+        self._asked_about[peer.name].pop(delivery.queue, None)
         if delivery.origin_id is not None:
             self._at_work[peer.name].add((delivery.id,))
             return
@@ -312,13 +326,13 @@ class Checker:
             raise self._broken(delivery.body, "handed over again, and nothing was wrong with the first time")
         if history.interrupted and not delivery.redelivered:
             raise self._broken(delivery.body, "not said to be redelivered, though its handler was killed")
-        if delivery.redelivered and not history.handed_over:
+        if delivery.redelivered and not history.handed_over and not history.killed_in_admit:
             raise self._broken(delivery.body, "said to be redelivered, but it never was handed over")
 
     def _check_attempt(self, history: History, delivery: Delivery) -> None:
         if history.at_risk or history.doubtful or history.moved:
             return
-        expected = len(history.handed_over) + 1
+        expected = len(history.handed_over) + history.killed_in_admit + 1
         if delivery.attempt != expected:
             raise self._broken(delivery.body, f"attempt {delivery.attempt}, where {expected} was due")
         if history.over:
@@ -476,10 +490,11 @@ class Checker:
             self._check_expired(history, outcome)
         if history.at_risk or history.doubtful:
             return
-        if reason == "crash" and not history.sole_deaths:
+        if reason == "crash" and not (history.sole_deaths or history.killed_in_admit):
             raise self._broken(body, "exhausted by a crash, but it never was the only one with a handler")
-        if not history.moved and attempts != len(history.handed_over):
-            raise self._broken(body, f"{outcome} was told after {attempts} attempts, not {len(history.handed_over)}")
+        expected = len(history.handed_over) + history.killed_in_admit
+        if not history.moved and attempts != expected:
+            raise self._broken(body, f"{outcome} was told after {attempts} attempts, not {expected}")
 
     def _was_recalled(self, history: History) -> bool:
         receipt = history.receipt
@@ -500,7 +515,8 @@ class Checker:
     def _note(self, history: History, outcome: Outcome, reason: str | None) -> None:
         self.seen[outcome.name] += 1
         if outcome is Outcome.EXHAUSTED:
-            self.seen[f"EXHAUSTED: {(reason or '').split(',')[0][:12]}"] += 1
+            why = "too large" if "the peer takes" in (reason or "") else reason
+            self.seen[f"EXHAUSTED: {why}"] += 1
         if history.recalled:
             self.seen["recall wins" if outcome is Outcome.RECALLED else "recall loses"] += 1
 

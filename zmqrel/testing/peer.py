@@ -595,6 +595,7 @@ class SimulatedPeer:
                 self._begin_work(handler, row)
             else:
                 handler.asking = True
+                self.network.observe("asking", self, Delivery(self, row))
                 self._at(self._input_delay_us() * 10, partial(self._asked, handler, life, row))
         if handler.buffer.unsettled or not len(handler.buffer):
             self.wake(self._input_delay_us())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -21,6 +22,7 @@ from zmqrel.testing.listener import Listener
 from zmqrel.testing.mixes import MIXES, Mix, chosen, with_steps
 from zmqrel.testing.network import Copy, Network
 from zmqrel.testing.peer import Delivery, Moving, SimulatedReceipt
+from zmqrel.testing.sights import Sights
 from zmqrel.testing.wire_checker import WireChecker
 
 _QUEUES = ("a", "b", "c")
@@ -47,6 +49,7 @@ class Workload:
         self.checker = Checker(self.network, rules)
         self.wire = WireChecker(self.network, rules.healthy)
         self.bounds = BoundsChecker(self.network)
+        self._sights = Sights(self.network)
         self.receipts: list[SimulatedReceipt] = []
         self._copies: dict[str, Copy] = {}
         self._bodies = 0
@@ -325,6 +328,10 @@ class Workload:
         return not self.left() and not self.checker.untold()
 
     _next_look = 0.0
+
+    def seen(self) -> Counter[str]:
+        """What happened, and how often; see sights.py."""
+        return self.checker.seen + self.wire.seen + self._sights.counters()
 
     def left(self) -> dict[str, int]:
         """What lies in the stores though it should be gone: peer and table, and how many rows."""
