@@ -408,3 +408,17 @@ def test_a_lying_clock_gives_times_that_can_be_stored() -> None:
     b.engine.channels["a"].clock.offset_us = 2**62
     record = encode_messages([b"x"], 5, 0, encode_meta(Meta()))[0]
     assert b.engine._inbox.rows.sent_us(lane, decode_head(record)) == 0
+
+
+def test_a_damaged_message_becomes_no_dead_letter() -> None:
+    host = Host("a", Time())
+    host.turn([], c.Connect("b", None))
+    stored = host.send("b", b"x", deadline_us=host.now().store_us + 5)
+    [key] = host.store.keys(*tables.table_bounds(tables.OUTBOX), 9)
+    record = host.store.get(key)
+    assert record is not None
+    host.store.put(key, record[:-1] + bytes((record[-1] ^ 1,)))
+    host.time.pass_s(1)
+    host.turn()
+    assert host.outcomes() == [(stored.first, "EXHAUSTED", "damaged")]
+    assert letters(host) == []

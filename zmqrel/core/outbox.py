@@ -547,7 +547,7 @@ class Outbox:
                 self._add_local(head.meta.on_expiry[6:], self._dead.as_local(record, origin_id, "expired"))
 
     def _bury(self, lane: OutLane, seq: int, record: bytes, cause: str, reason: str, outcome: Outcome) -> None:
-        if _head_or_none(record) is not None:
+        if verify(record) and _head_or_none(record) is not None:
             self._dead.add_sent(lane, seq, record, cause, reason, outcome.name)
 
     # --------------------------------------------------------------------------------------- telling outcomes

@@ -1,0 +1,53 @@
+"""The programs on the pages of docs/ run as pasted and print what the page says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).resolve().parent.parent
+_PAGES = {path.name: path.read_text() for path in sorted((_ROOT / "docs").glob("*.md"))}
+_BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+
+
+def programs() -> list[tuple[str, str, str]]:
+    """Page, program, and the output that stands behind it."""
+    found = []
+    for name, page in _PAGES.items():
+        blocks = _BLOCK.findall(page)
+        for at, (language, text) in enumerate(blocks):
+            if language == "python":
+                following = blocks[at + 1] if at + 1 < len(blocks) else ("", "")
+                found.append((name, text, following[1] if following[0] == "text" else ""))
+    return found
+
+
+@pytest.mark.parametrize(("page", "program", "said"), programs())
+def test_the_programs_print_what_the_page_says(tmp_path: Path, page: str, program: str, said: str) -> None:
+    assert said, f"{page} does not show what its program prints"
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(_ROOT), "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout == said
+
+
+@pytest.mark.parametrize("page", _PAGES)
+def test_the_files_that_a_page_names_exist(page: str) -> None:
+    names = re.findall(r"\]\(([^)#:]+)\)", _PAGES[page])
+    assert [name for name in names if not (_ROOT / "docs" / name).exists()] == []
+
+
+def test_there_are_programs_on_the_pages() -> None:
+    pages = {page for page, _, _ in programs()}
+    assert {"dead-letters.md", "handlers.md", "recall.md"} <= pages
