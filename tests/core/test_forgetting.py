@@ -253,6 +253,7 @@ def test_several_callers_and_a_failed_commit(monkeypatch: pytest.MonkeyPatch) ->
     host.engine = Engine("a", host.options, ids, lambda: ids.getrandbits(64) | 1, host.store, host.now())
     host.engine.begin(host.now(), 0)
     host.engine.replace(failed, [])
+    assert host.engine.stats()["accepted"] == 6, "counters go on"
     host.engine.command(second)
     effects = host.engine.finish()
     host._apply(effects)
@@ -261,6 +262,7 @@ def test_several_callers_and_a_failed_commit(monkeypatch: pytest.MonkeyPatch) ->
         host.turn()
         answers.update(host.answers)
     assert answers[first] == answers[second] == 6
+    assert host.engine.stats()["outcome_recalled"] == 6
     assert len(host.outcomes()) == 6
 
 

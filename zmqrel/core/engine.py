@@ -93,6 +93,8 @@ class Engine:
         self._released = Held([], [])
         self._telling = Held([], [])
         """What this turn tells once it is committed."""
+        self._counted: dict[str, int] = {}
+        """The counters before this turn, for the case that its commit fails."""
         self._unflushed = False
         self._flushed_us = now.mono_us
         self._dead = DeadLetters(self.shared)
@@ -191,6 +193,7 @@ class Engine:
     def replace(self, other: Engine, rows: Iterable[Row]) -> None:
         """The commit of `other` failed, this engine takes its place: `rows` are still with workers."""
         self._held, self._released = other._held, _joined(other._telling, other._released)
+        self.shared.counters.update(other._counted)
         self._outbox.search_again(other._outbox)
         self._forgetting.take_over(other._forgetting)
         for row in rows:
@@ -213,6 +216,7 @@ class Engine:
         self._byes.clear()
         self._held, self._fresh = _joined(self._held, self._fresh), Held([], [])
         self._telling = Held([], [])
+        self._counted = dict(self.shared.counters)
         self._forgetting.begin_turn()
 
     def limit_intake(self, most_bytes: int | None) -> None:
