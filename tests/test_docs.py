@@ -51,3 +51,24 @@ def test_the_files_that_a_page_names_exist(page: str) -> None:
 def test_there_are_programs_on_the_pages() -> None:
     pages = {page for page, _, _ in programs()}
     assert {"dead-letters.md", "handlers.md", "recall.md"} <= pages
+
+
+def test_the_topology_on_its_page_is_right(tmp_path: Path) -> None:
+    [(language, text)] = [block for block in _BLOCK.findall(_PAGES["topologies.md"]) if block[0] == "toml"]
+    file = tmp_path / "rows.toml"
+    file.write_text(text)
+    run = subprocess.run(
+        [sys.executable, "-m", "zmqrel.cli", "launch", "--check", str(file)],
+        env={"PYTHONPATH": str(_ROOT), "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "2 nodes" in run.stdout
+
+
+def test_every_page_is_named_in_the_readme() -> None:
+    readme = (_ROOT / "README.md").read_text()
+    assert [name for name in _PAGES if f"(docs/{name})" not in readme] == []
