@@ -93,7 +93,8 @@ class LogFile:
             data = self._rest()
             if data is None:
                 files = self._files()
-                self._find_again(self.at, files)
+                if not self._find_again(self.at, files):
+                    return []
                 data = self._rest()
             following = self._following(self.at, files)
             if data is not None:
@@ -129,24 +130,34 @@ class LogFile:
         is_the_same = data.startswith(at.tail) and os.pread(self._descriptor, len(at.head), 0) == at.head
         return data[len(at.tail) :] if is_the_same else None
 
-    def _find_again(self, at: Position, files: list[Found]) -> None:
-        """Open the file that was read: the same one, else a copy of it; none if neither is there."""
+    def _find_again(self, at: Position, files: list[Found]) -> bool:
+        """Open the file that was read: the same one, else a copy of it; none if neither is there.
+
+        False if files were renamed meanwhile, so that one may have been missed: look again.
+        """
         for found in files:
             if (found.device, found.inode) == (at.device, at.inode):
                 self._hold(_opened(found))
                 if self._rest() is not None:
-                    return
-        copies = [found for found in files if found.path != self._path]
-        # The copy may have been made before the last lines were read: then there is nothing new in it.
-        older = [found for found in reversed(copies) if found.size < at.offset]
-        for found in [*(found for found in copies if found.size >= at.offset), *older]:
+                    return True
+        copied = self._find_copy(at, [found for found in files if found.path != self._path])
+        if [found[:3] for found in self._files()] != [found[:3] for found in files]:
+            self._hold(None)
+            return False
+        self.at = copied or at
+        return True
+
+    def _find_copy(self, at: Position, rotated: list[Found]) -> Position | None:
+        # It may have been made before the last lines were read: then there is nothing new in it.
+        older = [found for found in reversed(rotated) if found.size < at.offset]
+        for found in [*(found for found in rotated if found.size >= at.offset), *older]:
             self._hold(_opened(found))
             if self._descriptor is not None:
                 copied = _position(self._descriptor, at.name, min(at.offset, found.size))
                 if copied.head == at.head[: copied.offset] and (found in older or copied.tail == at.tail):
-                    self.at = copied
-                    return
+                    return copied
         self._hold(None)
+        return None
 
     def _following(self, at: Position, files: list[Found]) -> list[Found]:
         """The files after the one that is open."""

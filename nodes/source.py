@@ -6,7 +6,8 @@ not sent again. How many rows are safe in the store is noted after that, in STOR
 
 With --follow a log is read as it grows and is rotated (see nodes/log_file.py). Its lines go into the journal with the
 position behind them, in one transaction, and are sent from there, again after a crash; their ids are made of the file
-and the place in it.
+and the place in it. Ids are known for a day (the option outcome_retention_s): a source that was killed between sending
+and noting it is to be started again by then.
 
 Last comes a message whose header `end` holds the number of rows before it; the node ends when every message has its
 outcome. A log ends with the line that --until says.
@@ -33,8 +34,7 @@ FULL_WAIT_S = 1.0
 LOOK_EVERY_S = 0.1
 MOST_LABEL_BYTES = 80
 
-# Body, id and headers of a message.
-Named = tuple[Any, str, dict[str, int] | None]
+Named = tuple[Any, str, dict[str, int] | None]  # body, id and headers of a message
 
 
 def send_rows(peer: zmqrel.Peer, args: argparse.Namespace, journal: Journal, stop: Stop) -> None:
@@ -57,16 +57,19 @@ def send_rows(peer: zmqrel.Peer, args: argparse.Namespace, journal: Journal, sto
 def send_log(peer: zmqrel.Peer, args: argparse.Namespace, journal: Journal, stop: Stop) -> None:
     """Send the lines of the log as they come: first those that an earlier life has read and may not have sent."""
     with contextlib.closing(LogFile(args.file, journal.position)) as log:
-        if journal.is_new:
-            if not args.from_oldest:
-                log.begin()
+        if journal.is_new and not args.from_oldest:
+            log.begin()
             journal.write(0, log.at)
         lines, ended = journal.unsent, journal.ended
         while not stop.wait():
             named: list[Named] = [(line.text, f"{args.label}:{line.id}", None) for line in lines]
             if ended:
                 named.append((None, f"{args.label}:end:{journal.rows}", {"end": journal.rows}))
-            if not commit(peer, args, named, stop) or ended:
+            if not commit(peer, args, named, stop):
+                return
+            if lines:
+                journal.write(journal.rows, log.at, ended=ended)
+            if ended:
                 return
             lines, ended = upto(log.read(), args.until)
             if lines or ended:

@@ -195,6 +195,7 @@ BEHIND = ["write", "write", "write"]
 @example(["write", "read", "rename", *BEHIND, "die", "copy", "read", "truncate"])
 @example(["write", "read", "write", "truncate", "write", "truncate", "die", "write"])
 @example([*BEHIND, ("read", 2, "truncate and write")])
+@example(["write", ("read", 1, "write part"), "rename", *BEHIND, "die", ("read", 7, "copy")])
 def test_every_line_once_and_in_order(steps: Steps) -> None:
     check(steps)
 

@@ -191,6 +191,9 @@ def test_a_log_is_followed_by_a_source_that_is_killed(start: Start, tmp_path: Pa
         *rows, end = db.execute("SELECT body, expected FROM messages ORDER BY n").fetchall()
     assert [json.loads(body) for body, _ in rows] == written
     assert end == ("null", len(written))
+    # What is sent is sent: it would be sent again when its ids are forgotten.
+    with closing(sqlite3.connect(tmp_path / "data" / "source.journal.sqlite")) as db:
+        assert db.execute("SELECT count(*) FROM unsent").fetchone()[0] == 0
 
 
 def wait_for_rows(database: Path, count: int) -> None:
