@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.core.pump import QUEUE, Host, Time, pair
 from zmqrel.core import commands as c
+from zmqrel.core.buffer import HANDLED
 
 
 def test_peers_and_queues_are_told_as_they_stand() -> None:
@@ -35,6 +36,25 @@ def test_what_was_not_sent_and_not_acknowledged_is_counted() -> None:
     alone.send("b", b"1")
     (bank,) = alone.engine.overview().peers
     assert (bank.connected, bank.store_id, bank.clock_offset_us, bank.unsent) == (False, 0, None, 1)
+
+
+def test_what_was_received_and_has_left_the_inbox_is_known_by_its_lane() -> None:
+    a, b, pump = pair()
+    stored = a.send("b", b"1", b"2")
+    pump.run()
+    first, second = (f"{stored.lane.id:016x}-{seq}" for seq in (1, 2))
+    assert b.engine.passed(first) is None
+    b.finish(b.take(), HANDLED)
+    assert b.engine.passed(first) == "a"
+    assert b.engine.passed(second) is None
+    others = (
+        f"{stored.lane.id:016x}-3",
+        "mine",
+        f"{stored.lane.id:016x}-0",
+        f"{stored.lane.id:016x}-x",
+        "0" * 16 + "-1",
+    )
+    assert [b.engine.passed(other) for other in others] == [None] * 5
 
 
 def test_a_question_is_answered_between_two_turns() -> None:

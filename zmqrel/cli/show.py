@@ -45,7 +45,7 @@ Shape = dict[str, Any]
 def show(directory: Path, message_id: str, others: tuple[Path, ...], as_json: bool) -> None:
     """Show the message ID of the store DIR: what happened to it, and where it is now."""
     own = known_of(directory, message_id)
-    if not (own["sent"] or own["received"] or own["dead"]):
+    if not (own["sent"] or own["received"] or own["dead"] or own["passed"]):
         raise zmqrel.UnknownMessage(f"no message {message_id!r} is known in {directory}, or its outcome is forgotten")
     ends = [own, *_other_ends(directory, others, own, message_id)]
     found = {"id": message_id, "ends": ends, "where": _where(ends), "history": _history(ends)}
@@ -70,6 +70,7 @@ def known_of(directory: Path, message_id: str) -> Shape:
         "sent": found["sent"],
         "received": received,
         "dead": dead,
+        "passed": None if dead else found["passed"],
     }
 
 
@@ -82,6 +83,7 @@ def _other_ends(directory: Path, others: tuple[Path, ...], own: Shape, message_i
     """The stores at the other end, with what concerns this peer only: ids are each sender's own."""
     names = {own["sent"]["to"]} if own["sent"] else set()
     names |= {item["sender"] for item in (*own["received"], *own["dead"])} - {own["peer"]}
+    names |= {own["passed"]} - {None}
     beside = [directory.resolve().parent / name for name in sorted(names)]
     for path in others or [path for path in beside if (path / "data.mdb").exists()]:
         try:
@@ -97,6 +99,8 @@ def _other_ends(directory: Path, others: tuple[Path, ...], own: Shape, message_i
             continue
         end["received"] = [item for item in end["received"] if item["sender"] == own["peer"]]
         end["dead"] = [item for item in end["dead"] if own["peer"] in (item["sender"], item["to"])]
+        if end["passed"] != own["peer"]:
+            end["passed"] = None
         if end["sent"] and end["sent"]["to"] != own["peer"]:
             end["sent"] = None
         yield end
@@ -115,22 +119,20 @@ def _where(ends: list[Shape]) -> list[Shape]:
             continue
         sent = end["sent"]
         if sent is not None:
-            ended = sent["outcome"] is not None
-            detail = (
-                (f"{sent['outcome']}: {sent['reason']}" if sent["reason"] else sent["outcome"])
-                if ended
-                else sent["state"]
-            )
-            places.append({"peer": end["peer"], "place": "outcomes" if ended else "outbox", "detail": detail})
+            place = "outbox" if sent["outcome"] is None else "outcomes"
+            reason = f": {sent['reason']}" if sent["reason"] else ""
+            detail = f"{sent['outcome'] or sent['state']}{reason}"
+            places.append({"peer": end["peer"], "place": place, "detail": detail})
         for item in end["received"]:
             place = "worker" if item["in_hand"] else "inbox"
             due = f", due {speech.moment(item['due_at'])}" if place == "inbox" and item["attempts"] else ""
             detail = f"queue {item['queue']}, attempts {item['attempts']}{due}"
             places.append({"peer": end["peer"], "place": place, "detail": detail})
         for item in end["dead"]:
-            places.append(
-                {"peer": end["peer"], "place": "dead letters", "detail": f"{item['cause']}: {item['reason']}"}
-            )
+            detail = f"{item['cause']}: {item['reason']}"
+            places.append({"peer": end["peer"], "place": "dead letters", "detail": detail})
+        if end["passed"] is not None:
+            places.append({"peer": end["peer"], "place": "settled", "detail": f"{end['passed']} knows the outcome"})
     return places
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import click
@@ -26,6 +27,7 @@ meanwhile.
 \b
 Exit status: 0 the store is whole, 1 it is damaged, 2 used wrongly.
 """
+_EVERY_S = 0.1
 Progress = Callable[[int, int], None]
 
 
@@ -50,6 +52,7 @@ def verify(context: click.Context, directory: Path, as_json: bool) -> None:
 
 
 def _checked(directory: Path, progress: Progress) -> dict[str, Any]:
+    progress(0, 0)
     with connected(directory, verify=True) as ask:
         return _examined(directory, ask, progress)
 
@@ -74,16 +77,22 @@ def _examined(directory: Path, ask: Ask, progress: Progress) -> dict[str, Any]:
     readable = not any(fault["table"] == "META" for fault in faults)
     if steady and readable:
         faults += compared(counted, page["ledger"])
-    return _report(directory, rows, quarantined, faults, steady)
+    return _report(directory, rows, quarantined, faults, steady, sum(counted[::2]))
 
 
 def _report(
-    directory: Path, rows: int, quarantined: int, faults: list[dict[str, Any]], totals_compared: bool
+    directory: Path,
+    rows: int,
+    quarantined: int,
+    faults: list[dict[str, Any]],
+    totals_compared: bool,
+    messages: int = 0,
 ) -> dict[str, Any]:
     return {
         "store": str(directory),
         "whole": not faults,
         "rows": rows,
+        "messages": messages,
         "quarantined": quarantined,
         "totals_compared": totals_compared,
         "faults": faults,
@@ -91,17 +100,30 @@ def _report(
 
 
 def _summary(found: dict[str, Any]) -> str:
-    words = "whole" if found["whole"] else f"damaged: {len(found['faults'])} faults"
+    count = len(found["faults"])
+    words = "whole" if found["whole"] else f"damaged: {count} fault{'s' if count > 1 else ''}"
     extra = f", {found['quarantined']} set aside before" if found["quarantined"] else ""
     totals = "" if found["totals_compared"] or not found["whole"] else "; totals not compared, for the peer is at work"
-    return speech.escaped(f"{found['store']}: {words}; {found['rows']:,} rows checked{extra}{totals}")
+    return speech.escaped(
+        f"{found['store']}: {words}; {found['rows']:,} rows with {found['messages']:,} messages checked{extra}{totals}"
+    )
 
 
 def _progress() -> Progress:
     """A line on stderr that is written over."""
 
+    said_at = 0.0
+
     def tell(messages: int, of: int) -> None:
-        share = f"{min(100, 100 * messages // of)} %" if of else ""
-        click.echo(f"\r{messages:,} of {of:,} messages checked {share}\x1b[K", err=True, nl=messages >= of)
+        nonlocal said_at
+        if of and messages < of and monotonic() < said_at + _EVERY_S:
+            return
+        said_at = monotonic()
+        told = (
+            f"{messages:,} of {of:,} messages checked, {min(100, 100 * messages // of)} %"
+            if of
+            else "checking the file"
+        )
+        click.echo(f"\r{told}\x1b[K", err=True, nl=messages >= of > 0)
 
     return tell

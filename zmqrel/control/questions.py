@@ -92,7 +92,10 @@ def dead(asked: Asked, arguments: Arguments) -> Shape:
 
 
 def find(asked: Asked, arguments: Arguments) -> Shape:
-    """What is known of an id without searching: what was sent under it, and what was received if zmqrel made it."""
+    """What is known of an id without searching: what was sent under it, and what was received if zmqrel made it.
+
+    `passed` names the sender of one that was received here and has left the inbox.
+    """
     message_id = check_id(arguments.get("id"))
     found: c.Found | None = asked.ask(c.Find(message_id))
     sent = None
@@ -101,7 +104,11 @@ def find(asked: Asked, arguments: Arguments) -> Shape:
         record = page.items[0].record if page.items else None
         sent = shapes.outgoing_full(found, record, asked.ticket(found), asked.to_datetime)
     received = asked.ask(c.FindReceived(message_id))
-    return {"sent": sent, "received": [shapes.incoming(item, asked.to_datetime, True) for item in received]}
+    return {
+        "sent": sent,
+        "received": [shapes.incoming(item, asked.to_datetime, True) for item in received],
+        "passed": asked.look(lambda engine: engine.passed(message_id)),
+    }
 
 
 def recall(asked: Asked, arguments: Arguments) -> Shape:

@@ -274,6 +274,17 @@ class Engine:
         """Peers and queues at a glance."""
         return overview(self.shared, self.channels, self._inbox.rows.queues)
 
+    def passed(self, message_id: str) -> str | None:
+        """Who sent the message of an id that zmqrel made, if it was received here and is no longer in the inbox.
+
+        It has ended here, or it had ended at its sender before it was sent.
+        """
+        lane_id, _, seq = message_id.partition("-")
+        if not seq.isascii() or not seq.isdigit() or self._listing.named(message_id):
+            return None
+        lanes = (lane for lane in self.shared.in_lanes.values() if f"{lane.id:016x}" == lane_id)
+        return next((lane.peer for lane in lanes if 1 <= int(seq[:20]) <= lane.floor), None)
+
     def examine(self, behind: bytes) -> Examined:
         """Check a page of the store's rows, those behind a key; see verification.py."""
         return examine(self.shared.journal, behind)

@@ -23,7 +23,7 @@ from zmqrel.core.shared import Ledger
 from zmqrel.outcome import Cause, Outcome
 
 MOST_ROWS = 1000
-MOST_BYTES = 1 << 20
+MOST_BYTES = 1 << 17
 """Of one page; a larger row is a page of its own."""
 _DEADLINE_BYTES = len(tables.out_deadline_key(tables.OUT_DEADLINE, 0, 0, 0))
 _BEHIND_ALL = b"\xff" * 2
