@@ -15,6 +15,7 @@ import math
 import os
 import random
 import signal
+import sqlite3
 import sys
 import textwrap
 import threading
@@ -27,6 +28,7 @@ from typing import Any, NoReturn
 import zmqrel
 
 REPORT_EVERY_S = 0.5
+BAD_ENDS = (zmqrel.Outcome.REJECTED, zmqrel.Outcome.EXHAUSTED, zmqrel.Outcome.UNCERTAIN)
 
 
 class Parser(argparse.ArgumentParser):
@@ -103,11 +105,16 @@ def run(main: Callable[[], int]) -> NoReturn:
     """Run a node's `main`; what the user can mend is told in one line."""
     try:
         sys.exit(main())
-    except (zmqrel.Error, OSError) as error:
+    except (zmqrel.Error, OSError, sqlite3.Error) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, zmqrel.ConfigError) else 1)
     except KeyboardInterrupt:
         sys.exit(1)
+
+
+def say_bad_end(receipt: zmqrel.Receipt) -> None:
+    """For on_outcome: say which message the other side did not handle; the log is where it is looked for."""
+    print(f"{receipt.id}: {receipt.outcome}: {receipt.reason}", file=sys.stderr)
 
 
 def peer_of(args: argparse.Namespace) -> zmqrel.Peer:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import zmqrel
 from nodes.functions import function_of
-from nodes.program import Parser, peer_of, reported, run, whole
+from nodes.program import BAD_ENDS, Parser, peer_of, reported, run, say_bad_end, whole
 
 ROOM_TIMEOUT_S = 5.0
 MOST_ID_BYTES = 128
@@ -39,7 +39,7 @@ def relaying(peer: zmqrel.Peer, args: argparse.Namespace) -> Callable[[zmqrel.Me
             peer.send(
                 args.to,
                 body,
-                queue=args.send_queue or args.queue,
+                queue=args.send_queue,
                 key=message.key,
                 headers=message.headers,
                 id=derived_id(message),
@@ -62,7 +62,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--workers", type=whole, default=1, help="threads; more than one may change the order [%(default)s]"
     )
     made.add_argument("--attempts", type=whole, help="give a message up after so many [never]")
-    return made.parsed(argv)
+    args = made.parsed(argv)
+    args.send_queue = args.send_queue or args.queue
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     peer = peer_of(args)
     retry = zmqrel.Retry.exponential(0.2, max_interval=10, max_attempts=args.attempts, jitter="full")
     peer.handler(args.queue, workers=args.workers, retry=retry)(relaying(peer, args))
+    peer.on_outcome(*BAD_ENDS, to=args.to, queue=args.send_queue)(say_bad_end)
     with reported(peer):
         peer.run()
     return 0

@@ -26,7 +26,7 @@ from typing import Any
 import zmqrel
 from nodes.journal import Journal
 from nodes.log_file import Line, LogFile
-from nodes.program import Parser, Stop, above_zero, peer_of, reported, run
+from nodes.program import BAD_ENDS, Parser, Stop, above_zero, peer_of, reported, run, say_bad_end
 from nodes.rows import rows_of
 
 BATCH = 500
@@ -101,11 +101,6 @@ def commit(peer: zmqrel.Peer, args: argparse.Namespace, messages: list[Named], s
                 return False
 
 
-def not_handled(receipt: zmqrel.Receipt) -> None:
-    """Say which row the other side did not take; the log is the place where it is looked for."""
-    print(f"{receipt.id}: {receipt.outcome}: {receipt.reason}", file=sys.stderr)
-
-
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     made = Parser("nodes.source", __doc__ or "", "rows.csv --to shop --peer shop=tcp://127.0.0.1:7001")
     made.add_argument("file", type=Path, help="the file, or the log")
@@ -136,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments(argv)
     stop = Stop()
     peer = peer_of(args)
-    peer.on_outcome(zmqrel.Outcome.REJECTED, zmqrel.Outcome.EXHAUSTED, zmqrel.Outcome.UNCERTAIN)(not_handled)
+    peer.on_outcome(*BAD_ENDS, to=args.to, queue=args.queue)(say_bad_end)
     journal = Journal(Path(f"{args.store}.journal.sqlite"), args.label)
     with contextlib.closing(journal), reported(peer, lambda: {"rows": journal.rows}), peer:
         (send_log if args.follow else send_rows)(peer, args, journal, stop)

@@ -29,7 +29,7 @@ class Case(NamedTuple):
 
 CASES = {
     "logs": Case(
-        {"rate": "90", "kill_every": "1.5"},
+        {"rate": "120", "kill_every": "1.2"},
         ["rows", "... errors", "files of the log"],
         [
             ("sink", "DELETE FROM messages WHERE n = 3", "line that is missing: 2026-03-14T06:00:02.522"),
@@ -75,7 +75,7 @@ CASES = {
         ],
     ),
     "edge": Case(
-        {"kill_every": "3"},
+        {"kill_every": "3", "rounds": "6"},
         ["obeyed"],
         [
             ("hub", "DELETE FROM ended WHERE id = 'device-1:0'", "command without an end: device-1:0"),

@@ -77,6 +77,11 @@ MISUSES = {
     "bad endpoint": ([*SINK, "--bind", "7001"], "ConfigError: bind"),
     "far endpoint": ([*SINK, "--bind", "tcp://0.0.0.0:7001"], "ConfigError: bind: "),
     "bad queue": ([*SINK, "--queue", ""], "ConfigError: queue "),
+    "bad queue to send to": (
+        ["relay", "--function", "json:dumps", "--to", "a", *PEER, "--send-queue", " "],
+        "ConfigError: queue ",
+    ),
+    "bad queue of a source": (["source", "{file}", "--to", "a", *PEER, "--queue", " "], "ConfigError: queue "),
     "bad peer": ([*SINK, "--peer", "a=b"], "ConfigError: peers['a'] "),
     "not a database": (["sink", "--db", "{file}"], "argument --db: {file}: file is not a database"),
 }
@@ -171,7 +176,7 @@ def running(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
 
 def test_source_and_sink_without_a_launcher(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
-    file.write_text("n,who\n" + "".join(f"{n},c{n % 3}\n" for n in range(1000)), encoding="utf-8")
+    file.write_text("n,who\n" + "".join(f"{n},c{n % 3}\n" for n in range(300)), encoding="utf-8")
     endpoint = f"ipc://{tmp_path}/sink.ipc"
     feeding = ["nodes.source", str(file), "--to", "sink", "--peer", f"sink={endpoint}", "--key", "who"]
     feeding += ["--store", f"{tmp_path}/source"]
@@ -184,7 +189,7 @@ def test_source_and_sink_without_a_launcher(tmp_path: Path) -> None:
         with running(*writing):
             assert source_process.wait(PATIENCE_S) == 0
     table = sink.Table(tmp_path / "rows.sqlite")
-    assert table.counts() == {"rows": 1001, "duplicates": 0}
+    assert table.counts() == {"rows": 301, "duplicates": 0}
     assert table.complete()
     # Once more: nothing is new, so nobody is needed on the other side.
     ended = command(*feeding)

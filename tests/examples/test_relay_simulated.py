@@ -29,7 +29,7 @@ def relayed(seed: int, deaths: int) -> tuple[list[int], World]:
         return {"version": next(versions), "n": message.body}
 
     def relaying(program: Program) -> None:
-        args = argparse.Namespace(function=change, to="sink", queue="rows", send_queue=None)
+        args = argparse.Namespace(function=change, to="sink", queue="rows", send_queue="rows")
         program.handler("rows", workers=2, retry=Retry.fixed(0.1))(relay.relaying(program, args))
 
     def sink(program: Program) -> None:
