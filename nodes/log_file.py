@@ -79,11 +79,11 @@ class LogFile:
 
     def begin(self) -> None:
         """Take what is rotated already as read: the log begins with what it holds now."""
-        rotated = [found for found in self._files() if found.path != self._path]
-        if rotated:
+        while rotated := [found for found in self._files() if found.path != self._path]:
             self._hold(_opened(rotated[-1]))
             if self._descriptor is not None:
                 self.at = _position(self._descriptor, secrets.token_hex(4), rotated[-1].size)
+                return
 
     def read(self) -> list[Line]:
         """The next whole lines, about CHUNK_BYTES of them at most; none if there are none now."""

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nodes import log_file
-from nodes.log_file import MARK_BYTES, Line, LogFile, Position
+from nodes.log_file import CHUNK_BYTES, MARK_BYTES, Line, LogFile, Position
 
 WRITER = [
     "write",
@@ -205,3 +205,53 @@ def test_every_line_once_and_in_order(steps: Steps) -> None:
 @given(st.lists(STEPS, max_size=60))
 def test_every_line_once_and_in_order_at_length(steps: Steps) -> None:
     check(steps)
+
+
+def test_what_was_rotated_before_the_beginning_is_not_read(tmp_path: Path) -> None:
+    log = tmp_path / "app.log"
+    (tmp_path / "app.log.1").write_text("old\n", encoding="utf-8")
+    log.write_text("new\n", encoding="utf-8")
+    reader = LogFile(log, None)
+    reader.begin()
+    assert [line.text for line in reader.read()] == ["new"]
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    "name", ["app.log.1", "app.log-20260131", "app-20260131.log", "app.log.2026-01-31_06", "app.log.old"]
+)
+def test_names_of_rotated_files(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("rotated\n", encoding="utf-8")
+    os.utime(tmp_path / name, (1, 1))
+    (tmp_path / "app.log").write_text("log\n", encoding="utf-8")
+    reader = LogFile(tmp_path / "app.log", None)
+    assert [line.text for line in [*reader.read(), *reader.read()]] == ["rotated", "log"]
+    reader.close()
+
+
+@pytest.mark.parametrize("name", ["app-error.log", "app.log.1.gz", "app.log.new", "other.log.1", "app.log.swp"])
+def test_names_of_other_files(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("another\n", encoding="utf-8")
+    reader = LogFile(tmp_path / "app.log", None)
+    assert reader.read() == []
+
+
+def test_lines_as_they_are(tmp_path: Path) -> None:
+    log = tmp_path / "app.log"
+    # A hole, as a writer leaves that does not append; an empty line; one that ends as in Windows; one that is no UTF-8.
+    log.write_bytes(b"\0" * 50 + b"a\n\nb\r\n\xa3\nc")
+    reader = LogFile(log, None)
+    assert [line.text for line in reader.read()] == ["a", "", "b", "\\xa3"]
+    assert reader.read() == []
+    log.write_bytes(log.read_bytes() + b"d\n")
+    assert [line.text for line in reader.read()] == ["cd"]
+    reader.close()
+
+
+def test_a_very_long_line_comes_in_pieces(tmp_path: Path) -> None:
+    log = tmp_path / "app.log"
+    log.write_text("x" * (2 * CHUNK_BYTES) + "yz\n", encoding="utf-8")
+    reader = LogFile(log, None)
+    pieces = [line.text for _ in range(3) for line in reader.read()]
+    assert [len(piece) for piece in pieces] == [CHUNK_BYTES, CHUNK_BYTES, 2]
+    reader.close()

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -133,9 +134,8 @@ def test_a_node_that_is_asked_to_end_does_in_order(
     }[node]
     report = tmp_path / "report.json"
     process = start(node, *arguments, report=report)
-    while not report.exists():
-        # It is up when its first report is there.
-        assert process.poll() is None, (tmp_path / "log").read_text()
+    # It is up when its first report is there.
+    runs_until(process, report.exists)
     process.send_signal(number)
     assert process.wait(PATIENCE_S) == 0
     assert (tmp_path / "log").read_bytes() == b""
@@ -171,7 +171,7 @@ def test_a_log_is_followed_by_a_source_that_is_killed(start: Start, tmp_path: Pa
                 written.append(f"line {len(written)}")
                 file.write(f"{written[-1]}\n")
         source = start("source", *reading)
-        wait_for_rows(database, len(written))
+        runs_until(source, partial(has_rows, database, len(written)))
         source.kill()
         source.wait()
         # While nobody reads: a part that is not read yet, then rotated, in one way or the other.
@@ -196,13 +196,16 @@ def test_a_log_is_followed_by_a_source_that_is_killed(start: Start, tmp_path: Pa
         assert db.execute("SELECT count(*) FROM unsent").fetchone()[0] == 0
 
 
-def wait_for_rows(database: Path, count: int) -> None:
+def runs_until(process: subprocess.Popen[bytes], reached: Callable[[], bool]) -> None:
+    """Wait until it is so, which it is to be while the process runs."""
     until = time.monotonic() + PATIENCE_S
-    while rows_in(database) < count:
+    while not reached():
         assert time.monotonic() < until
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            raise AssertionError(f"ended with {process.wait(0.02)}")
 
 
-def rows_in(database: Path) -> int:
+def has_rows(database: Path, count: int) -> bool:
     with closing(sqlite3.connect(database, timeout=30)) as db, contextlib.suppress(sqlite3.OperationalError):
-        return int(db.execute("SELECT count(*) FROM messages").fetchone()[0])
-    return 0
+        return bool(db.execute("SELECT count(*) >= ? FROM messages", (count,)).fetchone()[0])
+    return False
