@@ -50,6 +50,8 @@ class History:
     """There is a reason to hand it over, for the first time or again."""
     interrupted: bool = False
     """Its receiver's process died while a handler had it."""
+    cut_off: bool = False
+    """Likewise, or before what its handler made of it was committed: that counts for ever."""
     suspect: bool = False
     """Likewise, and it was not handed over since."""
     alone: bool = False
@@ -162,8 +164,9 @@ class Checker:
 
     def _on_turn(self, name: str) -> None:
         for history in self._unsettled.pop(name, ()):
-            # A full store may settle it later.
-            history.may_again = self._network.peers[name].disk.capacity is not None
+            if history.acknowledged or history.rejected:
+                # A full store may settle it later.
+                history.may_again = self._network.peers[name].disk.capacity is not None
         self._check_due()
         # Contact ends the time in which nobody can know that a store is an old copy.
         for pair in [pair for pair in self._unmet | self._unsure if name in pair]:
@@ -178,14 +181,15 @@ class Checker:
         at_work = self._at_work.pop(peer.name, set())
         for where in [where for where in self._key_at_work if where[0] == peer.name]:
             del self._key_at_work[where]
-        self._unsettled.pop(peer.name, None)
+        for uncommitted in self._unsettled.pop(peer.name, ()):
+            uncommitted.cut_off = True
         for asked in self._asked_about.pop(peer.name, {}).values():
             asked.killed_in_admit += not clean
         for body in at_work:
             history = self.histories.get(body)
             if history is not None:
                 history.running = history.alone = False
-                history.may_again = history.interrupted = True
+                history.may_again = history.interrupted = history.cut_off = True
                 history.suspect = not clean
                 history.sole_deaths += len(at_work) == 1 and not clean
                 self.seen["killed in a handler"] += 1
@@ -326,8 +330,8 @@ class Checker:
             raise self._broken(delivery.body, "handed over again, and nothing was wrong with the first time")
         if history.interrupted and not delivery.redelivered:
             raise self._broken(delivery.body, "not said to be redelivered, though its handler was killed")
-        if delivery.redelivered and not history.handed_over and not history.killed_in_admit:
-            raise self._broken(delivery.body, "said to be redelivered, but it never was handed over")
+        if delivery.redelivered and not (history.cut_off or history.killed_in_admit):
+            raise self._broken(delivery.body, "said to be redelivered, but no process died while it was at work")
 
     def _check_attempt(self, history: History, delivery: Delivery) -> None:
         if history.at_risk or history.doubtful or history.moved:
@@ -369,7 +373,7 @@ class Checker:
             raise self._broken(history.receipt.body, f"handed over after {history.outcome} was told")
         if history.outcome is Outcome.UNCERTAIN and history.doubtful:
             return  # its row at the sender was damaged, when the receiver may have had it already
-        if history.outcome is not None and not (history.at_risk or history.shaken):
+        if history.outcome is not None and not history.at_risk:
             raise self._broken(history.receipt.body, f"handed over after {history.outcome} was told")
 
     def _check_time(self, history: History) -> None:
@@ -442,8 +446,8 @@ class Checker:
         history.acknowledged = history.acknowledged or isinstance(result, Handled)
         history.rejected = history.rejected or isinstance(result, Rejected)
         history.moved = history.moved or isinstance(result, MoveTo)
+        self._unsettled[peer.name].append(history)
         if isinstance(result, Handled | Rejected):
-            self._unsettled[peer.name].append(history)
             if self._is_prompt(history.receipt) and history.outcome is None:
                 self._expect("told its outcome", delivery.body)
         elif not history.moved:
@@ -470,6 +474,8 @@ class Checker:
         self._note(history, outcome, reason)
         if history.blind:
             return
+        if history.running and outcome is not Outcome.UNCERTAIN and not (history.at_risk or history.shaken):
+            raise self._broken(receipt.body, f"{outcome} was told while a handler has it")
         if outcome in _NEVER_HANDED_OVER and self._known_hand_overs(history) and not self._excused(history):
             raise self._broken(receipt.body, f"{outcome} was told, but it was handed over")
         if outcome is Outcome.HANDLED and not history.acknowledged:

@@ -64,6 +64,8 @@ class WireChecker:
         self._lanes: dict[int, SeenLane] = {}
         self._of: defaultdict[str, dict[int, SeenLane]] = defaultdict(dict)
         """By name of the sender."""
+        self._largest: dict[tuple[str, str | None], int] = {}
+        """(receiver, sender) -> the largest entry that the one said to the other that it takes."""
         self._settled: dict[tuple[str, int], dict[int, int]] = {}
         """(receiver, lane) -> number -> outcome."""
         self._voids: list[tuple[str, int, int]] = []
@@ -139,6 +141,8 @@ class WireChecker:
                 lane.entries[seq] = entry
                 if entry and seq > lane.acknowledged:
                     lane.unacknowledged[seq] = len(entry)
+                    if data.kind != CONTROL and len(entry) > self._largest.get((receiver or "", sender), len(entry)):
+                        raise self._broken(sender, f"sends {seq} of {len(entry)} bytes, which {receiver} does not take")
                     lane.largest = max(lane.largest, len(entry))
                 elif not entry:
                     lane.unacknowledged.pop(seq, None)
@@ -215,6 +219,7 @@ class WireChecker:
             theirs = self._lanes.get(lane_id)
             if theirs is not None:
                 self._check_floor(sender, theirs, lane_id, floor)
+        self._largest[(sender, receiver)] = info.largest_entry
         for told in info.lanes:
             lane = self._lane(sender, receiver, told.lane_id, told.kind)
             if told.next_seq < lane.next_seq and not told.closed:
