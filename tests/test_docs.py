@@ -54,7 +54,7 @@ def test_there_are_programs_on_the_pages() -> None:
 
 
 def test_the_topology_on_its_page_is_right(tmp_path: Path) -> None:
-    [(language, text)] = [block for block in _BLOCK.findall(_PAGES["topologies.md"]) if block[0] == "toml"]
+    [(_, text)] = [block for block in _BLOCK.findall(_PAGES["topologies.md"]) if block[0] == "toml"]
     file = tmp_path / "rows.toml"
     file.write_text(text)
     run = subprocess.run(

@@ -31,9 +31,9 @@ def command(*arguments: object, stdin: str | None = None, cwd: Path | None = Non
     return ended
 
 
-def called(*arguments: object) -> subprocess.CompletedProcess[str]:
+def called(*arguments: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     """`zmqrel` in this process: for what does not depend on having one of its own, a fraction of the time."""
-    ended = CliRunner().invoke(main, list(map(str, arguments)), prog_name="zmqrel")
+    ended = CliRunner().invoke(main, list(map(str, arguments)), input=stdin, prog_name="zmqrel")
     if ended.exception is not None and not isinstance(ended.exception, SystemExit):
         raise ended.exception
     return subprocess.CompletedProcess(["zmqrel"], ended.exit_code, ended.stdout, ended.stderr)
@@ -41,7 +41,7 @@ def called(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def objects(name: str, *arguments: object, status: int = 0, stdin: str | None = None) -> list[Any]:
     """The JSON lines of a command that ends with `status`, each validated."""
-    ended = command(*arguments, "--json", stdin=stdin)
+    ended = called(*arguments, "--json", stdin=stdin)
     assert ended.returncode == status, (ended.returncode, ended.stdout, ended.stderr)
     return [validated(json.loads(line), name) for line in ended.stdout.splitlines()]
 

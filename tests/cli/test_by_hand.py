@@ -45,7 +45,7 @@ def listening(folder: Path, *arguments: object) -> Iterator[Listening]:
     )
     try:
         yield Listening(process, endpoint)
-        if process.poll() is None:
+        if "--count" not in arguments:
             process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, said

@@ -7,6 +7,7 @@ import random
 import signal
 import socket
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from struct import pack
@@ -16,9 +17,11 @@ import pytest
 
 import zmqrel
 from tests.real.net import LIMIT_S, until
+from zmqrel.control.asked import looked_at
 from zmqrel.control.asking import NoAnswer, connected
 from zmqrel.control.place import MOST_QUESTION_BYTES, SOCKET
-from zmqrel.errors import ConfigError, UnknownMessage
+from zmqrel.errors import ConfigError, StoreLocked, UnknownMessage
+from zmqrel.store.directory import StoreDirectory
 
 NONSENSE = {
     "a length that is too large": pack(">I", MOST_QUESTION_BYTES + 1) + b"x",
@@ -205,3 +208,23 @@ def test_another_user_is_refused(tmp_path: Path) -> None:
             os._exit(0)
         _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 7
+
+
+def test_who_looks_for_long_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zmqrel.Peer("shop", tmp_path / "shop"):
+        pass
+    monkeypatch.setattr("zmqrel.store.directory._LOOK_S", 0.05)
+    with looked_at(tmp_path / "shop"), pytest.raises(StoreLocked, match="already open in this process"):
+        StoreDirectory(tmp_path / "shop")
+
+
+def test_who_only_looks_keeps_no_peer_from_starting(tmp_path: Path) -> None:
+    with zmqrel.Peer("shop", tmp_path / "shop"):
+        pass
+    peer = zmqrel.Peer("shop", tmp_path / "shop")
+    starting = threading.Thread(target=peer.start)
+    with looked_at(tmp_path / "shop"):
+        starting.start()
+    starting.join(LIMIT_S)
+    assert peer.stats()["commits"]
+    peer.close()

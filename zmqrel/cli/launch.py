@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from zmqrel.cli import supervise, table
+from zmqrel.cli.speech import UsedWrongly
 from zmqrel.cli.topology import Plan, TopologyError, load
 
 EPILOG = """\b
@@ -46,12 +47,6 @@ retried, recalled, expired, dead, backlog, and report (as the node wrote it).
 """
 # The descriptor: what a child process writes to cannot be sys.stderr, which may be anything.
 STDERR = 2
-
-
-class Misuse(click.ClickException):
-    """A mistake of the user, told in one line."""
-
-    exit_code = 2
 
 
 def _settings(_context: click.Context, _parameter: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
@@ -111,7 +106,7 @@ def launch(
     try:
         plan = load(topology, data or own, settings)
     except TopologyError as error:
-        raise Misuse(str(error)) from error
+        raise UsedWrongly(str(error)) from error
     if check:
         click.echo(json.dumps(_described(plan), indent=2) if as_json else _in_words(plan))
         return
@@ -128,7 +123,7 @@ def _make(data: Path) -> None:
         for report in (data / "status").iterdir():
             report.unlink()
     except OSError as error:
-        raise Misuse(f"--data {data}: cannot be made: {error.strerror}") from error
+        raise UsedWrongly(f"--data {data}: cannot be made: {error.strerror}") from error
 
 
 def _launch(plan: Plan, show: table.Shown, timeout: float | None, as_json: bool, keep: bool) -> int:

@@ -117,8 +117,9 @@ def _name_of(store: str) -> str:
 def _lines() -> Iterator[str]:
     if sys.stdin.isatty():
         speech.say("each line is a message; Ctrl-D ends", err=True)
-    lines = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace")
-    return (line.rstrip("\r\n") for line in lines)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
+    return (line.rstrip("\r\n") for line in sys.stdin)
 
 
 def _body(text: str, parse: bool) -> Any:

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from zmqrel.cli.counts import COUNTERS
+from zmqrel.cli.speech import escaped
 from zmqrel.cli.supervise import State, View
 
 COLUMNS = (*COUNTERS, "backlog")
@@ -60,7 +61,7 @@ def told(kind: str, fields: dict[str, Any]) -> str:
 def tail(fields: dict[str, Any]) -> str:
     """The last words of a node that was given up."""
     head = f"{fields['node']} was given up after {fields['starts']} starts ({fields['why']}); its last lines:"
-    return "\n".join([head, *(f"  | {each}" for each in fields["tail"] or ["(it said nothing)"])])
+    return "\n".join([head, *(f"  | {escaped(each)}" for each in fields["tail"] or ["(it said nothing)"])])
 
 
 def _rate(view: View) -> str:

@@ -9,6 +9,7 @@ import os
 from contextlib import suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Final
 from zlib import crc32
 
@@ -23,7 +24,10 @@ LOCK: Final = "lock"
 REDO: Final = "redo"
 
 _LIFE_BYTES: Final = 128
-_PID_BYTES: Final = 20
+_HOLDER_BYTES: Final = 24
+_LOOKING: Final = "look "
+_LOOK_S: Final = 5.0
+_NOTE_S: Final = 0.02
 # Memory-mapped pages of these are not coherent between hosts, and their locks may lie.
 _NETWORKED: Final = frozenset(
     [
@@ -45,15 +49,16 @@ _NETWORKED: Final = frozenset(
 class StoreDirectory:
     """A store's directory, made if it was absent, and locked for this process until `unlock`."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, only_look: bool = False) -> None:
         """Make, check and lock the directory.
 
-        Raises ConfigError if it cannot be a store's directory, StoreLocked if another peer has it.
+        Who will `only_look` has it for a moment: others wait for that, up to five seconds. Raises ConfigError if it
+        cannot be a store's directory, StoreLocked if another peer has it.
         """
         self.path = Path(path).absolute()
         _make(self.path)
         _check(self.path)
-        self._lock_fd: int | None = _lock(self.path)
+        self._lock_fd: int | None = _lock(self.path, _LOOKING if only_look else "")
         _locked_here.add(self)
 
     def previous(self) -> Previous:
@@ -187,22 +192,36 @@ def _network_file_system(device: int) -> str | None:
     return None
 
 
-def _lock(path: Path) -> int:
+def _lock(path: Path, note: str) -> int:
     # flock, not lockf: that one is lost when any other descriptor of the file is closed in this process.
     try:
         fd = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise _refused(f"{path / LOCK} cannot be opened", error) from error
     try:
-        flock(fd, LOCK_EX | LOCK_NB)
-    except OSError as error:
-        holder = os.pread(fd, _PID_BYTES, 0).decode("ascii", "replace").strip()
+        _wait_for_lock(path, fd)
+    except BaseException:
         os.close(fd)
-        raise _locked(path, holder) from error
-    # The number is only for the message; a full disk must not keep a store from opening.
+        raise
+    # Only for others to read; a full disk must not keep a store from opening.
     with suppress(OSError):
-        os.pwrite(fd, str(os.getpid()).ljust(_PID_BYTES).encode(), 0)
+        os.pwrite(fd, f"{note}{os.getpid()}".ljust(_HOLDER_BYTES).encode(), 0)
     return fd
+
+
+def _wait_for_lock(path: Path, fd: int) -> None:
+    """Take the lock. Raises StoreLocked: at once, unless its holder only looks or has not said yet what it does."""
+    begun_at = monotonic()
+    while True:
+        try:
+            flock(fd, LOCK_EX | LOCK_NB)
+            return
+        except OSError as error:
+            holder = os.pread(fd, _HOLDER_BYTES, 0).decode("ascii", "replace").strip()
+            patience_s = _LOOK_S if holder.startswith(_LOOKING) else _NOTE_S
+            if monotonic() - begun_at >= patience_s:
+                raise _locked(path, holder.removeprefix(_LOOKING)) from error
+        sleep(_NOTE_S)
 
 
 def _locked(path: Path, holder: str) -> StoreLocked:

@@ -68,7 +68,7 @@ class LmdbStore:
         self._verify = verify
         self._relaxed = durability == "relaxed"
         self._map_size = map_size_bytes
-        self._directory = StoreDirectory(directory)
+        self._directory = StoreDirectory(directory, only_look=only_look)
         self._path = self._directory.path
         self._data = self._path / DATA
         self._opened = ExitStack()
