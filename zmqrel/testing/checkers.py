@@ -75,6 +75,8 @@ class History:
     """A machine stopped, so that nobody may know whether it was handed over; or its row was damaged."""
     shaken: bool = False
     """One that knew it lost its last moments: it may have been sent twice, which is to be said, and out of order."""
+    sent_twice: bool = False
+    """That one was its sender's, so that it may indeed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,7 @@ class Checker:
             history.at_risk = True
         if (receipt.sender, receipt.to) in self._unsure or (receipt.to, receipt.sender) in self._unsure:
             history.doubtful = history.shaken = True
+            history.sent_twice = (receipt.sender, receipt.to) in self._unsure
         if was_unknown is not None:
             # Sent again, by a caller that did not know: what became of it meanwhile was not seen.
             history.at_risk = history.blind = True
@@ -225,6 +228,7 @@ class Checker:
             if peer.name == history.receipt.to or (relaxed and peer.name == history.receipt.sender):
                 history.doubtful = True
                 history.shaken = history.shaken or relaxed
+                history.sent_twice = history.sent_twice or (relaxed and peer.name == history.receipt.sender)
             if peer.name == history.receipt.to:
                 history.suspect = False
         if relaxed:
@@ -373,7 +377,7 @@ class Checker:
             raise self._broken(history.receipt.body, f"handed over after {history.outcome} was told")
         if history.outcome is Outcome.UNCERTAIN and history.doubtful:
             return  # its row at the sender was damaged, when the receiver may have had it already
-        if history.outcome is not None and not history.at_risk:
+        if history.outcome is not None and not (history.at_risk or history.sent_twice):
             raise self._broken(history.receipt.body, f"handed over after {history.outcome} was told")
 
     def _check_time(self, history: History) -> None:
