@@ -411,3 +411,26 @@ def test_effects_are_answered_once() -> None:
     effects: Effects = host.engine.finish()
     assert effects.replies == [(command, 0)]
     host._apply(effects)
+
+
+def test_one_that_forgets_twice_in_one_life_is_healed_twice() -> None:
+    """The second time floors need not fall: what came meanwhile may not have been acknowledged."""
+    a, b, pump = pair()
+    a.send("b", b"1")
+    pump.run()
+    for seq in (2, 3):
+        forget(b, "a")
+        b.turn([], c.Connect("a", None))
+        pump.pass_s(2, keep=no_state)
+        a.send("b", b"%d" % seq)
+        pump.run(keep=lambda host, frame: no_state(host, frame) and frame.type != frames.ACK)
+    forget(b, "a")
+    b.turn([], c.Connect("a", None))
+    pump.pass_s(5)
+    lane = next(lane for lane in a.engine.shared.out_lanes.values() if lane.queue == QUEUE)
+    assert lane.doubt_upto == lane.sent_upto == 3
+
+
+def no_state(_host: Host, frame: frames.Frame) -> bool:
+    """Control entries are lost, so that who is old is said again and again."""
+    return frame.type != frames.DATA or frame.fields[0].kind != 0

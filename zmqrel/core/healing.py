@@ -63,18 +63,20 @@ class Healing:
         """Instance and commit count of the newest handshake: an older one may come later, on the other link."""
         self._healed_them = 0
         """The life of theirs for which we last did our part."""
+        self._forgot_in = 0
+        """The life of theirs in which it was found to have forgotten us."""
 
     def fields(self) -> list[Any]:
         """The durable part."""
         return [
             self.i_am_old, self.you_are_old, self.awaits_state, self._state_lane, self._state_seq,
-            self._healed_instance, self._healed_them,
+            self._healed_instance, self._healed_them, self._forgot_in,
         ]  # fmt: skip
 
     def load(self, fields: list[Any]) -> None:
         """Take the durable part."""
         self.i_am_old, self.you_are_old, self.awaits_state, self._state_lane, self._state_seq = fields[:5]
-        self._healed_instance, self._healed_them = fields[5:]
+        self._healed_instance, self._healed_them, self._forgot_in = fields[5:]
 
     def fall_behind(self) -> None:
         """A power cut took the last moments of the life before, in which this peer may have been spoken to.
@@ -121,7 +123,10 @@ class Healing:
             self.send_state()
         if forgot or (they_are_old and self._healed_them != session.instance):
             self._heal_them(session.instance, told=info.i_am_old)
+        elif info.i_am_old and self._forgot_in == session.instance and not overtaken:
+            self._doubt_what_was_sent()  # it may have been told to forget once more
         if forgot:
+            self._forgot_in = session.instance
             self._take_floors(info)  # or the next handshake would say the same again
         if i_am_old:
             # OPEN is still to say so. Whoever judged by a WELCOME of before, or is about to, learns it by another one.

@@ -131,6 +131,8 @@ class Checker:
         """What must have happened by when, the earliest first."""
         self._lives: dict[Any, tuple[int, int]] = {}
         """Body -> lives of sender and receiver when it was accepted."""
+        self._forgot: set[tuple[str, str]] = set()
+        """(peer, another that it was told to forget)."""
         self.hand_overs = 0
         network.watch(self._see)
 
@@ -148,7 +150,9 @@ class Checker:
         history = self.histories[receipt.body] = History(receipt, len(self.histories))
         peers = self._network.peers
         self._lives[receipt.body] = peers[receipt.sender].life, peers[receipt.to].life
-        if (receipt.sender, receipt.to) in self._unmet or (receipt.to, receipt.sender) in self._unmet:
+        pair = receipt.sender, receipt.to
+        # That one has forgotten the other may be found out at a later handshake than the first.
+        if not {pair, pair[::-1]}.isdisjoint(self._unmet | self._forgot):
             history.at_risk = True
         if (receipt.sender, receipt.to) in self._unsure or (receipt.to, receipt.sender) in self._unsure:
             history.doubtful = history.shaken = True
@@ -210,6 +214,14 @@ class Checker:
                 history.gone.append((since, self._network.now))
             if peer.name == history.receipt.to:
                 history.suspect = False  # the table that knew is another one
+
+    def _on_forgot(self, peer: SimulatedPeer, other: str) -> None:
+        """What the two sent each other may end UNCERTAIN, and come again if it says so."""
+        self._unmet.add((peer.name, other))
+        self._forgot.add((peer.name, other))
+        for history in self.histories.values():
+            if {history.receipt.sender, history.receipt.to} == {peer.name, other}:
+                history.at_risk = True
 
     def _on_rolled_back(self, peer: SimulatedPeer, since: float) -> None:
         """What a life that was lost did since its copy was made, it may have told nobody."""
@@ -494,6 +506,10 @@ class Checker:
         """There must be a reason for what was told."""
         receipt = history.receipt
         body = receipt.body
+        if reason == "forgotten":
+            if (receipt.sender, receipt.to) not in self._forgot:
+                raise self._broken(body, f"{outcome} was told, but nobody forgot its receiver")
+            return
         if (outcome is Outcome.RECALLED or reason == "recalled") and not self._was_recalled(history):
             raise self._broken(body, f"{outcome} was told, but nobody recalled it")
         if outcome is Outcome.EXPIRED or reason == "deadline":

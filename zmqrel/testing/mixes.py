@@ -39,6 +39,8 @@ class Mix:
     """How often `admit` says no."""
     dead: float = 0.0
     """Dead letters are retried, or purged."""
+    forget: float = 0.0
+    """How often a peer forgets another, and knows it anew at once."""
     skew: bool = False
     """Wall clocks hours apart, stepped now and then; clocks that drift."""
     kill: float = 0.0
@@ -80,6 +82,7 @@ MIXES: dict[str, Mix] = {
     "rollback": Mix(faults=BAD_LINKS, rollback=0.03, crash=0.02, partition=0.02),
     "tiny": Mix(faults=BAD_LINKS, tiny=True, crash=0.02),
     "full": Mix(faults=BAD_LINKS, capacity=60_000, crash=0.02),
+    "forgetting": Mix(peers=3, faults=BAD_LINKS, forget=0.04, crash=0.03, close=0.01, reconnect=0.02),
     "conditions": Mix(faults=BAD_LINKS, refuse=0.2, dead=0.2, fail=0.3, ttl=0.5, recall=0.4, crash=0.03, close=0.01),
     "refused and rolled back": Mix(faults=BAD_LINKS, refuse=0.2, dead=0.2, recall=0.4, rollback=0.03, power_loss=0.02),
     "clocks": Mix(faults=BAD_LINKS, skew=True, ttl=0.6, delay=0.2, crash=0.03),

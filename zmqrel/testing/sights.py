@@ -26,6 +26,7 @@ MUST_BE_SEEN: dict[str, tuple[str, ...]] = {
     "neighbours": ("credit exhausted",),
     "killers": ("killed in a handler", "EXHAUSTED: crash", "told to a callback", "recall loses to a running handler"),
     "odds": ("damaged", "EXHAUSTED: gave up", "EXHAUSTED: too large"),
+    "forgetting": ("UNCERTAIN", "RECALLED", "redelivered", "peer_old_copy"),
     "conditions": ("REJECTED", "EXHAUSTED: recalled"),
 }  # fmt: skip
 """By the name of a mix: what a batch of it shows at least once."""

@@ -70,6 +70,8 @@ class WireChecker:
         """(receiver, lane) -> number -> outcome."""
         self._voids: list[tuple[str, int, int]] = []
         """Sender, lane and number of messages that became voids in this turn."""
+        self._forgot: set[tuple[str, str]] = set()
+        """(peer, another that it was told to forget): it knows nothing of the other's lanes from then on."""
         network.watch(self._see)
         network.links.tap = self._read
 
@@ -84,6 +86,8 @@ class WireChecker:
             self._check_voids(details[0])
         elif what == "stopped":
             self._voids = [void for void in self._voids if void[0] != details[0].name]
+        elif what == "forgot":
+            self._forgot.add((details[0].name, details[1]))
         elif what in _FORGETS or (what == "power lost" and details[0].options.durability == "relaxed"):
             self._forget(details[0])
 
@@ -203,7 +207,7 @@ class WireChecker:
         self.seen["credit exhausted"] += lane.kind != CONTROL and ack.grant_seq <= ack.floor
 
     def _check_floor(self, receiver: str, lane: SeenLane, lane_id: int, floor: int) -> None:
-        if floor < lane.floor:
+        if floor < lane.floor and (receiver, lane.sender) not in self._forgot:
             raise self._broken(receiver, f"names floor {floor} of lane {lane_id:016x}, after it named {lane.floor}")
         lane.floor = floor
         if floor > lane.acknowledged:
@@ -235,8 +239,8 @@ class WireChecker:
         except BadRecord as error:
             raise self._broken(sender, f"sends a control entry that no peer can read: {error}") from None
         self.seen[type(entry).__name__] += 1
-        if not isinstance(entry, Settle) or (entry.lane_id in self._lanes and self._lanes[entry.lane_id].lost):
-            return  # what was settled for a lost life may be asked for again, in doubt
+        if not isinstance(entry, Settle) or not self._is_settled_once(sender, entry.lane_id):
+            return
         known = self._settled.setdefault((sender, entry.lane_id), {})
         for settled in entry.ranges:
             for seq in range(settled.first, settled.last + 1):
@@ -245,6 +249,11 @@ class WireChecker:
                     raise self._broken(
                         sender, f"settles {seq} of lane {entry.lane_id:016x} {settled.outcome}, after {before}"
                     )
+
+    def _is_settled_once(self, receiver: str, lane_id: int) -> bool:
+        """What was settled for a lost life, or by who has forgotten it, may be asked for again, in doubt."""
+        lane = self._lanes.get(lane_id)
+        return lane is None or not (lane.lost or (receiver, lane.sender) in self._forgot)
 
     def _broken(self, name: str, what: str) -> PromiseBroken:
         return PromiseBroken(f"at {self._network.now:.6f}: {name} {what}")

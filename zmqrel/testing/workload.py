@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from zmqrel.core import tables
-from zmqrel.core.commands import PurgeDead, RetryDead
+from zmqrel.core.commands import Connect, Forget, PurgeDead, RetryDead
 from zmqrel.errors import Reject, RetryLater
 from zmqrel.retry import Retry
 from zmqrel.testing.bounds import BoundsChecker
@@ -149,6 +149,7 @@ class Workload:
             (mix.recall, self._recall),
             (mix.recall_where, self._recall_where),
             (mix.dead, self._retry_or_purge_dead),
+            (mix.forget, self._forget),
             (mix.reconnect, self._reconnect),
             (mix.partition, self._partition),
             (mix.crash, self._crash),
@@ -221,6 +222,14 @@ class Workload:
         peer = self.network.peers[self.rng.choice(self.names)]
         if peer.running:
             peer.recall_where(self.rng.choice(_QUEUES), self.rng.choice(_KEYS))
+
+    def _forget(self) -> None:
+        one, other = self._pair()
+        peer = self.network.peers[one]
+        if peer.running:
+            self.network.observe("forgot", peer, other)
+            peer.command(Forget(other))
+            peer.command(Connect(other, peer.peers[other]))
 
     def _retry_or_purge_dead(self) -> None:
         peer = self.network.peers[self.rng.choice(self.names)]
