@@ -143,6 +143,22 @@ def test_a_queue_of_receive_is_not_gated() -> None:
     assert second is not None
 
 
+def test_a_suspect_of_receive_is_handed_over_once_though_another_is_out() -> None:
+    host = receiver(b"1")
+    host.serve("pull", Policy(RETRY, push=False))
+    puppet = Puppet(host)
+    puppet.data(1, *encode_messages([b"x"], host.now().store_us, 0, b""), lane_id=5, queue="pull")
+    host.take(), host.take("pull")
+    host.reopen()
+    host.turn()
+    handled, received = host.take(), host.take("pull")
+    assert (handled.suspect, received.suspect) == (True, True)
+    host.finish(handled, HANDLED)
+    assert host.buffers["pull"].take(host.now().store_us) is None
+    host.finish(received, HANDLED)
+    assert host.engine.stats()["inbox_messages"] == 0
+
+
 def test_a_suspect_whose_queue_nobody_serves_holds_nothing_back() -> None:
     host = receiver(b"1")
     host.serve("other")

@@ -85,6 +85,20 @@ def test_a_full_store_accepts_nothing() -> None:
     assert host.send("b", b"x").first == 1
 
 
+def test_a_write_that_finds_not_even_headroom_ends_the_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = lonely()
+    stored = host.send("b", b"x")
+    host.engine.set_accepting(False)
+
+    def refuse(_key: bytes, _value: bytes) -> None:
+        host.store.abort()
+        raise StoreFull("full")
+
+    monkeypatch.setattr(host.store, "put", refuse)
+    with pytest.raises(StoreFull):
+        host.recall(stored)
+
+
 def test_what_is_found_after_a_restart_is_what_was_found_before() -> None:
     host = lonely()
     host.send("b", b"x", id="waits")

@@ -140,8 +140,73 @@ def test_a_span_that_is_broken_up_leaves_its_rows_where_they_were(taken: int) ->
     assert [b.take().seq for _ in range(4 - taken)] == list(range(taken + 1, 5))
 
 
+def test_a_row_that_is_taken_while_its_span_is_broken_up_is_with_its_worker() -> None:
+    a, b, pump = with_span()
+    span = span_of(b)
+    taken: list[Row] = []
+
+    class Contended:
+        """A lock that the loop gets after a worker has had it."""
+
+        def __enter__(self) -> None:
+            if not taken:
+                taken.append(span.next())  # never this one: it only keeps the worker from taking another
+                taken[0] = b.take()
+
+        def __exit__(self, *_error: object) -> None:
+            pass
+
+    b.buffers[QUEUE]._lock = Contended()
+    stored = a.engine.shared.out_lanes
+    [lane] = [lane for lane in stored.values() if lane.queue]
+    a.turn([], c.Recall([(lane.no, 1)]))
+    pump.run()
+    found = a.engine.found(lane.no, 1)
+    assert taken[0].seq == 1
+    assert found is not None
+    assert found.handed_at_us is not None, "the recall is too late"
+    b.finish(taken[0], HANDLED)
+    pump.run()
+    assert a.outcomes() == [(1, "HANDLED", None)]
+    assert b.engine.stats()["inbox_messages"] == 3
+
+
+def test_a_failed_attempt_is_noted_though_its_peer_closes_and_the_rest_of_its_span_is_claimed() -> None:
+    _, b, pump = with_span()
+    buffer = b.buffers[QUEUE]
+    buffer.finish(b.take(), Failed("oops"))
+    results = buffer.finished()
+    buffer.clear()
+    b.engine.finished(results)
+    b.turn()
+    b.reopen("clean")
+    pump.connect()
+    assert [b.take().seq for _ in range(3)] == [2, 3, 4]
+    pump.pass_s(1)
+    again = b.take()
+    assert (again.seq, again.attempts) == (1, 2)
+
+
 def test_only_as_much_of_a_span_is_claimed_as_there_is_room_for() -> None:
     _, b, _ = with_span(10)  # four are claimed ahead
     assert len(b.buffers[QUEUE]) == 4
     spans = [span for lane in b.engine.shared.in_lanes.values() for span in lane.spans]
     assert [(span.place, span.first, span.last) for span in spans] == [(Place.CLAIMED, 1, 4), (Place.AHEAD, 5, 10)]
+
+
+def test_spans_are_found_by_number_however_they_were_cut() -> None:
+    a, b, pump = with_span(10)
+    for _ in range(3):
+        a.send("b", b"x", b"y")
+        pump.run()
+    b.finish(b.take(), HANDLED)  # makes room: more is cut off
+    [lane] = [lane for lane in b.engine.shared.in_lanes.values() if lane.spans]
+    firsts = [span.first for span in lane.spans]
+    assert firsts == sorted(firsts)
+    assert len(firsts) > 4
+    assert lane.head_messages == sum(row.messages for row in lane.head)
+    assert [lane.span_of(seq) for seq in (0, 17)] == [None, None]
+    for seq in range(1, 17):
+        span = lane.span_of(seq)
+        assert span is not None
+        assert span.first <= seq <= span.last

@@ -75,8 +75,8 @@ class Claims:
 
     def look_ahead(self, queue: Queue, lane: InLane, rows: list[Row] | list[Span], last: int, size: int) -> None:
         """Spare reading back what comes next, up to the number `last`; only if all before it is in memory."""
-        messages = sum([row.messages for row in (*lane.head, *rows)])
-        if lane.scan_seq != lane.floor + 1 or messages > _MOST_AHEAD:
+        messages = sum([row.messages for row in rows])
+        if lane.scan_seq != lane.floor + 1 or lane.head_messages + messages > _MOST_AHEAD:
             return
         if lane.head and lane.head_bytes + size > _MOST_AHEAD_BYTES:
             return
@@ -87,20 +87,15 @@ class Claims:
 
     def find(self, lane: InLane, seq: int) -> Row | None:
         """The row with this number if it is in memory; the span that it is in is broken up."""
-        for span in lane.spans:
-            if span.first <= seq <= span.last:
-                self.break_up(span)
-                break
+        span = lane.span_of(seq)
+        if span is not None:
+            self.break_up(span)
         return lane.rows.get(seq)
 
     def break_up(self, span: Span) -> None:
         """Let each of a span's rows stand by itself, as far as it has not ended."""
         lane = span.lane
         lane.spans.remove(span)
-        for row in span.taken:
-            if row.place is not Place.GONE:
-                row.span = None
-                lane.rows[row.seq] = row
         if span.place is Place.CLAIMED:
             rows = cast(Buffer, self._rows.queue(lane.queue).buffer).break_up(span)
             for _, offered in self._shared.effects.offers:
@@ -109,11 +104,17 @@ class Claims:
                     offered[at : at + 1] = rows
         else:
             rows = span.rest()
-            at = lane.head.index(span)
-            lane.head.rotate(-at)
-            lane.head.popleft()
-            lane.head.extendleft(reversed(rows))
-            lane.head.rotate(at)
+            if span.place is Place.AHEAD:  # not one of a buffer that was cleared, for the peer closes
+                at = lane.head.index(span)
+                lane.head.rotate(-at)
+                lane.head.popleft()
+                lane.head.extendleft(reversed(rows))
+                lane.head.rotate(at)
+        # Not before: until the span was out of its buffer, workers went on taking rows of it.
+        for row in span.taken:
+            if row.place is not Place.GONE:
+                row.span = None
+                lane.rows[row.seq] = row
         lane.rows.update((row.seq, row) for row in rows)
 
     # ------------------------------------------------------------------------------------------------------ claiming
@@ -352,7 +353,7 @@ class Claims:
                 if row.place is Place.AHEAD:
                     self.pass_over(row)
             lane.head.clear()
-            lane.head_bytes = 0
+            lane.head_bytes = lane.head_messages = 0
             for span in list(lane.spans):  # what is read again from the start has to miss them one by one
                 self.break_up(span)
             lane.scan_seq = 1
@@ -427,8 +428,6 @@ class Claims:
 
     def _suspect_gate(self) -> bool:
         """Offer the next suspect. True while one is out: then nothing else is handed to workers."""
-        if self._suspect_out is not None:
-            return True
         for (lane_no, seq), sole in list(self._suspects.items()):
             row = self._rows.read(lane_no, seq)
             if row is None:
@@ -436,6 +435,8 @@ class Claims:
                 continue
             queue = self._rows.queue(row.queue)
             if queue.buffer is None or queue.policy is None or self._may_not_be_judged(row):
+                continue
+            if queue.policy.push and self._suspect_out is not None:
                 continue
             row.suspect = True
             self._hold_alone(row)
@@ -445,10 +446,11 @@ class Claims:
             self._shared.effects.offers.append((queue.buffer, [row]))
             if queue.policy.push:
                 self._suspect_out = row
-                return True
-            # Nobody may ever call `receive` again: it holds back its own queue only, by being first there.
-            self.clear_suspect(lane_no, seq)
-        return False
+            else:
+                # Nobody may ever call `receive` again: it holds back its own queue only, by being first there. So it
+                # is offered while another is out too, or it would be claimed as any other row, and be out twice.
+                self.clear_suspect(lane_no, seq)
+        return self._suspect_out is not None
 
     def _hold_alone(self, row: Row) -> None:
         """Take the place of a row that was looked ahead at."""
@@ -467,6 +469,7 @@ def _hold(lane: InLane, row: Row | Span) -> None:
     """Keep what lies ahead of a lane in memory."""
     lane.head.append(row)
     lane.head_bytes += row.size
+    lane.head_messages += row.messages
     if isinstance(row, Span):
         lane.spans.append(row)
     else:
@@ -478,7 +481,8 @@ def _first(lane: InLane, room: int) -> Row | Span:
     row = lane.head.popleft()
     if isinstance(row, Span) and row.messages > room:
         others = row.cut(room)
-        lane.spans.append(others)
+        lane.spans.insert(lane.spans.index(row) + 1, others)
         lane.head.appendleft(others)
     lane.head_bytes -= row.size
+    lane.head_messages -= row.messages
     return row

@@ -248,9 +248,9 @@ class Engine:
         try:
             reply = self._obeys[type(command)](command)
         except Error as error:
-            # A write that found the store full has taken the whole transaction with it: that ends the turn. Only a
-            # send that was refused before it wrote anything is answered.
-            if isinstance(error, StoreFull) and self.shared.accepting:
+            # A write that found the store full has taken the whole transaction with it: that ends the turn, be it with
+            # the headroom. Only what was refused before it wrote anything is answered.
+            if isinstance(error, StoreFull) and (self.shared.accepting or not isinstance(command, _REFUSED_UNWRITTEN)):
                 raise
             self.shared.effects.replies.append((command, error))
             return
@@ -637,6 +637,8 @@ def _joined(one: Held, other: Held) -> Held:
 _TELLING = (c.Find, c.Recall, c.RecallWhere, c.Forget, c.TakeOutcomes, c.ListDead)
 _ANSWERED_LATER = (c.RecallWhere, c.Forget)
 """When they are through, which may be some turns later."""
+_REFUSED_UNWRITTEN = (c.Send, c.RetryDead)
+"""A full store refuses them before they write."""
 
 
 def _trim_tail(lane: OutLane) -> None:

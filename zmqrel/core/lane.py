@@ -6,7 +6,9 @@ knows its floor. Both are values with a durable part, written as one row of the 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgpack
@@ -21,6 +23,9 @@ MOST_UNFLUSHED = 8192
 may be opened by another version than the one that sent: this is part of the store's layout."""
 FIRST_GRANT = 1024
 """Entries that may be sent on a lane before its receiver granted anything: it takes or drops them."""
+
+
+_FIRST = attrgetter("first")
 
 
 class Flight(NamedTuple):
@@ -224,6 +229,7 @@ class InLane:
         "granted_bytes",
         "head",
         "head_bytes",
+        "head_messages",
         "id",
         "kind",
         "no",
@@ -254,10 +260,10 @@ class InLane:
         self.rows: dict[int, Row] = {}
         """Rows in memory: looked ahead at, in a buffer, or with a worker."""
         self.spans: list[Span] = []
-        """Neighbours in memory that stand together; none of them is in `rows`."""
+        """Neighbours in memory that stand together, ascending; none of them is in `rows`."""
         self.head: deque[Row | Span] = deque()
         """Rows looked ahead at, in order; `scan_seq` is the next one that is not."""
-        self.head_bytes = 0
+        self.head_bytes = self.head_messages = 0
         self.scan_seq = 1
         self.gap = False
         self.granted = 0
@@ -282,11 +288,16 @@ class InLane:
         lane.closed = closed
         return lane
 
+    def span_of(self, seq: int) -> Span | None:
+        """The span in memory that this number is in."""
+        at = bisect_right(self.spans, seq, key=_FIRST) - 1
+        return self.spans[at] if at >= 0 and seq <= self.spans[at].last else None
+
     def in_hand(self, seq: int) -> Row | None:
         """The row with this number, if it is in memory by itself or was handed over."""
-        for span in self.spans:
-            if 0 <= seq - span.first < len(span.taken):
-                return span.taken[seq - span.first]
+        span = self.span_of(seq)
+        if span is not None and seq - span.first < len(span.taken):
+            return span.taken[seq - span.first]
         return self.rows.get(seq)
 
 

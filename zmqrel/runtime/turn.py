@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from zmqrel.core import commands as c
-from zmqrel.core.buffer import Buffer, Result, Row, is_overdue
+from zmqrel.core.buffer import Buffer, Left, Result, Returned, Row, is_overdue
 from zmqrel.core.effects import Effects, Event, ReceiptNotice
 from zmqrel.core.engine import Engine
 from zmqrel.core.rows import Policy
@@ -250,7 +250,10 @@ class Turns:
         self._apply(effects)
 
     def _reload(self, now: Now, wall_us: int, results: list[tuple[Buffer, list[tuple[Row, Result]]]]) -> None:
-        with_workers: list[Row] = [row for _, finished in results for row, _ in finished]
+        # What is still running is told by its buffer; what was withdrawn at the door is with nobody.
+        with_workers: list[Row] = [
+            row for _, finished in results for row, result in finished if not isinstance(result, Left | Returned)
+        ]
         for buffer, _ in self._served.values():
             buffer.clear()
             with_workers += buffer.handed_over()
