@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 from zmqrel.body import decode_body
 from zmqrel.checks import Duration, check_queue, duration_s
-from zmqrel.core.buffer import HANDLED, Failed, MoveTo, Rejected, Result, RetryAt, Row, is_overdue
+from zmqrel.core.buffer import HANDLED, Failed, MoveTo, Rejected, Result, RetryAt
 from zmqrel.core.commands import EndedAs
+from zmqrel.core.row import Row, is_overdue
 from zmqrel.errors import AlreadySettled, ConfigError, NotHandled, Reject, RetryLater
 from zmqrel.history import HistoryEvent, told
 from zmqrel.outcome import Outcome, State, Verdict

@@ -9,11 +9,12 @@ from typing import Any
 
 from zmqrel.core import commands as c
 from zmqrel.core import frames
-from zmqrel.core.buffer import Buffer, Result, Row
+from zmqrel.core.buffer import Buffer, Result
 from zmqrel.core.effects import Effects, Ended, Event, ReceiptNotice
 from zmqrel.core.engine import Engine
 from zmqrel.core.entries import Meta, encode_messages, encode_meta
 from zmqrel.core.frames import Frame
+from zmqrel.core.row import Row
 from zmqrel.core.rows import Policy
 from zmqrel.core.times import Now
 from zmqrel.options import Options

@@ -5,8 +5,9 @@ from __future__ import annotations
 from tests.core.pump import QUEUE, START_US, Host, Pump, pair
 from zmqrel.core import commands as c
 from zmqrel.core import tables
-from zmqrel.core.buffer import HANDLED, RETURNED, Buffer, Failed, Row
+from zmqrel.core.buffer import HANDLED, RETURNED, Buffer, Failed
 from zmqrel.core.dead import decode_dead
+from zmqrel.core.row import Row
 from zmqrel.core.rows import Policy
 from zmqrel.retry import Retry
 from zmqrel.store import MemoryInHand

@@ -16,10 +16,11 @@ from tests.sim.helpers import Seen, leftovers, outcomes, pair, settled
 from zmqrel import Outcome, Retry, Verdict
 from zmqrel.core import commands as c
 from zmqrel.core import frames, tables
-from zmqrel.core.buffer import HANDLED, Row
+from zmqrel.core.buffer import HANDLED
 from zmqrel.core.effects import HandedOver
 from zmqrel.core.entries import InLaneState, Notice, State, Withdraw, encode_messages
 from zmqrel.core.lane import CONTROL, DATA
+from zmqrel.core.row import Row
 from zmqrel.core.rows import Policy
 from zmqrel.outcome import Cause
 from zmqrel.testing import Delivery, Network, SimulatedReceipt

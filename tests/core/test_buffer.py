@@ -9,23 +9,11 @@ from contextlib import nullcontext
 
 import pytest
 
-from zmqrel.core.buffer import (
-    EXPIRED,
-    HANDLED,
-    Buffer,
-    Expired,
-    Handled,
-    Left,
-    Place,
-    Refused,
-    Result,
-    Returned,
-    Row,
-    is_overdue,
-)
+from zmqrel.core.buffer import EXPIRED, HANDLED, Buffer, Expired, Handled, Left, Refused, Result, Returned
 from zmqrel.core.entries import Meta, encode_messages, encode_meta
 from zmqrel.core.lane import DATA, InLane
 from zmqrel.core.offset import ClockOffset
+from zmqrel.core.row import Place, Row, is_overdue
 from zmqrel.core.storage import InHand
 from zmqrel.errors import StoreFull
 from zmqrel.store import MemoryInHand

@@ -9,10 +9,11 @@ import pytest
 from tests.core.pump import QUEUE, RETRY, Host, Time, pair
 from tests.core.puppet import PATIENT, Puppet
 from zmqrel.core import commands as c
-from zmqrel.core.buffer import HANDLED, Failed, Handled, RetryAt, Row
+from zmqrel.core.buffer import HANDLED, Failed, Handled, RetryAt
 from zmqrel.core.engine import read_clock
 from zmqrel.core.entries import Meta, encode_messages, encode_meta
 from zmqrel.core.lane import DELAYED
+from zmqrel.core.row import Row
 from zmqrel.core.rows import Policy
 from zmqrel.outcome import Cause
 from zmqrel.retry import Retry

@@ -9,11 +9,12 @@ import pytest
 from tests.core.pump import QUEUE, START_US, Host, Time, pair
 from zmqrel.core import commands as c
 from zmqrel.core import forgetting, frames, tables
-from zmqrel.core.buffer import HANDLED, Row
+from zmqrel.core.buffer import HANDLED
 from zmqrel.core.effects import Effects
 from zmqrel.core.engine import Engine
 from zmqrel.core.journal import Journal
 from zmqrel.core.memory import Memory
+from zmqrel.core.row import Row
 from zmqrel.core.verification import examine
 from zmqrel.errors import UnknownPeer
 

@@ -10,8 +10,9 @@ from tests.core.pump import QUEUE, RETRY, Host, Time
 from tests.core.puppet import PATIENT, Puppet
 from tests.sim.helpers import Seen, outcomes, settled
 from tests.sim.helpers import pair as network_pair
-from zmqrel.core.buffer import HANDLED, Buffer, Rejected, Row
+from zmqrel.core.buffer import HANDLED, Buffer, Rejected
 from zmqrel.core.entries import LARGEST_CONTROL, Settle, encode_control, encode_messages
+from zmqrel.core.row import Row
 from zmqrel.core.rows import Policy
 
 MIB = 1 << 20

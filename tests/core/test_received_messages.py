@@ -10,9 +10,10 @@ import pytest
 from tests.core.pump import Host, Time
 from tests.core.puppet import LINK, MESSAGES, PATIENT, Puppet
 from zmqrel.core import frames, tables
-from zmqrel.core.buffer import Failed, Handled, MoveTo, Rejected, Result, RetryAt, Row
+from zmqrel.core.buffer import Failed, Handled, MoveTo, Rejected, Result, RetryAt
 from zmqrel.core.entries import Meta, Notice, Settle, Withdraw, encode_messages, encode_meta
 from zmqrel.core.lane import DATA
+from zmqrel.core.row import Row
 from zmqrel.outcome import Cause
 
 DEADLINE_S = 10

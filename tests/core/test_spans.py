@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tests.core.pump import QUEUE, Host, Pump, pair
 from zmqrel.core import commands as c
-from zmqrel.core.buffer import HANDLED, Failed, MoveTo, Place, Rejected, RetryAt, Row
+from zmqrel.core.buffer import HANDLED, Failed, MoveTo, Rejected, RetryAt
+from zmqrel.core.row import Place, Row
 
 RESULTS: list[Any] = [HANDLED, HANDLED, HANDLED, Rejected("no"), Failed("oops"), RetryAt(0, None), MoveTo("other")]
 STEPS = st.one_of(

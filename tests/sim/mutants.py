@@ -217,7 +217,7 @@ MUTANTS = {
         10,
     ),
     "a deadline is judged a second early": Mutant(
-        "core.buffer",
+        "core.row",
         "deadline_us is not None and now_us > deadline_us",
         "deadline_us is not None and now_us + 1_000_000 > deadline_us",
         "calm",

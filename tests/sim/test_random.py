@@ -29,6 +29,7 @@ FOUND = {
 """They failed once, for reasons that are mended. Later changes may have made other runs of them."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mix", MIXES)
 def test_every_promise_holds(mix: str) -> None:
     seen: Counter[str] = Counter()

@@ -6,8 +6,9 @@ from contextlib import nullcontext
 from typing import Any
 from unittest.mock import MagicMock
 
-from zmqrel.core.buffer import HANDLED, LEFT, RETURNED, Buffer, Place, Row
+from zmqrel.core.buffer import HANDLED, LEFT, RETURNED, Buffer
 from zmqrel.core.lane import DATA, InLane
+from zmqrel.core.row import Place, Row
 from zmqrel.core.rows import Policy
 from zmqrel.core.times import Now
 from zmqrel.errors import StoreFull

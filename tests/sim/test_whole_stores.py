@@ -44,6 +44,7 @@ class Watch:
         self._network.after(EVERY_S, self._look)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [3000, 3001])
 @pytest.mark.parametrize("mix", [name for name, mix in MIXES.items() if not mix.damage])
 def test_stores_are_whole_at_every_moment(mix: str, seed: int) -> None:

@@ -13,9 +13,10 @@ from heapq import heapify, heappop, heappush, heapreplace
 from typing import TYPE_CHECKING, cast
 
 from zmqrel.core import tables
-from zmqrel.core.buffer import Buffer, Place, Row, Span
+from zmqrel.core.buffer import Buffer
 from zmqrel.core.entries import verify_all
 from zmqrel.core.lane import DATA, LOCAL, InLane
+from zmqrel.core.row import Place, Row, Span
 from zmqrel.core.rows import NEVER, Policy, Queue, Rows, RowState, decode_state
 from zmqrel.core.runs import Entry, Piece
 from zmqrel.core.shared import Shared

@@ -15,8 +15,8 @@ from zmqrel.core.shared import Shared
 from zmqrel.errors import StoreFull
 
 if TYPE_CHECKING:
-    from zmqrel.core.buffer import Row
     from zmqrel.core.lane import OutLane
+    from zmqrel.core.row import Row
 
 _MOST_LISTED = 256
 _MOST_LISTED_BYTES = 1 << 20

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zmqrel.outcome import Cause, Outcome
 
 if TYPE_CHECKING:
-    from zmqrel.core.buffer import Buffer, Row, Span
+    from zmqrel.core.buffer import Buffer
+    from zmqrel.core.row import Row, Span
 
 
 class Ended(NamedTuple):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zmqrel.core import commands as c
 from zmqrel.core import frames, tables
-from zmqrel.core.buffer import Buffer, Result, Row, is_overdue
+from zmqrel.core.buffer import Buffer, Result
 from zmqrel.core.channel import Channel
 from zmqrel.core.dead import DeadLetters
 from zmqrel.core.effects import Effects, Ended, HandedOver, ReceiptNotice
@@ -28,6 +28,7 @@ from zmqrel.core.listing import Listing
 from zmqrel.core.memory import Memory
 from zmqrel.core.outbox import Outbox
 from zmqrel.core.overview import Overview, overview
+from zmqrel.core.row import Row, is_overdue
 from zmqrel.core.rows import Policy
 from zmqrel.core.shared import Ledger, Shared
 from zmqrel.core.stats import COUNTERS

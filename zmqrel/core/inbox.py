@@ -14,20 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
 from zmqrel.core import history, tables
-from zmqrel.core.buffer import (
-    Expired,
-    Failed,
-    Handled,
-    MoveTo,
-    Place,
-    Refused,
-    Rejected,
-    Result,
-    RetryAt,
-    Returned,
-    Row,
-    Span,
-)
+from zmqrel.core.buffer import Expired, Failed, Handled, MoveTo, Refused, Rejected, Result, RetryAt, Returned
 from zmqrel.core.claims import Claims
 from zmqrel.core.credit import Credit
 from zmqrel.core.dead import DeadLetters
@@ -44,6 +31,7 @@ from zmqrel.core.entries import (
 )
 from zmqrel.core.history import Happened, added, failed
 from zmqrel.core.lane import DATA, DELAYED, LOCAL, InLane
+from zmqrel.core.row import Place, Row, Span
 from zmqrel.core.rows import REDELIVERED, Policy, Queue, Rows, RowState, decode_state
 from zmqrel.core.runs import MOST_BYTES
 from zmqrel.core.settlements import Settlements

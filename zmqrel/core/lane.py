@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import msgpack
 
 if TYPE_CHECKING:
-    from zmqrel.core.buffer import Row, Span
+    from zmqrel.core.row import Row, Span
 
 CONTROL, DATA, DELAYED, LOCAL = range(4)
 """Kinds of lanes. LOCAL is an inbox lane of messages that this peer made itself (moved expired ones, retried dead)."""

@@ -11,11 +11,11 @@ from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from zmqrel.core import history, tables
-from zmqrel.core.buffer import Place
 from zmqrel.core.commands import Found, Incoming, LanePart, ListInbox, ListOutbox, Outgoing, Page
 from zmqrel.core.entries import BadRecord, MessageHead, decode_head, verify
 from zmqrel.core.history import Happened
 from zmqrel.core.lane import CONTROL, InLane
+from zmqrel.core.row import Place
 from zmqrel.core.rows import REDELIVERED
 from zmqrel.core.shared import Shared
 

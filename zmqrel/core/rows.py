@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import msgpack
 
 from zmqrel.core import tables
-from zmqrel.core.buffer import Buffer, Row
+from zmqrel.core.buffer import Buffer
 from zmqrel.core.entries import MAX_TIME_US, BadRecord, MessageHead, decode_head, verify
 from zmqrel.core.history import RECEIVED, STORED, Happened, History, decode_history
 from zmqrel.core.lane import DATA, DELAYED, LOCAL, InLane
 from zmqrel.core.offset import ClockOffset
+from zmqrel.core.row import Row
 from zmqrel.core.runs import Entry
 from zmqrel.core.shared import Shared
 from zmqrel.outcome import Cause

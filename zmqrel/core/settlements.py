@@ -11,8 +11,8 @@ from zmqrel.core.shared import Shared
 from zmqrel.outcome import Outcome
 
 if TYPE_CHECKING:
-    from zmqrel.core.buffer import Row
     from zmqrel.core.channel import Channel
+    from zmqrel.core.row import Row
 
 _MOST_IN_ENTRY = 250
 """Ranges in one SETTLE, so that it stays below LARGEST_CONTROL whatever their reasons are."""

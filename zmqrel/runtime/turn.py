@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from zmqrel.core import commands as c
-from zmqrel.core.buffer import Buffer, Left, Result, Returned, Row, is_overdue
+from zmqrel.core.buffer import Buffer, Left, Result, Returned
 from zmqrel.core.effects import Effects, Event, ReceiptNotice
 from zmqrel.core.engine import Engine
+from zmqrel.core.row import Row, is_overdue
 from zmqrel.core.rows import Policy
 from zmqrel.core.storage import InHand, InHandTable, Store
 from zmqrel.core.times import Now

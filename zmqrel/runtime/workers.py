@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
 
-from zmqrel.core.buffer import HANDLED, Buffer, Failed, Result, Row
+from zmqrel.core.buffer import HANDLED, Buffer, Failed, Result
+from zmqrel.core.row import Row
 from zmqrel.core.rows import Policy
 from zmqrel.errors import ForkedPeer, PeerClosed, StoreDamaged, StoreFull
 from zmqrel.message import Handler, Message, result_of

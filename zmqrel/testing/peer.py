@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from zmqrel.body import decode_body, encode_body
 from zmqrel.core import commands as c
-from zmqrel.core.buffer import HANDLED, Buffer, Failed, MoveTo, Rejected, Result, RetryAt, Row
+from zmqrel.core.buffer import HANDLED, Buffer, Failed, MoveTo, Rejected, Result, RetryAt
 from zmqrel.core.effects import Ended, Event, HandedOver, Moved, ReceiptNotice, Received, Withdrawing
 from zmqrel.core.engine import Engine, read_clock
 from zmqrel.core.entries import Meta, encode_messages, encode_meta
+from zmqrel.core.row import Row
 from zmqrel.core.rows import Policy
 from zmqrel.core.times import Now
 from zmqrel.errors import Reject, RetryLater

@@ -1,0 +1,174 @@
+"""A message of the inbox in memory: by itself, or in a span of neighbours that nobody has looked at one by one."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from zmqrel.core.entries import CHECK_BYTES, HEADER, MessageHead, decode_head
+from zmqrel.outcome import Cause
+
+if TYPE_CHECKING:
+    from zmqrel.core.lane import InLane
+    from zmqrel.core.offset import ClockOffset
+
+
+class Place(Enum):
+    """Where a row in memory is."""
+
+    AHEAD = 1
+    """Read from the store, not claimed."""
+    CLAIMED = 2
+    """In a buffer, to be taken by a worker or by a withdrawal."""
+    ASKED = 3
+    """Out of its buffer while `admit` is asked: it can still be withdrawn."""
+    RUNNING = 4
+    """Handed over."""
+    DONE = 5
+    """The worker is through; the settlement is not committed."""
+    GONE = 6
+    """Withdrawn, passed over or settled: memory only."""
+
+
+class Row:
+    """One message of the inbox in memory. What is rarely set has its default in the class."""
+
+    deadline_us = 0
+    """By the sender's clock; 0 is none."""
+    clock: ClockOffset | None = None
+    """Knows the sender's clock; None for messages of this peer's own."""
+    key: str | None = None
+    keyed_us = 0
+    """Its place among the rows of its key, 0 if that is `order_us`."""
+    attempts = 0
+    """Hand-overs, the running one included."""
+    handed_us = 0
+    first_handed_us = 0
+    redelivered = False
+    suspect = False
+    """It was with a worker when the process died."""
+    waiting_at_us = 0
+    """Where it stands in the table WAITING, 0 if it does not."""
+    stated = False
+    """It has a row in the table ROW_STATE."""
+    slot = -1
+    withdrawn: Cause | None = None
+    overdue_us = 0
+    """When its handler's time limit is over, 0 without one."""
+    span: Span | None = None
+    """The span that it was handed over from, unless that was broken up."""
+    messages = 1
+
+    def __init__(self, lane: InLane, seq: int, order_us: int, record: bytes) -> None:
+        self.lane = lane
+        self.seq = seq
+        self.order_us = order_us
+        """When it became ready the first time: its place in the queue, and part of its key in the store."""
+        self.record = record
+        self.queue = lane.queue
+        self.place = Place.AHEAD
+
+    @property
+    def size(self) -> int:
+        """Bytes of the record."""
+        return len(self.record)
+
+    @property
+    def is_plain(self) -> bool:
+        """It has nothing in the store but its row, and is at its first attempt."""
+        if self.key is not None or self.deadline_us or self.stated or self.waiting_at_us or self.suspect:
+            return False
+        return self.attempts == 1
+
+    @property
+    def doubt(self) -> bool:
+        """It may have been handed over in a life that nobody remembers."""
+        return self.seq <= self.lane.doubt_upto
+
+    @property
+    def was_handed_over(self) -> bool:
+        """A worker has it or had it, be it in another queue."""
+        return bool(self.attempts or self.first_handed_us)
+
+    @property
+    def head(self) -> MessageHead:
+        """The decoded head of the record."""
+        return decode_head(self.record)
+
+    @property
+    def body(self) -> memoryview:
+        """The encoded body."""
+        return memoryview(self.record)[HEADER.size + HEADER.unpack_from(self.record)[0] : -CHECK_BYTES]
+
+    def local_deadline_us(self) -> int | None:
+        """The deadline by the own clock; None without one, or while it cannot be judged."""
+        if not self.deadline_us:
+            return None
+        return self.deadline_us if self.clock is None else self.clock.to_local(self.deadline_us)
+
+    def expired(self, now_us: int) -> bool:
+        """True after the deadline; a message is live at exactly its deadline."""
+        deadline_us = self.local_deadline_us()
+        return deadline_us is not None and now_us > deadline_us
+
+
+class Span:
+    """Neighbours of one lane that have nothing but their records, and have one time of readiness.
+
+    It stands for their Rows, which are made when they are handed over: so what is received, handed over and
+    acknowledged in order is never looked at one by one by the loop. Whoever needs one of its rows by itself has it
+    broken up (`Claims.find`).
+    """
+
+    __slots__ = ("first", "lane", "order_us", "place", "records", "settled", "size", "taken")
+
+    def __init__(self, lane: InLane, first: int, order_us: int, records: list[bytes]) -> None:
+        self.lane = lane
+        self.first = first
+        self.order_us = order_us
+        self.records = records
+        self.size = sum(map(len, records))
+        self.taken: list[Row] = []
+        """Rows that were handed over: the first ones, in order."""
+        self.settled = 0
+        """How many of these have ended."""
+        self.place = Place.AHEAD
+
+    @property
+    def messages(self) -> int:
+        """How many messages it stands for, those included that were handed over."""
+        return len(self.records)
+
+    @property
+    def last(self) -> int:
+        """The number of the last one."""
+        return self.first + len(self.records) - 1
+
+    def next(self) -> Row:
+        """The next row to be handed over."""
+        at = len(self.taken)
+        row = Row(self.lane, self.first + at, self.order_us, self.records[at])
+        row.span = self
+        return row
+
+    def rest(self) -> list[Row]:
+        """Rows of those that were not handed over, to stand where the span stood."""
+        rows = [
+            Row(self.lane, seq, self.order_us, record)
+            for seq, record in enumerate(self.records[len(self.taken) :], self.first + len(self.taken))
+        ]
+        for row in rows:
+            row.place = self.place
+        return rows
+
+    def cut(self, count: int) -> Span:
+        """Keep the first `count` of a span of which nothing was handed over; returns the others."""
+        others = Span(self.lane, self.first + count, self.order_us, self.records[count:])
+        self.records = self.records[:count]
+        self.size -= others.size
+        return others
+
+
+def is_overdue(row: Row, now_us: int) -> bool:
+    """True if its handler has, or had, it for longer than the handler's time limit."""
+    return bool(row.overdue_us) and now_us > row.overdue_us
