@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from struct import pack
+from typing import Any
 
 import msgpack
 import pytest
@@ -19,7 +20,8 @@ import zmqrel
 from tests.real.net import LIMIT_S, until
 from zmqrel.control.asked import looked_at
 from zmqrel.control.asking import NoAnswer, connected
-from zmqrel.control.place import MOST_QUESTION_BYTES, SOCKET
+from zmqrel.control.listener import ControlListener
+from zmqrel.control.place import MOST_QUESTION_BYTES, SOCKET, framed
 from zmqrel.errors import ConfigError, StoreLocked, UnknownMessage
 from zmqrel.store.directory import StoreDirectory
 
@@ -82,6 +84,31 @@ def test_who_says_nothing_holds_up_nobody(peer: zmqrel.Peer, tmp_path: Path) -> 
         for connection in silent:
             connection.close()
     until(lambda: peer.stats() and _dropped(tmp_path / "shop") == 20)
+
+
+def test_who_takes_an_answer_slowly_does_not_make_others_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zmqrel.control.listener._QUESTION_S", 0.2)
+    monkeypatch.setattr("zmqrel.control.listener._ANSWER_S", 0.6)
+    answering = threading.Event()
+
+    def answer(question: dict[str, Any]) -> dict[str, Any]:
+        answering.set()
+        return {"answer": b"x" * question["size"]}
+
+    listener = ControlListener("peer", tmp_path, answer)
+    listener.start()
+    try:
+        with socket.socket(socket.AF_UNIX) as slow, socket.socket(socket.AF_UNIX) as other:
+            for connection in (slow, other):
+                connection.settimeout(LIMIT_S)
+                connection.connect(str(tmp_path / SOCKET))
+            until(lambda: len(listener._asking) == 2)
+            slow.sendall(framed({"size": 8 << 20}))
+            assert answering.wait(LIMIT_S)
+            other.sendall(framed({"size": 1}))
+            assert other.recv(4096) == framed({"answer": b"x"})
+    finally:
+        listener.close()
 
 
 def _dropped(directory: Path) -> int:

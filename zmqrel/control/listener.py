@@ -129,12 +129,12 @@ class ControlListener:
     def _serve(self) -> None:
         while not self._closing:
             events = self._selector.select(_QUESTION_S if self._asking else None)
+            now = monotonic()  # what is asked while somebody takes an answer slowly is not late
             for key, _ in events:
                 if key.fileobj is self._listening:
                     self._accept()
                 elif key.fd in self._asking:
                     self._read(self._asking[key.fd])
-            now = monotonic()
             for asking in [one for one in self._asking.values() if one.give_up_at < now]:
                 self._drop(asking, "no question in time")
 
