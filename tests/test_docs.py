@@ -38,7 +38,8 @@ def test_the_programs_print_what_the_page_says(tmp_path: Path, page: str, progra
         timeout=120,
         check=False,
     )
-    assert (run.returncode, run.stderr) == (0, "")
+    unexpected = [line for line in run.stderr.splitlines() if not line.startswith("an attempt in queue ")]
+    assert (run.returncode, unexpected) == (0, [])
     assert run.stdout == said
 
 

@@ -160,6 +160,7 @@ class Consumer:
     def _result_of(self, error: BaseException) -> Result:
         result = result_of(error)
         if isinstance(result, Failed):
+            _log.warning("an attempt in queue %s failed: %s", self.queue, result.reason)
             _log.info("handler of %s failed", self.queue, exc_info=error)
         return result
 
