@@ -39,6 +39,13 @@ def called(*arguments: object, stdin: str | None = None) -> subprocess.Completed
     return subprocess.CompletedProcess(["zmqrel"], ended.exit_code, ended.stdout, ended.stderr)
 
 
+def assert_one_line(said: str) -> None:
+    """A mistake is told in one line that says who speaks."""
+    assert said.startswith("zmqrel: "), said
+    assert said.count("\n") == 1, said
+    assert said.endswith("\n"), said
+
+
 def objects(name: str, *arguments: object, status: int = 0, stdin: str | None = None) -> list[Any]:
     """The JSON lines of a command that ends with `status`, each validated."""
     ended = called(*arguments, "--json", stdin=stdin)

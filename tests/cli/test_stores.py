@@ -13,7 +13,7 @@ import lmdb
 import pytest
 
 import zmqrel
-from tests.cli.commands import called, command, objects, one
+from tests.cli.commands import assert_one_line, called, command, objects, one
 from tests.cli.launching import environment
 from tests.real.net import LIMIT_S, until
 
@@ -411,7 +411,7 @@ MISUSES = {
     "no directory": (["status"], "Missing argument 'DIR'"),
     "no table": (["ls", "{dir}"], "Missing argument"),
     "an unknown table": (["ls", "{dir}", "outbx"], "'outbx' is not one of 'outbox', 'inbox', 'dead'"),
-    "a limit": (["ls", "{dir}", "outbox", "--limit", "0"], "0 is not in the range"),
+    "a limit": (["ls", "{dir}", "outbox", "--limit", "0"], "takes a whole number from 1, not '0'"),
     "no id": (["show", "{dir}"], "Missing argument 'ID'"),
     "an id that is none": (["show", "{dir}", ""], "id takes"),
     "no letters": (["dead", "{dir}", "retry"], "give IDs of dead letters, or --all"),
@@ -420,18 +420,27 @@ MISUSES = {
     "retry before": (["dead", "{dir}", "retry", "--before", "2020-01-01"], "--queue goes with retry"),
     "a day": (["dead", "{dir}", "purge", "--before", "yesterday"], "does not match the format"),
     "a queue": (["ls", "{dir}", "inbox", "--queue", "a b"], "queue takes"),
-    "a wait": (["recall", "{dir}", "x", "--timeout", "-1"], "is not in the range x>=0"),
+    "a wait": (["recall", "{dir}", "x", "--timeout", "-1"], "takes a number of seconds from 0, not '-1'"),
+    "a wait of no length": (
+        ["recall", "{dir}", "x", "--timeout", "nan"],
+        "takes a number of seconds from 0, not 'nan'",
+    ),
+    "a queue of dead letters": (["ls", "{dir}", "dead", "--queue", "a b"], "queue takes"),
+    "a queue to retry into": (["dead", "{dir}", "retry", "--all", "--queue", "a b"], "queue takes"),
+    "a queue for an id": (["dead", "{dir}", "retry", "x", "--queue", "a b"], "queue takes"),
+    "another store": (["show", "{dir}", "sent", "--other", "{dir}/none"], "--other {dir}/none: store: there is no"),
 }
 
 
 @pytest.mark.parametrize("case", MISUSES)
 def test_misuse_has_status_2(tmp_path: Path, case: str) -> None:
-    with zmqrel.Peer("shop", tmp_path / "shop"):
-        pass
+    with zmqrel.Peer("shop", tmp_path / "shop", peers={"billing": None}) as shop:
+        shop.send("billing", 1, id="sent")
     arguments, words = MISUSES[case]
     ended = called(*[argument.format(dir=tmp_path / "shop") for argument in arguments])
     assert ended.returncode == 2, ended.stderr
-    assert words in " ".join(ended.stderr.split())
+    assert words.format(dir=tmp_path / "shop") in ended.stderr
+    assert_one_line(ended.stderr)
 
 
 @pytest.mark.parametrize("name", ["launch", "listen", "send", "status", "ls", "show", "recall", "dead", "verify"])
@@ -453,6 +462,44 @@ def test_completion_works() -> None:
         check=False,
     )
     assert ended.stdout == "plain,status\n"
+
+
+def test_nothing_to_retry_or_purge_is_said(tmp_path: Path) -> None:
+    with zmqrel.Peer("shop", tmp_path / "shop"):
+        for action, words in (("retry", "0 retried\n"), ("purge", "0 purged\n")):
+            ended = called("dead", tmp_path / "shop", action, "--all")
+            assert (ended.returncode, ended.stdout) == (0, words)
+
+
+STOPPED = (
+    "import os, signal, sys, zmqrel\n"
+    "with zmqrel.Peer('shop', sys.argv[1]):\n"
+    "    print('up', flush=True)\n"
+    "    os.kill(os.getpid(), signal.SIGSTOP)\n"
+)
+
+
+def test_a_peer_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = tmp_path / "shop"
+    program = [sys.executable, "-c", STOPPED, str(store)]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=environment()) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "up\n"
+            os.waitpid(process.pid, os.WUNTRACED)
+            first = called("status", store)
+            assert first.stderr == f"zmqrel: the peer of {store} does not answer within 5 s\n"
+            monkeypatch.setattr("zmqrel.control.asking._ANSWER_S", 0.1)
+            others = (["ls", store, "outbox"], ["show", store, "x"], ["recall", store, "x"], ["verify", store])
+            for ended in [first, *(called(*words) for words in others)]:
+                assert (ended.returncode, ended.stdout) == (1, "")
+                assert "does not answer within" in ended.stderr
+                assert_one_line(ended.stderr)
+            purged = called("dead", store, "purge", "x")
+            assert purged.returncode == 1
+            assert_one_line(purged.stderr)
+        finally:
+            process.kill()
 
 
 def test_who_stops_reading_is_no_traceback(scene: Scene) -> None:

@@ -49,6 +49,7 @@ try:
     from zmqrel.cli.recall import recall
     from zmqrel.cli.send import send
     from zmqrel.cli.show import show
+    from zmqrel.cli.speech import OneLine
     from zmqrel.cli.status import status
     from zmqrel.cli.verify import verify
 except ModuleNotFoundError as missing:
@@ -58,6 +59,7 @@ except ModuleNotFoundError as missing:
 else:
 
     @click.group(
+        cls=OneLine,
         context_settings={"help_option_names": ["-h", "--help"]},
         epilog=EPILOG,
     )

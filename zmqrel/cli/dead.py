@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 import zmqrel
+from zmqrel.checks import check_queue
 from zmqrel.cli import speech
 from zmqrel.control.asking import Ask, connected
 
@@ -54,6 +55,8 @@ def dead(
         raise click.UsageError("give IDs of dead letters, or --all, or with purge --before")
     if (action == "purge" and queue is not None) or (action == "retry" and before is not None):
         raise click.UsageError("--queue goes with retry, --before with purge")
+    if queue is not None:
+        check_queue(queue)
     with connected(directory, change=True) as ask:
         if action == "purge" and not message_ids:
             count = _purge_all(ask, None if before is None else before.timestamp())
@@ -65,6 +68,8 @@ def dead(
             found.add(letter["id"])
             text = f"{letter['id']} -> {letter['new_id']} in {letter['queue']}" if action == "retry" else letter["id"]
             _say(letter, speech.escaped(f"{'retried' if action == 'retry' else 'purged'} {text}"), as_json)
+    if every and not found and not as_json:
+        speech.say("0 retried")
     missing = [each for each in message_ids if each not in found]
     if missing:
         raise zmqrel.UnknownMessage(f"no dead letter of {', '.join(map(repr, missing))} lies in {directory}")

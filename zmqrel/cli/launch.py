@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from zmqrel.cli import supervise, table
-from zmqrel.cli.speech import UsedWrongly
+from zmqrel.cli.speech import Seconds, UsedWrongly
 from zmqrel.cli.topology import Plan, TopologyError, load
 
 EPILOG = """\b
@@ -78,12 +78,12 @@ def _settings(_context: click.Context, _parameter: click.Parameter, pairs: tuple
 @click.option("--json", "as_json", is_flag=True, help="Write JSON lines instead of a table.")
 @click.option(
     "--every",
-    type=click.FloatRange(0.1, 3600),
+    type=Seconds(0.1, 3600),
     default=5.0,
     show_default=True,
     help="Seconds between counts when not on a terminal.",
 )
-@click.option("--timeout", type=click.FloatRange(min=0.0), help="Give the run up after so many seconds.")
+@click.option("--timeout", type=Seconds(), help="Give the run up after so many seconds.")
 @click.pass_context
 def launch(
     context: click.Context,

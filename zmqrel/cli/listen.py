@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import click
@@ -46,7 +46,7 @@ to be had, 2 used wrongly.
     help="Listen to this peer only, and dial it if there is an endpoint; may be repeated.  [default: to everyone]",
 )
 @click.option("--store", default=zmqrel.MEMORY, metavar="DIR", help="A store on disk.  [default: in memory]")
-@click.option("--count", type=click.IntRange(min=1), help="End after so many messages.")
+@click.option("--count", type=speech.Whole(1), help="End after so many messages.")
 @click.option("--insecure", is_flag=True, help="Allow endpoints that other machines can reach, without keys.")
 @speech.as_json
 @speech.mistakes_told
@@ -66,7 +66,7 @@ def listen(
     printer = _Printer(as_json, count)
     for queue in dict.fromkeys(queues):
         peer.handler(queue)(printer)
-    with ended_by_signals(printer.stop), peer:
+    with ended_by_signals(printer.stop), started(peer):
         if not as_json:
             speech.say(f"{name} listens at {', '.join(peer.endpoints) or 'nothing'}; Ctrl-C ends it", err=True)
         printer.stop.wait()
@@ -127,9 +127,25 @@ def _line(message: zmqrel.Message) -> str:
 
 
 def named(peers: tuple[str, ...]) -> dict[str, str | None]:
-    """Names and endpoints of NAME=ENDPOINT, or of NAME alone."""
-    pairs = [pair.partition("=") for pair in peers]
-    return {name: endpoint or None for name, _, endpoint in pairs}
+    """Names and endpoints of NAME=ENDPOINT, or of NAME alone. Raises ConfigError for an endpoint that is empty."""
+    found: dict[str, str | None] = {}
+    for pair in peers:
+        name, equals, endpoint = pair.partition("=")
+        if equals and not endpoint:
+            raise zmqrel.ConfigError.of("--peer", "NAME, or NAME=ENDPOINT with an endpoint behind the =", pair)
+        found[name] = endpoint or None
+    return found
+
+
+@contextmanager
+def started(peer: zmqrel.Peer) -> Iterator[None]:
+    """The peer runs. What it refuses now is not how the command was written, but what is there: FoundWrong."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(peer)
+        except zmqrel.ConfigError as error:
+            raise speech.FoundWrong(str(error)) from error
+        yield
 
 
 @contextmanager

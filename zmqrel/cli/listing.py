@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from zmqrel.checks import check_queue
 from zmqrel.cli import speech
 from zmqrel.control.asking import connected
 
@@ -40,11 +41,13 @@ _AT_ONCE = 200
 @speech.directory
 @click.argument("table", type=click.Choice(list(_KEYS)))
 @click.option("--queue", help="Only what is in this queue.")
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many, the oldest.")
+@click.option("--limit", type=speech.Whole(1), help="At most so many, the oldest.")
 @speech.as_json
 @speech.mistakes_told
 def ls(directory: Path, table: str, queue: str | None, limit: int | None, as_json: bool) -> None:
     """List what lies in the store DIR, oldest first; with --json one object a line."""
+    if queue is not None:
+        check_queue(queue)
     with connected(directory) as ask:
         found = speech.listed_dead(ask) if table == "dead" else speech.listed(ask, table, **_only(table, queue))
         wanted = islice((item for item in found if queue in (None, item["queue"])), limit)

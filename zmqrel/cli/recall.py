@@ -31,7 +31,7 @@ _PAUSE_S = 0.05
 @click.argument("message_id", metavar="ID")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0),
+    type=speech.Seconds(),
     default=1.0,
     show_default=True,
     help="Seconds to wait for the verdict of a running peer.",

@@ -89,6 +89,8 @@ def _other_ends(directory: Path, others: tuple[Path, ...], own: Shape, message_i
         try:
             end = known_of(path, message_id)
         except zmqrel.Error as error:
+            if isinstance(error, zmqrel.ConfigError) and others:
+                raise zmqrel.ConfigError(f"--other {path}: {error}") from error
             if others:
                 raise
             yield {"peer": path.name, "store": str(path), "error": str(error)}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
@@ -22,6 +24,10 @@ R = TypeVar("R")
 # Whoever made these can mend them by typing something else.
 _USED_WRONGLY = (zmqrel.ConfigError, zmqrel.UnknownPeer, zmqrel.DeadlinePassed, zmqrel.NotSerializable)
 _ENDS_A_LINE = ("Zl", "Zp")
+# A group that is called with nothing; click before 8.2 has no such error.
+_SHOWS_HELP: tuple[type[Exception], ...] = tuple(
+    filter(None, [getattr(click.exceptions, "NoArgsIsHelpError", None)]),
+)
 
 
 class FoundWrong(click.ClickException):
@@ -36,6 +42,65 @@ class UsedWrongly(FoundWrong):
     """A mistake of the user, told in one line: exit status 2."""
 
     exit_code = 2
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds; what is none, infinite or out of range is refused with what is allowed."""
+
+    name = "seconds"
+
+    def __init__(self, least: float = 0.0, most: float | None = None) -> None:
+        super().__init__(least, most)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See click."""
+        with suppress(click.BadParameter):
+            seconds = float(super().convert(value, param, ctx))
+            if math.isfinite(seconds):
+                return seconds
+        most = "" if self.max is None else f" to {self.max:g}"
+        raise click.BadParameter(f"takes a number of seconds from {self.min:g}{most}, not {value!r}", ctx, param)
+
+
+class Whole(click.IntRange):
+    """A whole number of at least so much; anything else is refused with what is allowed."""
+
+    name = "n"
+
+    def __init__(self, least: int) -> None:
+        super().__init__(least)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """See click."""
+        with suppress(click.BadParameter):
+            return int(super().convert(value, param, ctx))
+        raise click.BadParameter(f"takes a whole number from {self.min}, not {value!r}", ctx, param)
+
+
+class OneLine(click.Group):
+    """A group whose commands tell wrong usage in one line, as everything else that is wrong."""
+
+    def make_context(self, *arguments: Any, **extra: Any) -> click.Context:
+        """See click."""
+        with _usage_in_one_line():
+            return super().make_context(*arguments, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """See click."""
+        with _usage_in_one_line():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _usage_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except _SHOWS_HELP:
+        raise
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx is not None else "zmqrel"
+        words = " ".join(error.format_message().split()).rstrip(".")
+        raise UsedWrongly(f"{words}; {path} --help tells more") from error
 
 
 def escaped(text: str) -> str:

@@ -13,13 +13,13 @@ from typing import Any
 import zmqrel.errors
 from zmqrel.control.asked import Asked, looked_at, opened
 from zmqrel.control.place import LENGTH, MOST_ANSWER_BYTES, SOCKET, VERSION, address_of, framed, unix_socket
-from zmqrel.control.questions import answer
+from zmqrel.control.questions import CHANGING, answer
 from zmqrel.core.entries import BadRecord, unpack
 from zmqrel.errors import ConfigError, Error, StoreLocked
 from zmqrel.store.directory import DATA, LIFE
 
-_ANSWER_S = 60.0
-"""A peer answers between two turns of its loop: at once, unless its disk is stuck."""
+_ANSWER_S = 5.0
+"""A peer answers between two turns of its loop: at once, unless its process is stopped or its disk is stuck."""
 _PATIENCE_S = 3.0
 """For a peer that is about to start or to end: its store is locked, and its socket not there."""
 _PAUSE_S = 0.05
@@ -57,7 +57,7 @@ def _either(path: Path, stopped: Callable[[Path], AbstractContextManager[Asked]]
             sleep(_PAUSE_S)
         else:
             return lambda question, **arguments: _result(answer(asked, _question(question, arguments)))
-    return lambda question, **arguments: _over_socket(path, question, arguments)
+    return lambda question, **arguments: _over_socket(path, question, arguments, _ANSWER_S)
 
 
 def glance(directory: Path, timeout_s: float) -> dict[str, int] | None:
@@ -112,7 +112,7 @@ def _result(said: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _over_socket(directory: Path, name: str, arguments: dict[str, Any], timeout_s: float = _ANSWER_S) -> dict[str, Any]:
+def _over_socket(directory: Path, name: str, arguments: dict[str, Any], timeout_s: float) -> dict[str, Any]:
     try:
         with unix_socket() as connection:
             connection.settimeout(timeout_s)
@@ -123,6 +123,9 @@ def _over_socket(directory: Path, name: str, arguments: dict[str, Any], timeout_
             if length > MOST_ANSWER_BYTES:
                 raise NoAnswer(f"the peer of {directory} answered with {length} bytes")
             said = unpack(_received(connection, length), MOST_ANSWER_BYTES)
+    except TimeoutError as error:
+        may = "; it may still do what it was asked to" if name in CHANGING else ""
+        raise NoAnswer(f"the peer of {directory} does not answer within {timeout_s:g} s{may}") from error
     except (OSError, BadRecord) as error:
         raise NoAnswer(f"the peer of {directory} was asked and did not answer: {error}") from error
     if not isinstance(said, dict):
