@@ -9,6 +9,7 @@ transaction across both.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -47,8 +48,12 @@ class Table:
         file.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(file, timeout=30, check_same_thread=False)
         self._lock = threading.Lock()
-        with self._db:
-            self._db.execute(SCHEMA)
+        try:
+            with self._db:
+                self._db.execute(SCHEMA)
+        except sqlite3.Error:
+            self._db.close()
+            raise
         self._end_is_here = self.count("count(expected)") > 0
 
     def close(self) -> None:
@@ -102,9 +107,13 @@ def arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Table]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args, table = arguments(argv)
-    if args.until_end and table.complete():
-        # An earlier life wrote the last message and died before it could end.
-        return 0
+    with contextlib.closing(table):
+        if not (args.until_end and table.complete()):  # else an earlier life died between its last message and its end
+            serve(args, table)
+    return 0
+
+
+def serve(args: argparse.Namespace, table: Table) -> None:
     peer = peer_of(args)
 
     def write(message: zmqrel.Message) -> None:
@@ -117,7 +126,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     peer.handler(args.queue, retry=zmqrel.Retry.exponential(0.2, max_interval=10, jitter="full"))(write)
     with reported(peer, table.counts):
         peer.run()
-    return 0
 
 
 if __name__ == "__main__":
