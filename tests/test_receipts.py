@@ -46,7 +46,7 @@ def test_the_whole_way_of_a_message() -> None:
         (160, "settled"),
     ]
     assert [event.detail for event in ticket.history(0)][-3:] == [
-        "attempt 2",
+        "one of 2 attempts",
         "its receiver was asked not to hand it over",
         "EXHAUSTED: recalled",
     ]

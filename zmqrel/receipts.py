@@ -170,7 +170,7 @@ class Ticket:
             # By another clock: not before it left, and what is with a worker has been received.
             handed_us = max(handed_us, sent_us)
             received_us = min(received_us, handed_us)
-            events.append(Happened(handed_us, history.HANDED_OVER, f"attempt {max(1, self.attempts(index))}"))
+            events.append(Happened(handed_us, history.HANDED_OVER, _which_attempt(self.attempts(index), ended)))
         events += [Happened(sent_us, history.SENT)] if sent_us else []
         events += [Happened(max(received_us, sent_us), history.RECEIVED)] if received_us else []
         withdrawn = self._withdrawn.get(index)
@@ -311,6 +311,17 @@ class Ticket:
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             waiter.release()
+
+
+def _which_attempt(attempts: int, ended: EndedAs | None) -> str:
+    """Of which attempt the time is that a settlement tells: the last one's, unless it ended between two attempts."""
+    if attempts <= 1:
+        return "attempt 1"
+    if ended is not None and ended.reason == "crash":
+        return f"attempt 1 of {attempts}, at the latest"  # a first attempt that died is noted at the start after it
+    if ended is None or ended.outcome in (Outcome.HANDLED, Outcome.REJECTED):
+        return f"attempt {attempts}"
+    return f"one of {attempts} attempts"
 
 
 def ended_ticket(found: Found) -> Ticket:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pytest
@@ -112,6 +113,10 @@ def test_ls(scene: Scene) -> None:
     assert (letter["id"], letter["cause"], letter["key"]) == (scene.ids["rejected"], "rejected", "k")
 
 
+def happened(found: Any) -> list[tuple[str, str]]:
+    return [(event["peer"], event["what"]) for event in found["history"]]
+
+
 def test_show_tells_both_ends(scene: Scene) -> None:
     found = one("show", "show", scene.shop, "waiting")
     assert [(end["peer"], end["running"]) for end in found["ends"]] == [
@@ -122,12 +127,9 @@ def test_show_tells_both_ends(scene: Scene) -> None:
         ("shop", "outbox", "RECEIVED"),
         ("billing", "inbox", "queue slow, attempts 0"),
     ]
-    sent = [("shop", "sent")] if scene.running else []  # when it was sent is not kept
-    assert [(event["peer"], event["what"]) for event in found["history"]] == [
-        ("shop", "stored"),
-        *sent,
-        ("billing", "received"),
-    ]
+    assert happened(found) == [("shop", "stored"), ("shop", "sent"), ("billing", "received")]
+    times = [event["at"] for event in found["history"]]
+    assert [bool(at) for at in times] == [True, scene.running, True]  # when it was sent is known in that life only
     assert found["ends"][0]["sent"]["body"] == {"value": TERMINAL_POISON}
     # The same from the other side, and of an id that zmqrel made.
     assert {place["peer"] for place in one("show", "show", scene.billing, scene.ids["made"])["where"]} == {
@@ -144,9 +146,24 @@ def test_show_of_what_has_ended(scene: Scene) -> None:
     ]
     assert found["where"][0]["detail"].startswith("REJECTED: no ")
     assert found["ends"][1]["dead"][0]["body"] == {"value": {"n": [1, {"base64": "eA=="}]}}
-    assert "settled" in [event["what"] for event in found["history"]]
+    assert happened(found) == [
+        ("shop", "stored"),
+        ("shop", "sent"),
+        ("billing", "received"),
+        ("billing", "handed over"),
+        ("billing", "settled"),
+        ("shop", "settled"),
+    ]
+    assert found["history"][-1]["detail"].startswith("learnt: REJECTED: no ")
     alone = one("show", "show", scene.shop, "handled")
     assert [place["detail"] for place in alone["where"]] == ["HANDLED"]
+    assert happened(alone) == [
+        ("shop", "stored"),
+        ("shop", "sent"),
+        ("billing", "received"),
+        ("billing", "handed over"),
+        ("shop", "settled"),
+    ]
     assert alone["history"][-1]["detail"] == "HANDLED"
 
 
@@ -173,9 +190,42 @@ def test_what_comes_from_a_peer_does_not_steer_the_terminal(scene: Scene) -> Non
     assert "no \\x1b[31m\\u202eevil\\x07\\n" in ended.stdout
 
 
+def test_the_other_end_is_found_beside_whatever_its_directory_is_called(scene: Scene, tmp_path: Path) -> None:
+    scene.stop()
+    (tmp_path / "no store").mkdir()
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "data.mdb").write_bytes(b"no store of ours")
+    with zmqrel.Peer("other", tmp_path / "running"):
+        scene.billing.rename(tmp_path / "accounts")
+        found = one("show", "show", scene.shop, "waiting")
+        assert [(end["peer"], end["store"]) for end in found["ends"]] == [
+            ("shop", str(scene.shop)),
+            ("billing", str(tmp_path / "accounts")),
+        ]
+        # The directory with the right name holds another peer's store.
+        (tmp_path / "accounts").rename(tmp_path / "kept")
+        zmqrel.Peer("stranger", scene.billing).start().close()
+        found = one("show", "show", scene.shop, "waiting")
+        assert [end["store"] for end in found["ends"]] == [str(scene.shop), str(tmp_path / "kept")]
+    with zmqrel.Peer("billing", tmp_path / "kept"):
+        found = one("show", "show", scene.shop, "waiting")
+        assert [(end["peer"], end["running"]) for end in found["ends"]] == [("shop", False), ("billing", True)]
+
+
+def test_what_a_dead_letter_was_retried_as_is_found_by_its_old_id(scene: Scene) -> None:
+    old = scene.ids["rejected"]
+    (retried,) = objects("retried", "dead", scene.billing, "retry", old, "--queue", "slow")
+    found = one("show", "show", scene.billing, old)
+    (successor,) = found["ends"][0]["successors"]
+    assert (successor["id"], successor["cause"], successor["place"]) == (retried["new_id"], "rejected", "inbox")
+    assert (found["history"][-1]["peer"], found["history"][-1]["what"]) == ("billing", "made anew")
+    assert f"made anew as {retried['new_id']}" in command("show", scene.shop, old).stdout
+
+
 def test_the_other_end_may_be_elsewhere(scene: Scene, tmp_path: Path) -> None:
     scene.stop()
-    elsewhere = tmp_path / "elsewhere"
+    (tmp_path / "far").mkdir()
+    elsewhere = tmp_path / "far" / "away"
     scene.billing.rename(elsewhere)
     assert [end["peer"] for end in one("show", "show", scene.shop, "waiting")["ends"]] == ["shop"]
     found = one("show", "show", scene.shop, "waiting", "--other", elsewhere)

@@ -10,22 +10,26 @@ import click
 
 import zmqrel
 from zmqrel.cli import speech
-from zmqrel.control.asking import Ask, connected
+from zmqrel.cli.life import life
+from zmqrel.control.asking import connected, peer_of
 
 EPILOG = """\b
 Example:
   zmqrel show data/shop 6f1c2b9f00d1e2a3-17
   zmqrel show data/shop order-42 --other /srv/billing/data
 
-The other end is asked if its store is on this machine: in the directory
-beside DIR that has its peer's name (as `zmqrel launch` lays them out), or
+The other end is asked if its store is on this machine: in a directory beside
+DIR (the one that has its peer's name, else each is asked whose it is), or
 where --other says.
+
+What must have happened, though nobody kept when, is shown without a time.
+A dead letter that was retried is found by its old id: "made anew" says as
+what.
 
 \b
 Exit status: 0 shown, 1 no such message is known here, or the store cannot be
 read, 2 used wrongly.
 """
-DONE_BY_SENDER = frozenset(("stored", "sent", "resent", "recalled", "expired", "given up"))
 Shape = dict[str, Any]
 
 
@@ -45,10 +49,10 @@ Shape = dict[str, Any]
 def show(directory: Path, message_id: str, others: tuple[Path, ...], as_json: bool) -> None:
     """Show the message ID of the store DIR: what happened to it, and where it is now."""
     own = known_of(directory, message_id)
-    if not (own["sent"] or own["received"] or own["dead"] or own["passed"]):
+    if not (own["sent"] or own["received"] or own["dead"] or own["passed"] or own["successors"]):
         raise zmqrel.UnknownMessage(f"no message {message_id!r} is known in {directory}, or its outcome is forgotten")
     ends = [own, *_other_ends(directory, others, own, message_id)]
-    found = {"id": message_id, "ends": ends, "where": _where(ends), "history": _history(ends)}
+    found = {"id": message_id, "ends": ends, "where": _where(ends), "history": life(ends)}
     if as_json:
         speech.say_json(found)
         return
@@ -61,8 +65,11 @@ def known_of(directory: Path, message_id: str) -> Shape:
     with connected(directory) as ask:
         status = ask("status")
         found = ask("find", id=message_id)
-        received = found["received"] or list(_searched(ask, message_id))
-        dead = list(speech.listed_dead(ask, id=message_id, full=True))
+        # Ids that were given to `send` are not indexed where they are received, nor what was made of a message.
+        lying = list(speech.listed(ask, "inbox", id=message_id, or_origin=True, full=True))
+        died = list(speech.listed_dead(ask, id=message_id, or_origin=True, full=True))
+    received = found["received"] or [item for item in lying if item["id"] == message_id]
+    dead = [item for item in died if item["id"] == message_id]
     return {
         "peer": status["peer"],
         "store": status["store"],
@@ -71,21 +78,34 @@ def known_of(directory: Path, message_id: str) -> Shape:
         "received": received,
         "dead": dead,
         "passed": None if dead else found["passed"],
+        "successors": [_successor(item) for item in (*lying, *died) if item["id"] != message_id],
     }
 
 
-def _searched(ask: Ask, message_id: str) -> Iterator[Shape]:
-    """Ids that were given to `send` are not indexed where they are received."""
-    return speech.listed(ask, "inbox", id=message_id, full=True)
+def _successor(item: Shape) -> Shape:
+    """A message that was made of the one that is looked for."""
+    return {
+        "id": item["id"],
+        "cause": item["origin_cause"],
+        "made_at": item["sent_at"],
+        "queue": item["queue"],
+        "attempts": item["attempts"],
+        "place": "dead letters" if "died_at" in item else _place(item),
+    }
+
+
+def _place(item: Shape) -> str:
+    return "worker" if item["in_hand"] else "inbox"
 
 
 def _other_ends(directory: Path, others: tuple[Path, ...], own: Shape, message_id: str) -> Iterator[Shape]:
     """The stores at the other end, with what concerns this peer only: ids are each sender's own."""
     names = {own["sent"]["to"]} if own["sent"] else set()
-    names |= {item["sender"] for item in (*own["received"], *own["dead"])} - {own["peer"]}
-    names |= {own["passed"]} - {None}
-    beside = [directory.resolve().parent / name for name in sorted(names)]
-    for path in others or [path for path in beside if (path / "data.mdb").exists()]:
+    names |= {item["sender"] for item in (*own["received"], *own["dead"])}
+    names |= {item["to"] for item in own["dead"]}
+    names |= {own["passed"]}
+    names -= {own["peer"], None}
+    for path in others or _beside(directory.resolve(), names):
         try:
             end = known_of(path, message_id)
         except zmqrel.Error as error:
@@ -108,6 +128,24 @@ def _other_ends(directory: Path, others: tuple[Path, ...], own: Shape, message_i
         yield end
 
 
+def _beside(directory: Path, names: set[str]) -> list[Path]:
+    """The stores of these peers in the directories beside this one: by the directory's name, else by asking each."""
+    found: dict[str, Path] = {}
+    for name in sorted(names):
+        path = directory.parent / name
+        # One that cannot say whose it is may be damaged, which is said.
+        if path != directory and (path / "data.mdb").exists() and peer_of(path) in (name, None):
+            found[name] = path
+    missing = names - found.keys()
+    if not missing:
+        return list(found.values())
+    try:
+        beside = sorted(path for path in directory.parent.iterdir() if path not in (directory, *found.values()))
+    except OSError:  # not ours to list
+        beside = []
+    return [*found.values(), *(path for path in beside if peer_of(path) in missing)]
+
+
 def _list(names: set[str]) -> str:
     return " or ".join(map(repr, sorted(names))) or "a peer of this message"
 
@@ -126,7 +164,7 @@ def _where(ends: list[Shape]) -> list[Shape]:
             detail = f"{sent['outcome'] or sent['state']}{reason}"
             places.append({"peer": end["peer"], "place": place, "detail": detail})
         for item in end["received"]:
-            place = "worker" if item["in_hand"] else "inbox"
+            place = _place(item)
             due = f", due {speech.moment(item['due_at'])}" if place == "inbox" and item["attempts"] else ""
             detail = f"queue {item['queue']}, attempts {item['attempts']}{due}"
             places.append({"peer": end["peer"], "place": place, "detail": detail})
@@ -135,30 +173,10 @@ def _where(ends: list[Shape]) -> list[Shape]:
             places.append({"peer": end["peer"], "place": "dead letters", "detail": detail})
         if end["passed"] is not None:
             places.append({"peer": end["peer"], "place": "settled", "detail": f"{end['passed']} knows the outcome"})
+        for item in end["successors"]:
+            detail = f"made anew as {item['id']}, queue {item['queue']}, attempts {item['attempts']}"
+            places.append({"peer": end["peer"], "place": item["place"], "detail": detail})
     return places
-
-
-def _history(ends: list[Shape]) -> list[Shape]:
-    """What happened at all ends, oldest first; what two ends remember of the same is told by the one that did it."""
-    at_sender: list[Shape] = []
-    at_receiver: list[Shape] = []
-    for end in ends:
-        if "error" in end:
-            continue
-        if end["sent"]:
-            at_sender += [{"peer": end["peer"], **event} for event in end["sent"]["history"]]
-        for item in (*end["received"], *end["dead"]):
-            at_receiver += [{"peer": end["peer"], **event} for event in item["history"]]
-    done_there = {event["what"] for event in at_receiver} - DONE_BY_SENDER
-    done_here = {event["what"] for event in at_sender} & DONE_BY_SENDER
-    told = [event for event in at_sender if event["what"] not in done_there]
-    told += [event for event in at_receiver if event["what"] not in done_here]
-    # By two clocks: what was received was sent before.
-    sent_at = min((event["at"] for event in at_sender if event["what"] == "sent"), default="")
-    there = {id(event) for event in at_receiver if event["what"] not in DONE_BY_SENDER}
-    return sorted(
-        told, key=lambda event: (max(event["at"] or "", sent_at if id(event) in there else ""), id(event) in there)
-    )
 
 
 def _lines(found: Shape) -> list[str]:
@@ -169,9 +187,16 @@ def _lines(found: Shape) -> list[str]:
     lines += ["", "where it is now:"]
     lines += [f"  {line}" for line in speech.columns(*_table(found["where"], ("peer", "place", "detail")))]
     lines += ["", "what happened:"]
-    rows = [{**event, "at": speech.moment(event["at"])} for event in found["history"]]
+    rows = [_row(event) for event in found["history"]]
     lines += [f"  {line}" for line in speech.columns(*_table(rows, ("at", "peer", "what", "detail")))]
     return lines
+
+
+def _row(event: Shape) -> Shape:
+    """An event as a person reads it: which attempt failed, then why."""
+    row = {**event, "at": speech.moment(event["at"])}
+    attempt, _, reason = (event["detail"] or "").partition(": ")
+    return row | {"what": f"{attempt} failed", "detail": reason} if event["what"] == "attempt failed" else row
 
 
 def _end_lines(end: Shape) -> list[str]:

@@ -71,6 +71,20 @@ def glance(directory: Path, timeout_s: float) -> dict[str, int] | None:
     return {"pid": found["pid"], **found["stats"]}
 
 
+def peer_of(directory: Path) -> str | None:
+    """The name of the peer whose store lies in `directory`; None if no store does, or whose it is cannot be learnt."""
+    try:
+        if not (directory / DATA).exists():
+            return None
+        if is_served(directory):
+            name: str = _over_socket(directory, "status", {}, _PATIENCE_S)["peer"]
+            return name
+        with looked_at(directory) as asked:
+            return asked.name
+    except (Error, OSError):
+        return None
+
+
 def is_served(directory: Path) -> bool:
     """Whether a peer listens at the control socket of this store. Raises ConfigError if it is another user's."""
     with unix_socket() as probe, address_of(directory) as address:

@@ -76,7 +76,7 @@ def inbox(asked: Asked, arguments: Arguments) -> Shape:
     queue = arguments.get("queue")
     only = None if queue is None else check_queue(queue)
     page: c.Page[c.Incoming] = asked.ask(c.ListInbox(only, _left(arguments)))
-    wanted = [item for item in page.items if _is_wanted(item.id, arguments)]
+    wanted = [item for item in page.items if _is_wanted(item.id, arguments, item.record)]
     items = [shapes.incoming(item, asked.to_datetime, _full(arguments)) for item in wanted]
     return {"items": items, "left": [list(part) for part in page.left]}
 
@@ -86,7 +86,7 @@ def dead(asked: Asked, arguments: Arguments) -> Shape:
     after = _number(arguments, "after", 0)
     upto = _number(arguments, "upto", 0) or asked.ask(c.LastDead())
     letters, more = asked.ask(c.ListDead(after, upto))
-    wanted = [(number, letter) for number, letter in letters if _is_wanted(letter.id, arguments)]
+    wanted = [(number, letter) for number, letter in letters if _is_wanted(letter.id, arguments, letter.record)]
     items = [shapes.dead_letter(number, letter, asked.to_datetime, _full(arguments)) for number, letter in wanted]
     return {"items": items, "after": letters[-1][0] if letters and more else None, "upto": upto}
 
@@ -177,8 +177,12 @@ def _disk_bytes(directory: Path) -> int:
     return sum(entry.stat().st_blocks * 512 for entry in os.scandir(directory) if entry.is_file(follow_symlinks=False))
 
 
-def _is_wanted(message_id: str, arguments: Arguments) -> bool:
-    return arguments.get("id") in (None, message_id)
+def _is_wanted(message_id: str, arguments: Arguments, record: bytes | None = None) -> bool:
+    """Whether it has the id that is asked for, if one is; with `or_origin` also if it was made of that message."""
+    wanted = arguments.get("id")
+    if wanted in (None, message_id):
+        return True
+    return record is not None and arguments.get("or_origin") is True and wanted == shapes.origin_id(record)
 
 
 def _full(arguments: Arguments) -> bool:

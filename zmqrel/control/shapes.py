@@ -176,9 +176,16 @@ def _rest(record: bytes, head: MessageHead | None, history: Iterable[Happened], 
     return {
         "headers": plain((head.meta.headers if head else None) or {}),
         "origin_id": head.meta.origin_id if head else None,
+        "origin_cause": head.meta.cause if head else None,
         "body": _body(record, head),
         "history": happenings(history, to_datetime),
     }
+
+
+def origin_id(record: bytes) -> str | None:
+    """The id of the message that one was made of."""
+    head = _head(record)
+    return None if head is None else head.meta.origin_id
 
 
 def _head(record: bytes | None) -> MessageHead | None:
