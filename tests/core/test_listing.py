@@ -276,10 +276,12 @@ def test_a_deadline_in_the_handler_is_told_in_the_history() -> None:
     b.turn()
     row = b.take()
     pump.pass_s(3)
-    assert whats(all_pages(b, c.ListInbox())[0][0].history)[2] == ("expired", "while a worker had it")
+    in_hand = [("handed over", "attempt 1"), ("expired", "while a worker had it")]
+    assert whats(all_pages(b, c.ListInbox())[0][0].history)[2:] == in_hand
     b.finish(row, Failed("too late"))
     [(_, letter)] = letters(b)
-    assert (letter.cause, whats(letter.history)[-1]) == ("deadline", ("settled", "EXHAUSTED: deadline"))
+    assert letter.cause == "deadline"
+    assert whats(letter.history)[2:] == [*in_hand, ("settled", "EXHAUSTED: deadline")]
 
 
 def test_the_sender_keeps_what_it_judged_itself() -> None:

@@ -21,6 +21,8 @@ EXPIRED = "expired"
 GIVEN_UP = "given up"
 SETTLED = "settled"
 
+_WHILE_AT_WORK = (RECALLED, EXPIRED, GIVEN_UP)
+
 MOST_KEPT = 20
 """Happenings that a row of the inbox keeps: the latest. `attempts` tells whether there were more."""
 _MOST_DETAIL = 200
@@ -43,6 +45,17 @@ History = tuple[Happened, ...]
 def happened(at_us: int, what: str, detail: str | None = None) -> Happened:
     """A happening whose detail is short enough to be written again with each attempt."""
     return Happened(at_us, what, None if detail is None else detail[:_MOST_DETAIL])
+
+
+def handed_over(before: History, at_us: int, attempt: int) -> History:
+    """The history with the hand-over of the attempt that is running, or that ended it.
+
+    It is not kept with the rest: only what was noted while the attempt ran comes after it.
+    """
+    place = len(before)
+    while place and before[place - 1].what in _WHILE_AT_WORK:
+        place -= 1
+    return (*before[:place], Happened(at_us, HANDED_OVER, f"attempt {attempt}"), *before[place:])
 
 
 def failed(at_us: int, attempt: int, reason: str) -> Happened:

@@ -577,7 +577,7 @@ class Inbox:
         end = history.settled(self._shared.now.store_us, outcome.name, reason)
         sent_us = self.rows.sent_us(row.lane, head)
         if row.handed_us:
-            happened += (Happened(row.handed_us, history.HANDED_OVER, f"attempt {row.attempts}"),)
+            happened = history.handed_over(happened, row.handed_us, row.attempts)
         self._dead.add(row, cause, reason, sent_us, (*happened, *news, end))
 
     def _quarantine(self, row: Row, why: str) -> None:

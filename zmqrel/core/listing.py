@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from zmqrel.core import history, tables
 from zmqrel.core.commands import Found, Incoming, LanePart, ListInbox, ListOutbox, Outgoing, Page
 from zmqrel.core.entries import BadRecord, MessageHead, decode_head, verify
-from zmqrel.core.history import Happened
 from zmqrel.core.lane import CONTROL, InLane
 from zmqrel.core.row import Place
 from zmqrel.core.rows import REDELIVERED
@@ -167,7 +166,7 @@ class Listing:
         sent_us = self._rows.sent_us(lane, head)
         happened = self._rows.history(lane, order_us, head, state)
         if memory is not None and in_hand:
-            happened += (Happened(memory.handed_us, history.HANDED_OVER, f"attempt {attempts}"),)
+            happened = history.handed_over(happened, memory.handed_us, attempts)
         return Incoming(
             id=head.meta.id or f"{lane.id:016x}-{seq}",
             sender=lane.peer,
