@@ -35,6 +35,8 @@ class History:
     """When, which attempt, and whether it was said to be redelivered."""
     moved: bool = False
     acknowledged: bool = False
+    settles: bool = False
+    """Its last attempt ended it, if that is committed. An earlier one may have been lost with its process."""
     rejected: bool = False
     outcome: Outcome | None = None
     not_binding: Outcome | None = None
@@ -171,7 +173,7 @@ class Checker:
 
     def _on_turn(self, name: str) -> None:
         for history in self._unsettled.pop(name, ()):
-            if history.acknowledged or history.rejected:
+            if history.settles:
                 # A full store may settle it later.
                 history.may_again = self._network.peers[name].disk.capacity is not None
         self._check_due()
@@ -459,6 +461,7 @@ class Checker:
             return
         history.running = history.alone = False
         history.may_again = True
+        history.settles = isinstance(result, Handled | Rejected)
         history.acknowledged = history.acknowledged or isinstance(result, Handled)
         history.rejected = history.rejected or isinstance(result, Rejected)
         history.moved = history.moved or isinstance(result, MoveTo)
