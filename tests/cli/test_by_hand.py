@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -18,6 +19,9 @@ import zmqrel
 from tests.cli.commands import assert_one_line, called, command, objects, one
 from tests.cli.launching import PATIENCE_S, environment
 from tests.cli.schema import validated
+from tests.real.net import until
+from zmqrel.cli import speech
+from zmqrel.control.asking import is_served
 
 
 class Listening:
@@ -215,3 +219,44 @@ def test_a_store_that_cannot_be_made_is_told_in_a_line(folder: Path) -> None:
     assert ended.returncode == 1
     assert str(folder / "file") in ended.stderr
     assert_one_line(ended.stderr)
+
+
+def test_what_was_asked_of_the_timeout_is_told(folder: Path) -> None:
+    ended = called("send", "billing", "x", "--at", f"ipc://{folder}/b", "--timeout", 0)
+    assert ended.returncode == 1
+    assert ended.stdout.endswith(": no outcome within 0 s, it is STORED\n")
+
+
+def test_who_interrupts_send_is_told_so(folder: Path) -> None:
+    words = ["send", "billing", "x", "--at", f"ipc://{folder}/b", "--timeout", "3600", "--store", str(folder / "shop")]
+    program = [sys.executable, "-m", "zmqrel.cli", *words]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=environment()) as process:
+        try:
+            until(lambda: (folder / "shop" / "data.mdb").exists() and is_served(folder / "shop"))
+            process.send_signal(signal.SIGINT)
+            said, _ = process.communicate(timeout=PATIENCE_S)
+        finally:
+            process.kill()
+    assert process.returncode == 1
+    assert said.endswith(": interrupted, no outcome yet, it is STORED\n")
+
+
+def test_what_the_library_repeats_within_a_second_is_told_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = logging.getLogger("zmqrel")
+    monkeypatch.setattr(speech, "_REPEATED_S", 3600.0)
+    with speech.log_told():
+        for name in ("shop", "shop", "till", "shop"):
+            log.warning("refused %s\x1b", name)
+        monkeypatch.setattr(speech, "_REPEATED_S", 0.0)
+        log.warning("refused shop\x1b")
+    told = ["zmqrel: refused shop\\x1b", "zmqrel: refused till\\x1b", "zmqrel: refused shop\\x1b"]
+    assert capsys.readouterr().err.splitlines() == told
+
+
+def test_a_sender_that_is_refused_is_named_by_the_listener(folder: Path) -> None:
+    with listening(folder, "--peer", "shop") as shell:
+        objects("sent", "send", "billing", "x", "--at", shell.endpoint, "--timeout", 1, "--name", "thief", status=1)
+        assert shell.process.stderr is not None
+        assert shell.process.stderr.readline() == "zmqrel: peer billing: refused 'thief': 'not in `peers`'\n"

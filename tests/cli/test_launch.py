@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import pty
@@ -12,10 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tests.cli.commands import assert_one_line
 from tests.cli.launching import PATIENCE_S, ROOT, Launched, environment, is_gone
 from tests.cli.schema import validated
+from tests.real.net import until
+from zmqrel.cli.supervise import State, View
+from zmqrel.cli.table import COLUMNS, OFTEN, table
 
 Launch = Callable[..., Launched]
 
@@ -192,6 +198,38 @@ def test_a_second_signal_does_not_wait(launch: Launch, tmp_path: Path) -> None:
     checked(run.pids())
 
 
+def test_no_further_signal_costs_the_summary(launch: Launch, tmp_path: Path) -> None:
+    run = stubborn(launch, tmp_path / "up", 3600)
+    while run.process.poll() is None:
+        run.process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            run.process.wait(0.001)
+    run.end()
+    assert run.summary()["kept"]
+    assert Path(run.summary()["data"]).is_dir()
+    checked(run.pids())
+
+
+def test_a_node_that_is_killed_in_a_hurry_was_not_given_the_whole_time(launch: Launch, tmp_path: Path) -> None:
+    run = stubborn(launch, tmp_path / "up", 3600)
+    run.until("stopping")
+    run.process.send_signal(signal.SIGTERM)
+    assert run.until("killed")["after"] < 3600
+    assert run.end() == 0
+
+
+def test_the_verifier_is_interrupted_and_the_summary_stays(launch: Launch, tmp_path: Path) -> None:
+    flag = tmp_path / "up"
+    verify = f"[end]\nverify = ['{{python}}', '-c', {json.dumps(STUBBORN)}, '{flag}']"
+    run = launch(node("a", "pass") + verify)
+    run.until("verifying")
+    until(flag.exists)
+    run.process.send_signal(signal.SIGINT)
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end() == 128 + signal.SIGKILL
+    assert run.summary()["kept"]
+
+
 def test_a_node_that_fails_when_it_is_to_end_is_named(launch: Launch, tmp_path: Path) -> None:
     flag = tmp_path / "up"
     program = (
@@ -330,6 +368,33 @@ def test_plain_lines_show_counts_at_the_end(tmp_path: Path) -> None:
     assert "  a                ended      sent 12, backlog 3, 0/s\n" in ended.stdout
     assert "finished after" in ended.stdout
     assert "\x1b" not in ended.stdout
+
+
+def test_what_the_counts_of_a_restarted_node_lack_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    program = (
+        "import os, pathlib, signal; up = pathlib.Path('up')\n"
+        "if not up.exists(): up.touch(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    file.write_text(node("a", program, "backoff = 0.01") + node("b", "pass"), encoding="utf-8")
+    ended = command("launch", str(file), "--data", str(tmp_path / "data"))
+    assert ended.returncode == 0, ended.stderr
+    note = "restarted: a; what a killed life counted after its last report is not in the figures"
+    assert ended.stdout.splitlines()[-2] == note
+
+
+def test_a_table_fits_80_columns_without_breaking_a_heading() -> None:
+    wide = {column: 1_234_567 if column in OFTEN else 12 for column in COLUMNS}
+    wide["backlog"] = 123
+    views = [View("warehouse", State.RESTARTING, 2, wide, 0.0, {}), View("source", State.RUNNING, 1, wide, 12345.0, {})]
+    written = io.StringIO()
+    Console(width=80, file=written).print(table(views))
+    said = written.getvalue()
+    head = next(text for text in said.splitlines() if "node" in text)
+    assert head.split() == ["node", "state", "sent", "received", "handled", "backlog", "per", "s"]
+    assert said.count("1,234,567") == 6
+    assert " warehouse: retried 12, recalled 12, expired 12, dead 12" in [text.rstrip() for text in said.splitlines()]
+    assert max(map(len, said.splitlines())) <= 80
 
 
 def test_a_terminal_shows_a_table(tmp_path: Path) -> None:

@@ -110,8 +110,10 @@ def launch(
     if check:
         click.echo(json.dumps(_described(plan), indent=2) if as_json else _in_words(plan))
         return
-    _make(plan.data)
-    context.exit(_launch(plan, table.shown(as_json, every), timeout, as_json, keep=data is not None))
+    with supervise.Interrupts().watched() as interrupts:
+        _make(plan.data)
+        status = _launch(plan, table.shown(as_json, every), interrupts, timeout, as_json, keep=data is not None)
+    context.exit(status)
 
 
 def _make(data: Path) -> None:
@@ -126,13 +128,20 @@ def _make(data: Path) -> None:
         raise UsedWrongly(f"--data {data}: cannot be made: {error.strerror}") from error
 
 
-def _launch(plan: Plan, show: table.Shown, timeout: float | None, as_json: bool, keep: bool) -> int:
+def _launch(
+    plan: Plan,
+    show: table.Shown,
+    interrupts: supervise.Interrupts,
+    timeout: float | None,
+    as_json: bool,
+    keep: bool,
+) -> int:
     with show:
-        result = supervise.Run(plan, show, timeout).run()
+        result = supervise.Run(plan, show, interrupts, timeout).run()
     status = 1 if result.end == "failed" or (result.end == "interrupted" and plan.ends) else 0
     if result.end == "finished" and plan.verify:
         show.event("verifying", command=shlex.join(plan.verify))
-        status = supervise.verify(plan, STDERR if as_json else None)
+        status = supervise.verify(plan, STDERR if as_json else None, interrupts)
     # An interrupted run may hold accepted messages that nobody has handled: not the launcher's to delete.
     kept = keep or status != 0 or result.end != "finished"
     if not kept:

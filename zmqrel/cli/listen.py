@@ -66,7 +66,7 @@ def listen(
     printer = _Printer(as_json, count)
     for queue in dict.fromkeys(queues):
         peer.handler(queue)(printer)
-    with ended_by_signals(printer.stop), started(peer):
+    with speech.log_told(), ended_by_signals(printer.stop), started(peer):
         if not as_json:
             speech.say(f"{name} listens at {', '.join(peer.endpoints) or 'nothing'}; Ctrl-C ends it", err=True)
         printer.stop.wait()

@@ -98,7 +98,7 @@ def send(
             raise click.UsageError("--id names one message: give one BODY")
         arguments["id"] = message_id
     stop = threading.Event()
-    with ended_by_signals(stop), peer:
+    with speech.log_told(), ended_by_signals(stop), peer:
         started = monotonic()
         receipts = [peer.send(to, _body(text, parse), **arguments) for text in bodies or _lines()]
         unhandled = sum(not _told(receipt, started, timeout, stop, as_json) for receipt in receipts)
@@ -136,6 +136,7 @@ def _told(receipt: zmqrel.Receipt, started: float, timeout: float, stop: threadi
     outcome = _outcome(receipt, started + timeout, stop)
     seconds = round(monotonic() - started, 6)
     said = None if outcome is None else outcome.name
+    until = "interrupted, no outcome yet" if stop.is_set() else f"no outcome within {timeout:g} s"
     shape = {
         "id": receipt.id,
         "to": receipt.to,
@@ -149,7 +150,7 @@ def _told(receipt: zmqrel.Receipt, started: float, timeout: float, stop: threadi
     if as_json:
         speech.say_json(shape)
     else:
-        speech.say(_words(shape))
+        speech.say(_words(shape, until))
     return outcome is zmqrel.Outcome.HANDLED
 
 
@@ -164,9 +165,9 @@ def _outcome(receipt: zmqrel.Receipt, give_up_at: float, stop: threading.Event) 
     return receipt.outcome
 
 
-def _words(shape: dict[str, Any]) -> str:
+def _words(shape: dict[str, Any], until: str) -> str:
     if shape["outcome"] is None:
-        return speech.escaped(f"{shape['id']}: no outcome within {shape['seconds']:.1f} s, it is {shape['state']}")
+        return speech.escaped(f"{shape['id']}: {until}, it is {shape['state']}")
     attempts: Sequence[str] = [f"attempt {shape['attempts']}"] if shape["attempts"] else []
     details = ", ".join([*attempts, f"{shape['seconds'] * 1000:.0f} ms"])
     reason = f": {shape['reason']}" if shape["reason"] else ""

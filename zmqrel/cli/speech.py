@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 import unicodedata
@@ -11,6 +12,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
+from time import monotonic
 from typing import Any, ParamSpec, TypeVar
 
 import click
@@ -24,6 +26,7 @@ R = TypeVar("R")
 # Whoever made these can mend them by typing something else.
 _USED_WRONGLY = (zmqrel.ConfigError, zmqrel.UnknownPeer, zmqrel.DeadlinePassed, zmqrel.NotSerializable)
 _ENDS_A_LINE = ("Zl", "Zp")
+_REPEATED_S = 1.0
 # A group that is called with nothing; click before 8.2 has no such error.
 _SHOWS_HELP: tuple[type[Exception], ...] = tuple(
     filter(None, [getattr(click.exceptions, "NoArgsIsHelpError", None)]),
@@ -124,6 +127,40 @@ def say(line: str, *, err: bool = False) -> None:
 def say_json(value: Any) -> None:
     """Write a value as one line of JSON, all of it ASCII."""
     click.echo(json.dumps(value))
+
+
+class _Log(logging.Handler):
+    """Warnings of the library as lines on stderr; one that is repeated within a second of the last is not said again.
+
+    A peer that is refused tries again and again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._heard_at: dict[str, float] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See logging."""
+        now = monotonic()
+        text = self.format(record)
+        recent = {said: at for said, at in self._heard_at.items() if now < at + _REPEATED_S}
+        self._heard_at = recent | {text: now}
+        if text not in recent:
+            with suppress(OSError):  # nobody reads stderr any more
+                for line in text.splitlines():
+                    say(f"zmqrel: {escaped(line)}", err=True)
+
+
+@contextmanager
+def log_told() -> Iterator[None]:
+    """What the library logs meanwhile is told on stderr."""
+    handler = _Log()
+    logger = logging.getLogger("zmqrel")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:

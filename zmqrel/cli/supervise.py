@@ -160,10 +160,13 @@ class Child:
     def stop(self, timeout: float, hurry: Interrupts) -> None:
         """End this node if it runs: politely, with force after `timeout` or when the user is in a hurry."""
         if self.state is State.RUNNING and self._process is not None:
+            asked_at = time.monotonic()
             self._process.terminate()
             if not self._wait(timeout, hurry):
-                self._reporter.event("killed", node=self.node.name, after=timeout)
+                # Killed first: that may be told to nobody any more.
                 self._process.kill()
+                after = min(timeout, round(time.monotonic() - asked_at, 3))
+                self._reporter.event("killed", node=self.node.name, after=after)
             status = self._process.wait()
             self._clear()
             if status not in (0, -signal.SIGTERM, -signal.SIGKILL):
@@ -212,24 +215,27 @@ class Interrupts:
 class Run:
     """One run of a plan."""
 
-    def __init__(self, plan: Plan, reporter: Reporter, timeout: float | None = None) -> None:
+    def __init__(self, plan: Plan, reporter: Reporter, interrupts: Interrupts, timeout: float | None = None) -> None:
+        """`interrupts` are watched by the caller, until it has told how the run ended: no signal cuts that short."""
         self._plan = plan
         self._reporter = reporter
+        self._interrupts = interrupts
         self._timeout = timeout
         self._children = [Child(node, plan, reporter) for node in plan.nodes]
 
     def run(self) -> Result:
         """Start everything, wait for the end, leave no process behind whatever happens."""
         begin = time.monotonic()
-        with Interrupts().watched() as interrupts, contextlib.ExitStack() as stops:
+        interrupts = self._interrupts
+        with contextlib.ExitStack() as stops:
             # A stack, because every node is to be stopped even if telling of one fails, say on a closed pipe.
             for child in reversed(self._children):
                 stops.callback(child.stop, self._plan.stop_timeout, interrupts)
-            end, reason = self._until_end(begin, interrupts)
+            end, reason = self._until_end(begin)
             self._reporter.event("stopping", end=end, reason=reason)
         return Result(end, reason, time.monotonic() - begin, self._views(time.monotonic()))
 
-    def _until_end(self, begin: float, interrupts: Interrupts) -> tuple[str, str]:
+    def _until_end(self, begin: float) -> tuple[str, str]:
         for child in self._children:
             child.start(begin)
         while True:
@@ -237,20 +243,20 @@ class Run:
             for child in self._children:
                 child.turn(now)
             self._reporter.progress(self._views(now), now - begin)
-            end = self._end(now - begin, interrupts)
+            end = self._end(now - begin)
             if end is not None:
                 return end
             time.sleep(TURN_S)
 
-    def _end(self, seconds: float, interrupts: Interrupts) -> tuple[str, str] | None:
+    def _end(self, seconds: float) -> tuple[str, str] | None:
         failed = [child.node.name for child in self._children if child.state is State.FAILED]
         if failed:
             return "failed", f"{failed[0]} was given up"
         ended = {child.node.name for child in self._children if child.state is State.ENDED}
         if ended.issuperset(self._plan.when):
             return "finished", f"{', '.join(self._plan.when)} ended"
-        if interrupts.count:
-            return "interrupted", f"interrupted by {interrupts.name}"
+        if self._interrupts.count:
+            return "interrupted", f"interrupted by {self._interrupts.name}"
         if self._timeout is not None and seconds >= self._timeout:
             return "failed", f"not finished within {self._timeout:g} s"
         return None
@@ -261,21 +267,23 @@ class Run:
         return [child.view for child in self._children]
 
 
-def verify(plan: Plan, output: int | None) -> int:
+def verify(plan: Plan, output: int | None, interrupts: Interrupts) -> int:
     """Run the command that judges the run, its output to the descriptor `output`; returns its exit status."""
-    with Interrupts().watched() as interrupts:
-        process = subprocess.Popen(
-            plan.verify,
-            cwd=plan.directory,
-            env={**os.environ, **plan.environment},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-        )
-        while (status := process.poll()) is None:
-            if interrupts.count:
-                process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(TURN_S)
+    before = interrupts.count
+    process = subprocess.Popen(
+        plan.verify,
+        cwd=plan.directory,
+        env={**os.environ, **plan.environment},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+    )
+    while (status := process.poll()) is None:
+        if interrupts.count >= before + 2:
+            process.kill()
+        elif interrupts.count > before:
+            process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(TURN_S)
     # As a shell counts it: a command that a signal ended has not said that all is well.
     return status if status >= 0 else 128 - status
 

@@ -4,43 +4,62 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
 import click
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from zmqrel.cli.counts import COUNTERS
 from zmqrel.cli.speech import escaped
 from zmqrel.cli.supervise import State, View
 
 COLUMNS = (*COUNTERS, "backlog")
+# So that a table fits 80 columns: what seldom happens is told below it, once it has happened.
+SELDOM = ("retried", "recalled", "expired", "dead")
+OFTEN = tuple(column for column in COLUMNS if column not in SELDOM)
 STYLES = {State.RUNNING: "green", State.ENDED: "dim", State.RESTARTING: "yellow", State.FAILED: "bold red"}
 LIVE_EVERY_S = 0.25
 
 
-def table(views: list[View]) -> Table:
-    """All nodes and their counts, one line each."""
+def table(views: list[View]) -> Group:
+    """All nodes and their counts, one line each, and below what seldom happens."""
     grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    grid.add_column("node", no_wrap=True)
+    # If it is too wide all the same, names are folded rather than headings and numbers.
+    grid.add_column("node", overflow="fold")
     grid.add_column("state", no_wrap=True)
-    for column in (*COLUMNS, "per s"):
-        grid.add_column(column, justify="right", overflow="fold")
+    for column in (*OFTEN, "per s"):
+        grid.add_column(column, justify="right", no_wrap=True)
     for view in views:
         state = f"{view.state.value} ({view.starts})" if view.starts > 1 else view.state.value
-        counts = [f"{view.counts[column]:,}" for column in COLUMNS]
+        counts = [f"{view.counts[column]:,}" for column in OFTEN]
         grid.add_row(view.name, state, *counts, _rate(view), style=STYLES.get(view.state, ""))
-    return grid
+    also = [(view.name, _counted(view, SELDOM)) for view in views]
+    return Group(grid, *(Text(f" {name}: {counted}") for name, counted in also if counted))
 
 
 def line(view: View) -> str:
     """One node and what it has counted; zeros are left out."""
-    counts = [f"{column} {view.counts[column]:,}" for column in COLUMNS if view.counts[column]]
-    starts = [f"starts {view.starts}"] if view.starts > 1 else []
-    return f"  {view.name:<16} {view.state.value:<10} {', '.join([*starts, *counts]) or '-'}, {_rate(view)}/s"
+    starts = f"starts {view.starts}" if view.starts > 1 else ""
+    counts = ", ".join(filter(None, (starts, _counted(view, COLUMNS))))
+    return f"  {view.name:<16} {view.state.value:<10} {counts or '-'}, {_rate(view)}/s"
+
+
+def _counted(view: View, columns: Iterable[str]) -> str:
+    return ", ".join(f"{column} {view.counts[column]:,}" for column in columns if view.counts[column])
+
+
+def restarted(views: list[View]) -> str:
+    """What is to be known of the counts of nodes with more than one life; empty if there is none."""
+    names = [view.name for view in views if view.starts > 1]
+    if not names:
+        return ""
+    return f"restarted: {', '.join(names)}; what a killed life counted after its last report is not in the figures"
 
 
 def told(kind: str, fields: dict[str, Any]) -> str:
@@ -112,7 +131,8 @@ class Lines(Shown):
 
     def summary(self, nodes: list[View], fields: dict[str, Any]) -> None:
         self._counts(nodes, fields["seconds"])
-        click.echo(closing(fields))
+        for text in filter(None, (restarted(nodes), closing(fields))):
+            click.echo(text)
 
 
 class OnTerminal(Shown):
@@ -146,7 +166,8 @@ class OnTerminal(Shown):
 
     def summary(self, nodes: list[View], fields: dict[str, Any]) -> None:
         self._console.print(table(nodes))
-        self._console.print(closing(fields), markup=False, highlight=False, soft_wrap=True)
+        for text in filter(None, (restarted(nodes), closing(fields))):
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class Json(Shown):
