@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -188,9 +189,9 @@ def test_source_and_sink_without_a_launcher(tmp_path: Path) -> None:
         # What the first sink could not say any more before it ended, a second one does.
         with running(*writing):
             assert source_process.wait(PATIENCE_S) == 0
-    table = sink.Table(tmp_path / "rows.sqlite")
-    assert table.counts() == {"rows": 301, "duplicates": 0}
-    assert table.complete()
+    with closing(sink.Table(tmp_path / "rows.sqlite")) as table:
+        assert table.counts() == {"rows": 301, "duplicates": 0}
+        assert table.complete()
     # Once more: nothing is new, so nobody is needed on the other side.
     ended = command(*feeding)
     assert (ended.returncode, ended.stderr) == (0, "")

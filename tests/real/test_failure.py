@@ -235,12 +235,15 @@ def test_run_ends_with_the_reason() -> None:
             shop.run()
 
 
+ODD = b"something odd, and too long to be a random number"
+
+
 class OddStore(MemoryStore):
     """A store that fails in a way that no store should."""
 
     def commit(self) -> bool:
         """Commit, until something odd was written."""
-        if any(b"odd" in (self._values.get(key) or b"") for key, _ in self._undo):
+        if any(ODD in (self._values.get(key) or b"") for key, _ in self._undo):
             raise RuntimeError(WHY)
         return super().commit()
 
@@ -251,7 +254,7 @@ def test_a_store_that_fails_as_nobody_foresaw(monkeypatch: pytest.MonkeyPatch) -
     good = peer.send("bank", "good")
     waiting = [Asking(lambda: peer.receive("a")), Asking(good.wait)]
     with pytest.raises(PeerClosed, match=WHY):
-        peer.send("bank", "odd")
+        peer.send("bank", ODD)
     for each in waiting:
         each.check()
     with pytest.raises(PeerClosed, match=WHY):
