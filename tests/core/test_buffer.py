@@ -152,6 +152,16 @@ def test_asking_counts_no_attempt_but_is_known_should_the_process_die() -> None:
     assert (row.attempts, row.handed_us) == (1, NOW_US + 7)
 
 
+def test_a_refusal_leaves_no_attempt_should_the_process_die_before_it_is_settled() -> None:
+    in_hand = MemoryInHand()
+    buffer, row = make_buffer(in_hand), make_row()
+    buffer.offer([row])
+    assert buffer.ask(NOW_US) is row
+    buffer.refuse(row)
+    assert in_hand.open() == []
+    assert (row.slot, row.attempts) == (-1, 0)
+
+
 def test_a_deadline_that_passes_while_it_is_asked_about_counts() -> None:
     buffer, row = make_buffer(), make_row(deadline_us=NOW_US + 5)
     buffer.offer([row])

@@ -284,6 +284,9 @@ class Buffer:
     def _leave(self, row: Row, result: Result) -> None:
         """A row that was asked about is not handed over."""
         self._running.pop(row.slot, None)
+        # At once, not when it is settled: should the process die before that, no attempt was made.
+        self._in_hand.free(row.slot)
+        row.slot = -1
         if row.place is not Place.ASKED:
             result = LEFT  # withdrawn: that stands
         else:

@@ -146,7 +146,7 @@ class InHand(NamedTuple):
 class InHandTable(Protocol):
     """The rows handed over and not yet settled by a commit; outlives the process, not the machine.
 
-    `take` and `done` are called from any thread, `take` by several at once; all others from one thread.
+    `take`, `done` and `free` are called from any thread, several at once; all others from one thread.
     """
 
     @property
