@@ -234,29 +234,10 @@ class Buffer:
         A row whose deadline has passed is not handed over: the loop settles it.
         """
         with self._lock:
-            if self._rows and type(self._rows[0]) is Span:
-                return self._hand_over_next(self._rows[0], now_us)
             row = self._next(now_us)
             if row is not None:
                 self._hand_over(row, now_us)
             return row
-
-    def _hand_over_next(self, span: Span, now_us: int) -> Row:
-        """`_next_of` and `_hand_over` in one, for it is where most messages pass."""
-        at = len(span.taken)
-        seq = span.first + at
-        slot = self._in_hand.take(span.lane.no, seq, 1)
-        row = Row(span.lane, seq, span.order_us, span.records[at])
-        row.span = span
-        row.slot = slot
-        row.attempts = 1
-        row.handed_us = now_us
-        row.place = Place.RUNNING
-        if self.time_limit_us:
-            row.overdue_us = now_us + self.time_limit_us
-        self._running[slot] = row
-        self._took_of(span, row)
-        return row
 
     def ask(self, now_us: int) -> Row | None:
         """The next row, to ask whether it is to be handed over; `admit` or `refuse` follows. Until then it can be
@@ -323,20 +304,21 @@ class Buffer:
         span.taken.append(row)
         if row.seq == span.last:
             self._drop_first(row)
-            return
-        self._size -= len(row.record)
-        self._waiting -= 1
-        self.taken += 1
+        else:
+            self._count_taken(row)
 
     def _drop_first(self, row: Row) -> None:
         self._rows.popleft()
-        self._size -= len(row.record)
-        self._waiting -= 1
-        self.taken += 1
+        self._count_taken(row)
         if self.more and not self._rows:
             # Other workers may be idle: the loop is not to wait until this row is through.
             self.more = False
             self._wake()
+
+    def _count_taken(self, row: Row) -> None:
+        self._size -= row.size
+        self._waiting -= 1
+        self.taken += 1
 
     def _hand_over(self, row: Row, now_us: int) -> None:
         row.attempts += 1
