@@ -361,6 +361,17 @@ def test_a_lane_that_nobody_serves_leaves_room_for_the_others() -> None:
     assert (last_ack(puppet).lane_id, last_ack(puppet).floor, last_ack(puppet).gap) == (2, 2, False)
 
 
+def test_lanes_that_come_when_the_inbox_is_nearly_full_divide_what_is_left() -> None:
+    host, puppet = open_host(inbox_max_messages=40)
+    puppet.data(1, *plain(host, b"x"), lane_id=1, queue="served")
+    puppet.data(1, *plain(host, *[b"x"] * 40), lane_id=2, queue="unserved")
+    for lane_id in (3, 4):
+        puppet.data(1, *plain(host, b"x"), lane_id=lane_id, queue=f"new{lane_id}")
+    puppet.data(2, *plain(host, b"y", b"y"), lane_id=4, queue="new4")
+    assert (last_ack(puppet).lane_id, last_ack(puppet).floor) == (4, 3)
+    assert host.engine.stats()["inbox_messages"] <= 40
+
+
 # ------------------------------------------------------------------------------------------- order and retry
 
 

@@ -148,8 +148,8 @@ MUTANTS = {
             "other is not lane]"
         ),
         "others = list[InLane]()",
-        "conditions",
-        4,
+        "full queues",
+        0,
     ),
     "a lane that holds nothing may be refused its one message": Mutant(
         "core.credit",

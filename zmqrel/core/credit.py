@@ -70,7 +70,8 @@ class Credit:
         """Messages and bytes that the lane may still add.
 
         A lane may take everything but half of the fair share of each other lane that has not used that much,
-        so that a queue which nobody serves leaves room for the others.
+        so that a queue which nobody serves leaves room for the others. Lanes that are new when the inbox is nearly
+        full find less than that: they divide what is left.
         """
         shared, options = self._shared, self._shared.options
         if not shared.accepting:
@@ -82,9 +83,10 @@ class Credit:
             return free, free_size  # the others' halves of their shares are not more than half of all
         others = [other for other in shared.in_lanes.values() if other.kind in (DATA, DELAYED) and other is not lane]
         share = 2 * (len(others) + 1)
-        messages -= sum(max(0, options.inbox_max_messages // share - other.count) for other in others)
-        size -= sum(max(0, options.inbox_max_bytes // share - other.size) for other in others)
-        return max(0, messages), max(0, size)
+        return (
+            _fair(messages, options.inbox_max_messages // share, lane.count, [other.count for other in others]),
+            _fair(size, options.inbox_max_bytes // share, lane.size, [other.size for other in others]),
+        )
 
     def grant(self, lane: InLane) -> tuple[int, int]:
         """How far the sender of this lane may go now: an absolute sequence number, and bytes beyond the floor."""
@@ -128,3 +130,11 @@ class Credit:
         """Lanes whose sender is to be told floor and grant."""
         lanes, self._to_tell = self._to_tell, set()
         return lanes
+
+
+def _fair(free: int, share: int, used: int, others: list[int]) -> int:
+    """What one who has used `used` may take of what is free, where each other may still take up to `share`."""
+    kept = sum(max(0, share - other) for other in others)
+    own = max(0, share - used)
+    part = free * own // (own + kept) if own else 0
+    return max(0, part, free - kept)

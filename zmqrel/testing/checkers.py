@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from zmqrel.testing.network import Network
 
 _NEVER_HANDED_OVER = (Outcome.RECALLED, Outcome.EXPIRED)
-_PROMPT_S = 1.0
 
 
 @dataclass(slots=True)
@@ -97,6 +96,8 @@ class Rules:
     """Queues whose workers always have time: between healthy peers nothing there waits for long."""
     tells: bool = False
     """Outcomes are told to callbacks."""
+    prompt_s: float = 1.0
+    """What is prompt happens within so long."""
 
 
 class Checker:
@@ -276,7 +277,7 @@ class Checker:
 
     def _expect(self, what: str, body: Any) -> None:
         self._due.pop((what, body), None)
-        self._due[(what, body)] = self._network.now + _PROMPT_S
+        self._due[(what, body)] = self._network.now + self.rules.prompt_s
 
     def _happened(self, what: str, body: Any) -> None:
         self._due.pop((what, body), None)
@@ -285,7 +286,8 @@ class Checker:
         for (what, body), at in self._due.items():
             if at >= self._network.now:
                 return
-            raise self._broken(body, f"not {what} within {_PROMPT_S:g} s, though nothing is wrong with its peers")
+            within = f"within {self.rules.prompt_s:g} s"
+            raise self._broken(body, f"not {what} {within}, though nothing is wrong with its peers")
 
     # --------------------------------------------------------------------------------------- hand-overs
 

@@ -33,6 +33,10 @@ class Mix:
     relaxed: bool = False
     tiny: bool = False
     """Small limits everywhere, so that credit and windows are always short."""
+    inbox_max_messages: int | None = None
+    """The limit of each inbox, unless it is tiny."""
+    burst: float = 0.0
+    """So many messages are sent to one queue at once that they take many grants; most of them to the slow one."""
     capacity: int | None = None
     """Bytes in each store."""
     refuse: float = 0.0
@@ -104,6 +108,10 @@ MIXES: dict[str, Mix] = {
     ),
     "neighbours": Mix(
         peers=4, quiet_pairs=True, fail=0.0, crash=0.02, partition=0.03, recall=0.3, busy=0.05, tiny=True
+    ),
+    "full queues": Mix(
+        peers=3, quiet_pairs=True, faults=LinkFaults(delay_s=(0.04, 0.06)), fail=0.0, crash=0.01, partition=0.02,
+        inbox_max_messages=240, burst=0.1,
     ),
     "killers": Mix(crash=0.01, kill=0.01, busy=0.1, recall=0.3, told=True, repeat=0.3),
     "odds": Mix(

@@ -24,6 +24,7 @@ MUST_BE_SEEN: dict[str, tuple[str, ...]] = {
     "rollback": ("old_copy", "peer_old_copy", "lane replaced", "states", "redelivered"),
     "tiny": ("credit exhausted",),
     "neighbours": ("credit exhausted",),
+    "full queues": ("credit exhausted",),
     "killers": ("killed in a handler", "EXHAUSTED: crash", "told to a callback", "recall loses to a running handler"),
     "odds": ("damaged", "EXHAUSTED: gave up", "EXHAUSTED: too large"),
     "forgetting": ("UNCERTAIN", "RECALLED", "redelivered", "peer_old_copy"),

@@ -30,6 +30,9 @@ _KEYS = ("red", "green", None, None, None)
 _CLOCK_ERRORS_S = (0, 3600, -3600, 2)
 _QUIET_S = 600.0
 _MAX_ATTEMPTS = 5
+_BURST, _BACKLOG = 80, 120
+_BURST_PROMPT_S = 4.0
+"""A burst of `_BURST` takes one second with a fair share of the inbox, and eight if each grant is one message."""
 _SMALL_BODY_BYTES = 1000
 _LARGE_BODY_BYTES = 70_000
 """More than `_SMALL_BODY_BYTES` and the largest headers together."""
@@ -70,12 +73,15 @@ class Workload:
         late_s = (mix.faults.late_s if mix.faults.late else 0.0) + (3.0 if mix.suspend else 0.0)
         error_s = 0.1 + mix.faults.delay_s[1] + late_s / 2
         prompt = frozenset(_QUEUES[:2] if mix.quiet_pairs else ())
-        return Rules(_MAX_ATTEMPTS, error_s, mix.skew, healthy, prompt, mix.told)
+        prompt_s = _BURST_PROMPT_S if mix.burst else 1.0
+        return Rules(_MAX_ATTEMPTS, error_s, mix.skew, healthy, prompt, mix.told, prompt_s)
 
     def _make_peer(self, name: str) -> None:
         options: dict[str, Any] = {"durability": "relaxed" if self.mix.relaxed else "fsync"}
         if self.mix.tiny:
             options |= {"inbox_max_messages": self.rng.choice([2, 5, 12]), "window_bytes": 400, "prefetch": 2}
+        elif self.mix.inbox_max_messages is not None:
+            options["inbox_max_messages"] = self.mix.inbox_max_messages
         options |= {"prefetch": self.rng.choice([1, 4, 64]), "liveness_s": self.rng.choice([1.5, 4])}
         if self.mix.capacity is not None:
             options |= {"outcome_retention_s": 3, "dead_retention_s": 3}
@@ -167,6 +173,7 @@ class Workload:
             (mix.suspend, self._suspend),
             (mix.damage, self._damage),
             (mix.impostor, self._impersonate),
+            (mix.burst, self._burst),
         ]
         for chance, action in rarer:
             if chance and rng.random() < chance:
@@ -200,6 +207,17 @@ class Workload:
         """A caller is not sure whether its first call went through."""
         if self.network.peers[sender].running:
             self.network.send(sender, to, body, **arguments)
+
+    def _burst(self) -> None:
+        """Far more at once to one queue than is granted at once; what nobody serves fills the inbox."""
+        sender, to = self.rng.sample(self.names, 2)
+        queue = self.rng.choice([*_QUEUES[:2], *_QUEUES[2:] * 3])
+        if not self.network.peers[sender].running:
+            return
+        count = _BACKLOG if queue == _QUEUES[2] else _BURST
+        bodies = list(range(self._bodies + 1, self._bodies + count + 1))
+        self._bodies += count
+        self.receipts += self.network.peers[sender].send(to, bodies, queue=queue)
 
     def _body(self, queue: str) -> Any:
         mix, rng = self.mix, self.rng
