@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.real import wan
 from tests.real.net import Net
 
 
@@ -35,3 +36,11 @@ def local() -> Iterator[Net]:
     """Peers over ipc, with stores on the disk: for what has nothing to do with the transport."""
     with Net("ipc") as net:
         yield net
+
+
+@pytest.fixture(scope="session")
+def hosts_possible() -> None:
+    """Skips where hosts with a network between them cannot be made, and says why."""
+    reason = wan.why_not()
+    if reason is not None:
+        pytest.skip(reason)

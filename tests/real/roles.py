@@ -12,6 +12,8 @@ from itertools import count
 from typing import Any
 
 from tests.real.line import Line
+from tests.real.net import LIMIT_S
+from tests.real.wan import enter
 from zmqrel import Message, Peer, PeerClosed, Receipt, Retry
 from zmqrel.store.in_hand import InHandFile
 from zmqrel.store.lmdb import LmdbStore
@@ -217,6 +219,41 @@ def running_sink(line: Line, options: dict[str, Any]) -> None:
     line.say(starting=True)
     peer.run()
     line.say(stopped=True)
+
+
+# ------------------------------------------------------------------------------------- a host of its own
+
+
+def far_peer(line: Line, name: str, options: dict[str, Any], namespace: str) -> None:
+    """Tells of every hand-over in the queue "default" and of every outcome; the queue "shelf" is served when asked."""
+    enter(namespace)
+    peer = Peer(name, insecure=True, **options)
+
+    def tell(message: Message) -> None:
+        line.say(handled=[message.id, message.attempt, message.redelivered])
+        if message.body == "slow" and message.attempt == 1:
+            threading.Event().wait()  # until it is killed
+
+    peer.handler()(tell)
+    peer.on_outcome()(lambda receipt: line.say(outcome=[receipt.id, receipt.outcome.name]))
+    peer.start()
+    line.say(ready=True)
+
+    def send(to: str, ids: list[str], **arguments: Any) -> int:
+        for each in ids:
+            peer.send_nowait(to, each, id=each, **arguments)
+        peer.flush()
+        return len(ids)
+
+    _serve(
+        line,
+        peer,
+        send=send,
+        state=lambda id: peer.receipt(id).state.name,
+        recall=lambda id: peer.recall(id).verdict.name,
+        verdict=lambda id: peer.recall(id, timeout=LIMIT_S).verdict.name,
+        serve_shelf=lambda: peer.handler("shelf")(tell) is not None,
+    )
 
 
 def holder(line: Line, store: str) -> None:
