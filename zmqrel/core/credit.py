@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from zmqrel.core.lane import DATA, DELAYED, InLane
@@ -23,16 +23,17 @@ class Credit:
         self._channels = channels
         self._starved: dict[int, InLane] = {}
         """Lanes that were granted less than they could use."""
-        self._to_tell: set[InLane] = set()
+        self._to_tell: dict[InLane, None] = {}
+        """No set: in which order they are told is not to hang on where they lie in memory."""
 
     def tell(self, lane: InLane) -> None:
         """The lane's sender is to be told floor and grant at the end of this turn."""
-        self._to_tell.add(lane)
+        self._to_tell[lane] = None
 
     def forget(self, lane: InLane) -> None:
         """The lane's sender is not to be told anything any more."""
         self._starved.pop(lane.no, None)
-        self._to_tell.discard(lane)
+        self._to_tell.pop(lane, None)
 
     def fitting(self, lane: InLane, records: list[bytes]) -> int:
         """How many of these records fit the limits. One always does if the lane holds none (F7)."""
@@ -124,11 +125,11 @@ class Credit:
             larger = messages > 0 and min(size, _ENOUGH_BYTES) >= lane.granted_bytes + worth_bytes
             first = messages > 0 and not lane.count and lane.granted <= lane.floor
             if more or larger or first:
-                self._to_tell.add(lane)
+                self._to_tell[lane] = None
 
-    def take_lanes_to_tell(self) -> set[InLane]:
+    def take_lanes_to_tell(self) -> Iterable[InLane]:
         """Lanes whose sender is to be told floor and grant."""
-        lanes, self._to_tell = self._to_tell, set()
+        lanes, self._to_tell = self._to_tell, {}
         return lanes
 
 
