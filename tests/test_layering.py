@@ -35,6 +35,7 @@ LAYERS = [
     "store",
     "runtime",
     "control",
+    "participant",
     "testing",
     "peer",
     "aio",

@@ -25,7 +25,8 @@ from zmqrel.history import HistoryEvent
 from zmqrel.message import Message, Recall, Receipt
 from zmqrel.options import Options
 from zmqrel.outcome import Outcome, State, Verdict
-from zmqrel.peer import MEMORY, CloseReport, Peer
+from zmqrel.participant import CloseReport
+from zmqrel.peer import MEMORY, Peer
 from zmqrel.retry import Retry
 from zmqrel.stored import DeadLetter, DeadLetters, InboxMessage, OutboxMessage
 from zmqrel.waiting import as_completed, wait_all

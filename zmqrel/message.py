@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any, Protocol
+from queue import SimpleQueue
+from typing import Any, Protocol, TypeVar
 
 from zmqrel.body import decode_body
 from zmqrel.checks import Duration, check_queue, duration_s
@@ -18,6 +19,8 @@ from zmqrel.history import HistoryEvent, told
 from zmqrel.outcome import Outcome, State, Verdict
 from zmqrel.receipts import Ticket
 
+_T = TypeVar("_T")
+
 
 class Recalls(Protocol):
     """What a receipt needs of its peer."""
@@ -27,6 +30,12 @@ class Recalls(Protocol):
     def _to_datetime(self, store_us: int) -> datetime: ...
 
     def _check_fork(self) -> None: ...
+
+    def _monotonic_s(self) -> float: ...
+
+    def _wait(self, ticket: Ticket, reached: Callable[[], bool], timeout_s: float | None) -> bool: ...
+
+    def _next_of(self, queue: SimpleQueue[_T], timeout_s: float | None) -> _T: ...
 
     def _call_back(self, function: Callable[[Receipt], object], receipt: Receipt) -> None: ...
 
@@ -173,8 +182,7 @@ class Receipt:
         return self._was_received() if ended is None else bool(ended.attempts or self._was_received())
 
     def _wait(self, reached: Callable[[], bool], timeout_s: float | None) -> bool:
-        self._peer._check_fork()  # in a child nothing would ever come
-        return self._ticket.wait(reached, timeout_s)
+        return self._peer._wait(self._ticket, reached, timeout_s)
 
     def _was_received(self) -> bool:
         place = self._ticket.place(self._index)

@@ -20,11 +20,12 @@ def wait_all(receipts: Iterable[Receipt], timeout: Duration | None = None) -> li
     Raises TimeoutError after `timeout` seconds, what refused a `send_nowait`, and PeerClosed.
     """
     waited, timeout_s = _checked(receipts), seconds_or_none(timeout)
-    give_up_at = None if timeout_s is None else monotonic() + timeout_s
+    now_s = waited[0]._peer._monotonic_s if waited else monotonic
+    give_up_at = None if timeout_s is None else now_s() + timeout_s
     outcomes = []
     for position, receipt in enumerate(waited):
         try:
-            outcomes.append(receipt.wait(None if give_up_at is None else max(0.0, give_up_at - monotonic())))
+            outcomes.append(receipt.wait(None if give_up_at is None else max(0.0, give_up_at - now_s())))
         except TimeoutError:
             left = sum(each.outcome is None for each in waited[position:])
             raise TimeoutError(f"{left} of {len(waited)} messages have no outcome after {timeout_s:g} s") from None
@@ -38,12 +39,15 @@ def as_completed(receipts: Iterable[Receipt], timeout: Duration | None = None) -
     TimeoutError if the last is not there `timeout` seconds after this call, and PeerClosed.
     """
     waited, timeout_s = _checked(receipts), seconds_or_none(timeout)
-    return _completed(waited, timeout_s, None if timeout_s is None else monotonic() + timeout_s)
+    if not waited:
+        return iter(())
+    return _completed(waited, timeout_s, None if timeout_s is None else waited[0]._peer._monotonic_s() + timeout_s)
 
 
 def _completed(waited: list[Receipt], timeout_s: float | None, give_up_at: float | None) -> Iterator[Receipt]:
     done: SimpleQueue[tuple[Receipt, Exception | None]] = SimpleQueue()
     watchers: list[tuple[Receipt, Watcher]] = []
+    peer = waited[0]._peer
     try:
         for receipt in waited:
             watcher: Watcher = partial(_put, done, receipt)
@@ -52,8 +56,8 @@ def _completed(waited: list[Receipt], timeout_s: float | None, give_up_at: float
             receipt._ticket.watch(receipt._index, watcher)
         for position in range(len(waited)):
             try:
-                left_s = None if give_up_at is None else give_up_at - monotonic()
-                receipt, error = done.get(timeout=left_s) if left_s is None or left_s > 0 else done.get_nowait()
+                left_s = None if give_up_at is None else give_up_at - peer._monotonic_s()
+                receipt, error = peer._next_of(done, left_s)
             except Empty:
                 left = len(waited) - position
                 raise TimeoutError(f"{left} of {len(waited)} messages have no outcome after {timeout_s:g} s") from None

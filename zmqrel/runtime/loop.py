@@ -23,14 +23,14 @@ from zmqrel.core import commands as c
 from zmqrel.core.buffer import Buffer
 from zmqrel.core.effects import Ended, Event, ReceiptNotice
 from zmqrel.core.engine import Engine, read_clock
-from zmqrel.core.memory import Memory
 from zmqrel.core.rows import Policy
 from zmqrel.core.storage import InHandTable, Store
 from zmqrel.core.times import Now
-from zmqrel.errors import Error, OutboxFull, PeerClosed
+from zmqrel.errors import Error, OutboxFull
 from zmqrel.options import Options
-from zmqrel.receipts import Receipts, Ticket
+from zmqrel.receipts import Ticket
 from zmqrel.runtime.clock import Clock
+from zmqrel.runtime.drive import Drive
 from zmqrel.runtime.room import WaitingSends
 from zmqrel.runtime.turn import Turns, Work
 from zmqrel.runtime.wire import Wire
@@ -96,7 +96,7 @@ class _Posted(NamedTuple):
     action: Callable[[], Any]
 
 
-class Loop:
+class Loop(Drive):
     """Runs one peer's core. `start` opens everything in the new thread and returns when it runs, or raises."""
 
     def __init__(
@@ -108,13 +108,10 @@ class Loop:
         peers: Mapping[str, str | None],
     ) -> None:
         """`directory` is the store's; None keeps everything in memory. `peers` are known from the first turn on."""
-        self.name = name
-        self.options = options
-        self.receipts = Receipts()
+        super().__init__(name, options)
         self.endpoints: list[str] = []
         self.on_ended: Callable[[], None] | None = None
         """Called in the loop's thread when messages have got their outcome."""
-        self.clock: Clock
         self._directory = directory
         self._bind = bind
         self._peers = dict(peers)
@@ -126,14 +123,11 @@ class Loop:
         self._wanting_room: dict[Call, None] = {}
         self._fill = (0, 0)
         self._room = WaitingSends(options.outbox_max_messages, options.outbox_max_bytes)
-        self.shrinks = 0
-        """How many turns have left the outbox with fewer messages or bytes than the turn before."""
         self.final_stats: dict[str, int] = {}
         self._forks = _Forks.count
         self._stopping = False
         self._leaving = False
         self._closed = False
-        self._failure: BaseException | None = None
         self._end_guard = threading.Lock()
         self._ended = False
         self._when_ended: list[Callable[[], None]] = []
@@ -198,13 +192,6 @@ class Loop:
                 return
         callback()
 
-    def refusal(self, consequence: str = "") -> PeerClosed:
-        """The error for whoever asks something of a loop that has ended: it says why, and what that means."""
-        happened = "is closed" if self._failure is None else f"stopped: {self._failure!r}"
-        error = PeerClosed(f"peer {self.name!r} {happened}" + (f"; {consequence}" if consequence else ""))
-        error.__cause__ = self._failure
-        return error
-
     def row_finished(self) -> None:
         """A worker has finished a row, or taken the last one that was claimed."""
         self._finished_rows = True
@@ -228,6 +215,11 @@ class Loop:
     def look(self, reader: Callable[[Engine], Any]) -> Call:
         """Let something read of the core and its store, between two turns. It must be short, and change nothing."""
         return self.post(lambda: reader(self._turns.engine))
+
+    @property
+    def engine(self) -> Engine:
+        """The core; for the loop's thread, and for what is looked at without waiting."""
+        return self._turns.engine
 
     def stats(self) -> Call:
         """The core's counters."""
@@ -263,16 +255,6 @@ class Loop:
             self.post(lambda: waiting.pop(call, None))
             raise
 
-    def look_up(self, ticket: Ticket, found: c.Found) -> None:
-        """In the loop's thread: tie a ticket to a message that was found."""
-        current = self._turns.engine.found_by_id(found.id)
-        self.receipts.found(ticket, current or found)
-
-    def knows(self, peer: str) -> bool:
-        """True if the peer is known to the store: it was listed, or has connected, at some time, and not forgotten."""
-        channel = self._turns.engine.channels.get(peer)
-        return channel is not None and channel.memory is Memory.KEPT
-
     @property
     def closed(self) -> bool:
         """True once nothing is taken any more."""
@@ -282,16 +264,6 @@ class Loop:
     def forked(self) -> bool:
         """True in a child of the process that it runs in."""
         return self._forks != _Forks.count
-
-    def check(self) -> None:
-        """Raise PeerClosed if the loop has failed."""
-        if self._failure is not None:
-            raise self.refusal()
-
-    def offset_us(self, peer: str) -> int:
-        """How far the peer's store clock is ahead of ours, 0 if unknown."""
-        channel = self._turns.engine.channels.get(peer)
-        return (channel.clock.offset_us or 0) if channel is not None else 0
 
     def stop(self) -> None:
         """Run a last turn, close everything and end the thread. May be repeated."""
@@ -324,7 +296,7 @@ class Loop:
         _log.critical(
             "peer %s stopped: the I/O loop failed: %r", self.name, error, exc_info=None if foreseen else error
         )
-        self._failure = error
+        self.failure = error
         self._closed = True
         try:
             self._store.close(clean=False)
@@ -513,17 +485,6 @@ class Loop:
             asker.answer(value)
         elif asker is not None:
             self._tell_sender(asker, value)
-
-    def _tell_sender(self, ticket: Ticket, value: c.Stored | Exception) -> None:
-        if isinstance(value, Exception):
-            ticket.fail(value)
-            return
-        ticket.repeated = value.repeated
-        found = self._turns.engine.found(value.lane.no, value.first) if value.repeated else None
-        if found is not None:
-            self.receipts.found(ticket, found)
-        else:
-            self.receipts.stored(ticket, value)
 
     def notice(self, notices: list[ReceiptNotice]) -> None:
         """Tell receipts."""

@@ -10,14 +10,19 @@ from __future__ import annotations
 import logging
 import random
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from zmqrel.core import commands as c
 from zmqrel.errors import PeerClosed, StoreFull
 from zmqrel.outcome import Outcome
 from zmqrel.retry import Retry
-from zmqrel.runtime.loop import Loop
+from zmqrel.runtime.drive import Drive
+
+if TYPE_CHECKING:
+    from zmqrel.runtime.loop import Loop
 
 _log = logging.getLogger("zmqrel")
 _AT_ONCE = 100
@@ -43,15 +48,66 @@ class Listener:
         )
 
 
-class OutcomeTeller:
+class Teller(ABC):
+    """Tells the listeners of one peer what was not told before."""
+
+    def __init__(self, drive: Drive, listeners: list[Listener]) -> None:
+        """`listeners` are called in order."""
+        self._drive = drive
+        self._listeners = listeners
+        self._rng = random.Random(drive.options.seed)
+
+    @abstractmethod
+    def _pause(self, seconds: float) -> bool:
+        """Wait so long. True if the peer closes, at once if it does meanwhile."""
+
+    @property
+    @abstractmethod
+    def _is_closing(self) -> bool:
+        """Nothing more is to be told in this life."""
+
+    def _tell_all(self) -> None:
+        """Tell until there is no news. If the store is full nothing can be noted as told: it is told again then."""
+        while not self._is_closing:
+            try:
+                if not self._tell_some():
+                    return
+            except StoreFull:
+                self._pause(_FULL_PAUSE_S)
+
+    def _tell_some(self) -> bool:
+        """Tell the next outcomes. False if there were none, or the peer closes before all were told."""
+        upto, found = self._drive.ask(c.TakeOutcomes(_AT_ONCE)).result()
+        for item in found:
+            for listener in self._listeners:
+                if listener.wants(item) and not self._tell(listener, item):
+                    return False
+        if found:
+            self._drive.ask(c.ToldOutcomes(upto)).result()
+        return bool(found)
+
+    def _tell(self, listener: Listener, found: c.Found) -> bool:
+        """Call until it returns. False if the peer closes before."""
+        attempt = 0
+        while True:
+            try:
+                listener.callback(found)
+                return True
+            except BaseException:  # as in handlers, whatever it raises: it is called again
+                attempt += 1
+                _log.warning("on_outcome callback failed for %s, attempt %d", found.id, attempt, exc_info=True)
+            if self._pause(_AGAIN.delay(attempt, self._rng) or 0.0):
+                return False
+
+
+class OutcomeTeller(Teller):
     """The thread that calls the listeners of one peer."""
 
     def __init__(self, loop: Loop, listeners: list[Listener]) -> None:
+        super().__init__(loop, listeners)
         self._loop = loop
-        self._listeners = listeners
         self._news = threading.Event()
         self._closing = threading.Event()
-        self._rng = random.Random(loop.options.seed)
         self._thread = threading.Thread(target=self._work, name=f"zmqrel-{loop.name}-outcomes", daemon=True)
 
     def start(self) -> None:
@@ -81,35 +137,9 @@ class OutcomeTeller:
         except PeerClosed:
             return  # the rest is told in the next life
 
-    def _tell_all(self) -> None:
-        try:
-            while not self._closing.is_set() and self._tell_some():
-                pass
-        except StoreFull:
-            # Nothing can be noted as told now: it is told again when there is room.
-            self._closing.wait(_FULL_PAUSE_S)
-            self._news.set()
+    def _pause(self, seconds: float) -> bool:
+        return self._closing.wait(seconds)
 
-    def _tell_some(self) -> bool:
-        """Tell the next outcomes. False if there were none, or the peer closes before all were told."""
-        upto, found = self._loop.ask(c.TakeOutcomes(_AT_ONCE)).result()
-        for item in found:
-            for listener in self._listeners:
-                if listener.wants(item) and not self._tell(listener, item):
-                    return False
-        if found:
-            self._loop.ask(c.ToldOutcomes(upto)).result()
-        return bool(found)
-
-    def _tell(self, listener: Listener, found: c.Found) -> bool:
-        """Call until it returns. False if the peer closes before."""
-        attempt = 0
-        while True:
-            try:
-                listener.callback(found)
-                return True
-            except BaseException:  # as in handlers, whatever it raises: it is called again
-                attempt += 1
-                _log.warning("on_outcome callback failed for %s, attempt %d", found.id, attempt, exc_info=True)
-            if self._closing.wait(_AGAIN.delay(attempt, self._rng) or 0.0):
-                return False
+    @property
+    def _is_closing(self) -> bool:
+        return self._closing.is_set()

@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from zmqrel.core.buffer import HANDLED, Buffer, Failed, Result
 from zmqrel.core.row import Row
 from zmqrel.core.rows import Policy
 from zmqrel.errors import ForkedPeer, PeerClosed, StoreDamaged, StoreFull
 from zmqrel.message import Handler, Message, result_of
-from zmqrel.runtime.loop import Loop
+from zmqrel.runtime.drive import Drive
+
+if TYPE_CHECKING:
+    from zmqrel.runtime.loop import Loop
 
 _log = logging.getLogger("zmqrel")
 
@@ -39,36 +45,150 @@ class Handling:
     """How long a message may take before it is withdrawn; 0: as long as it likes."""
 
 
-class Consumer:
-    """One queue's buffer and those who take from it."""
+class Consumer(ABC):
+    """One queue's buffer and those who take from it, be they threads or the simulator's."""
 
-    def __init__(self, loop: Loop, queue: str, policy: Policy, prefetch: int, time_limit_us: int = 0) -> None:
+    settling: AbstractContextManager[object]
+    """Held for the instant in which a message of this queue is settled."""
+    _asking: AbstractContextManager[object]
+    """Held while `admit` is asked."""
+
+    def __init__(self, drive: Drive, queue: str, buffer: Buffer, policy: Policy) -> None:
+        """Rows of `queue` come into `buffer`; failures are treated as `policy` says."""
         self.queue = queue
-        self.settling = threading.Lock()
-        """Held for the instant in which a message of this queue is settled."""
-        self._asking = threading.Lock()
-        self._loop = loop
-        # A plain lock: the buffer takes it for every message, and Condition's own is reentrant and dearer.
-        lock = threading.Lock()
-        self._condition = threading.Condition(lock)
-        self._buffer: Buffer = loop.new_buffer(queue, prefetch, lock, self._condition.notify, time_limit_us)
+        self._drive = drive
+        self._buffer = buffer
         self._policy = policy
         self._stopping = False
-        self._threads: list[threading.Thread] = []
-        loop.when_ended(self.stop)
+
+    @abstractmethod
+    def _sleep(self, timeout_s: float | None) -> None:
+        """Wait until there may be a row to take."""
+
+    @abstractmethod
+    def _monotonic_s(self) -> float:
+        """The clock that time-outs run on."""
 
     def now_us(self) -> int:
         """The store clock."""
-        return self._loop.clock.store_us()
-
-    def serve(self) -> None:
-        """Let the queue's messages come."""
-        self._loop.serve([self.served]).result()
+        return self._drive.clock.store_us()
 
     @property
     def served(self) -> tuple[str, Buffer, Policy]:
         """The queue, where its rows are to go, and how failures are treated."""
         return self.queue, self._buffer, self._policy
+
+    def _take_admitted(self, admit: Callable[[Message], object]) -> Row | None:
+        """Hand over the next row for which `admit` says yes; None if there is none now."""
+        # One at a time: what is asked about longer must not be handed over after what was sent later.
+        with self._asking:
+            while not self._stopping:
+                row = self._buffer.ask(self.now_us())
+                if row is None or self._admitted(admit, row):
+                    return row
+        return None
+
+    def _admitted(self, admit: Callable[[Message], object], row: Row) -> bool:
+        """Ask, and hand over what is to be handed over. What `admit` raises is what a handler raises: an attempt."""
+        failure: Result | None = None
+        admitted: object = True
+        try:
+            admitted = bool(admit(Message(row, self, asked=True)))
+        except BaseException as error:
+            failure = self._result_of(error)
+        if not admitted:
+            self._buffer.refuse(row)
+        elif self._buffer.admit(row, self.now_us()):
+            if failure is None:
+                return True
+            self._settle(Message(row, self), failure)
+        self._drive.row_finished()
+        return False
+
+    def _handle(self, handling: Handling, row: Row) -> None:
+        message = Message(row, self)
+        result: Result | None = None if handling.manual else HANDLED
+        try:
+            handling.function(message)
+        except BaseException as error:  # SystemExit and KeyboardInterrupt are failed attempts too
+            result = self._result_of(error)
+        if result is not None:
+            self._settle(message, result)
+        else:
+            self._buffer.returned(row)
+            if self._buffer.unsettled:
+                self._drive.row_finished()
+
+    def _settle(self, message: Message, result: Result) -> None:
+        try:
+            message._settle_if_open(result)
+        except PeerClosed:
+            # The handler outlived its peer: the next life hands the message over again, and says so.
+            _log.warning("handler of %s returned after its peer was closed; %s is redelivered", self.queue, message.id)
+
+    def _result_of(self, error: BaseException) -> Result:
+        result = result_of(error)
+        if isinstance(result, Failed):
+            _log.warning("an attempt in queue %s failed: %s", self.queue, result.reason)
+            _log.info("handler of %s failed", self.queue, exc_info=error)
+        return result
+
+    def receive(self, timeout_s: float | None) -> Message | None:
+        """The next message, None after `timeout_s` or when the peer closes. Raises PeerClosed if it has failed."""
+        give_up_at = None if timeout_s is None else self._monotonic_s() + timeout_s
+        while not self._stopping:
+            row = self._buffer.take(self.now_us())
+            if row is not None:
+                if not len(self._buffer):
+                    self._drive.row_finished()
+                return Message(row, self)
+            left_s = None if give_up_at is None else give_up_at - self._monotonic_s()
+            if left_s is not None and left_s <= 0:
+                return None
+            self._sleep(left_s)
+        self._drive.check()
+        return None
+
+    def finish(self, row: Row, result: Result) -> None:
+        """A message was settled. Raises PeerClosed if that cannot be kept any more, ForkedPeer in a child."""
+        if self._drive.forked:
+            raise ForkedPeer(
+                f"the message belongs to peer {self._drive.name!r} of the process that this one forked from"
+            )
+        if self._drive.closed:
+            raise self._drive.refusal("the message is handed over again in its next life")
+        self._buffer.finish(row, result)
+        self._drive.row_finished()
+
+    def to_datetime(self, row: Row, their_us: int) -> datetime:
+        """A time by the sender's clock as an aware datetime by the local clock."""
+        own = row.lane.peer == self._drive.name
+        return self._drive.clock.to_wall_datetime(their_us - (0 if own else self._drive.offset_us(row.lane.peer)))
+
+    def stop(self) -> None:
+        """Hand over nothing more; running handlers go on."""
+        self._stopping = True
+        self._buffer.close()
+
+
+class ThreadConsumer(Consumer):
+    """The worker threads of a handler, or the threads that call `receive`."""
+
+    def __init__(self, loop: Loop, queue: str, policy: Policy, prefetch: int, time_limit_us: int = 0) -> None:
+        # A plain lock: the buffer takes it for every message, and Condition's own is reentrant and dearer.
+        lock = threading.Lock()
+        self._condition = threading.Condition(lock)
+        buffer = loop.new_buffer(queue, prefetch, lock, self._condition.notify, time_limit_us)
+        super().__init__(loop, queue, buffer, policy)
+        self._loop = loop
+        self.settling = threading.Lock()
+        self._asking = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        loop.when_ended(self.stop)
+
+    def serve(self) -> None:
+        """Let the queue's messages come."""
+        self._loop.serve([self.served]).result()
 
     def start_workers(self, handling: Handling) -> None:
         """Run a handler in its threads."""
@@ -96,6 +216,9 @@ class Consumer:
             else:
                 self._handle(handling, row)
 
+    def _monotonic_s(self) -> float:
+        return monotonic()
+
     def _pause(self) -> None:
         """The in-hand table cannot grow: nothing is handed over until it can."""
         with self._condition:
@@ -109,97 +232,9 @@ class Consumer:
             if not len(self._buffer) and not self._stopping:
                 self._condition.wait(timeout_s)
 
-    def _take_admitted(self, admit: Callable[[Message], object]) -> Row | None:
-        """Hand over the next row for which `admit` says yes; None if there is none now."""
-        # One at a time: what is asked about longer must not be handed over after what was sent later.
-        with self._asking:
-            while not self._stopping:
-                row = self._buffer.ask(self.now_us())
-                if row is None or self._admitted(admit, row):
-                    return row
-        return None
-
-    def _admitted(self, admit: Callable[[Message], object], row: Row) -> bool:
-        """Ask, and hand over what is to be handed over. What `admit` raises is what a handler raises: an attempt."""
-        failure: Result | None = None
-        admitted: object = True
-        try:
-            admitted = bool(admit(Message(row, self, asked=True)))
-        except BaseException as error:
-            failure = self._result_of(error)
-        if not admitted:
-            self._buffer.refuse(row)
-        elif self._buffer.admit(row, self.now_us()):
-            if failure is None:
-                return True
-            self._settle(Message(row, self), failure)
-        self._loop.row_finished()
-        return False
-
-    def _handle(self, handling: Handling, row: Row) -> None:
-        message = Message(row, self)
-        result: Result | None = None if handling.manual else HANDLED
-        try:
-            handling.function(message)
-        except BaseException as error:  # SystemExit and KeyboardInterrupt are failed attempts too
-            result = self._result_of(error)
-        if result is not None:
-            self._settle(message, result)
-        else:
-            self._buffer.returned(row)
-            if self._buffer.unsettled:
-                self._loop.row_finished()
-
-    def _settle(self, message: Message, result: Result) -> None:
-        try:
-            message._settle_if_open(result)
-        except PeerClosed:
-            # The handler outlived its peer: the next life hands the message over again, and says so.
-            _log.warning("handler of %s returned after its peer was closed; %s is redelivered", self.queue, message.id)
-
-    def _result_of(self, error: BaseException) -> Result:
-        result = result_of(error)
-        if isinstance(result, Failed):
-            _log.warning("an attempt in queue %s failed: %s", self.queue, result.reason)
-            _log.info("handler of %s failed", self.queue, exc_info=error)
-        return result
-
-    def receive(self, timeout_s: float | None) -> Message | None:
-        """The next message, None after `timeout_s` or when the peer closes. Raises PeerClosed if it has failed."""
-        give_up_at = None if timeout_s is None else monotonic() + timeout_s
-        while not self._stopping:
-            row = self._buffer.take(self.now_us())
-            if row is not None:
-                if not len(self._buffer):
-                    self._loop.row_finished()
-                return Message(row, self)
-            left_s = None if give_up_at is None else give_up_at - monotonic()
-            if left_s is not None and left_s <= 0:
-                return None
-            self._sleep(left_s)
-        self._loop.check()
-        return None
-
-    def finish(self, row: Row, result: Result) -> None:
-        """A message was settled. Raises PeerClosed if that cannot be kept any more, ForkedPeer in a child."""
-        if self._loop.forked:
-            raise ForkedPeer(
-                f"the message belongs to peer {self._loop.name!r} of the process that this one forked from"
-            )
-        if self._loop.closed:
-            raise self._loop.refusal("the message is handed over again in its next life")
-        self._buffer.finish(row, result)
-        self._loop.row_finished()
-
-    def to_datetime(self, row: Row, their_us: int) -> datetime:
-        """A time by the sender's clock as an aware datetime by the local clock."""
-        own = row.lane.peer == self._loop.name
-        return self._loop.clock.to_wall_datetime(their_us - (0 if own else self._loop.offset_us(row.lane.peer)))
-
     def stop(self) -> None:
         """Hand over nothing more; running handlers go on."""
-        self._stopping = True
-        self._buffer.close()
+        super().stop()
         with self._condition:
             self._condition.notify_all()
 
