@@ -242,5 +242,4 @@ class World:
     def _watch(self, what: str, *details: Any) -> None:
         if what == "stopped":
             self.deaths += 1
-            name = details[0].name
-            self.network.after(self.rng.uniform(0.05, 1.0), lambda: self._start(name))
+            self.network.after(self.rng.uniform(0.05, 1.0), lambda: self._start(details[0]))

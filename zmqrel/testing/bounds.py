@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from zmqrel.core.buffer import Buffer
 from zmqrel.core.journal import Journal
@@ -32,7 +32,7 @@ class BoundsChecker:
 
     def _see(self, what: str, *details: object) -> None:
         if what == "damaged":
-            self._damaged.add(cast("SimulatedPeer", details[0]).name)
+            self._damaged.add(str(details[0]))
         name = str(details[0]) if what == "turn" else ""
         if name and self._network.now >= self._next_s.get(name, 0.0):
             self._next_s[name] = self._network.now + _EVERY_S

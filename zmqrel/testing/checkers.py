@@ -1,8 +1,8 @@
 """What users were promised, checked from what users see; it knows nothing of how the core keeps it.
 
-A Checker watches a Network: what was accepted, which outcomes were told, what was handed over and when, how handlers
-ended. Bodies must be unique, for it tells messages apart by them. A message is "at risk" from the moment at which a
-store that knew it was lost or put back; then only the promises that still hold are checked.
+A Checker is told observations (observations.py): what was accepted, which outcomes were told, what was handed over and
+when, how handlers ended. Bodies must be unique, for it tells messages apart by them. A message is "at risk" from the
+moment at which a store that knew it was lost or put back; then only the promises that still hold are checked.
 """
 
 from __future__ import annotations
@@ -10,15 +10,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zmqrel.core.buffer import Handled, MoveTo, Rejected, Result
 from zmqrel.outcome import Outcome
 from zmqrel.testing.broken import PromiseBroken
-from zmqrel.testing.peer import Delivery, SimulatedPeer, SimulatedReceipt
-
-if TYPE_CHECKING:
-    from zmqrel.testing.network import Network
+from zmqrel.testing.observations import HandOver, Sent, World
 
 _NEVER_HANDED_OVER = (Outcome.RECALLED, Outcome.EXPIRED)
 
@@ -27,7 +24,7 @@ _NEVER_HANDED_OVER = (Outcome.RECALLED, Outcome.EXPIRED)
 class History:
     """Everything that was seen of one message."""
 
-    receipt: SimulatedReceipt
+    receipt: Sent
     number: int
     """Its place among all that was accepted."""
     handed_over: list[tuple[float, int, bool]] = field(default_factory=list)
@@ -103,16 +100,17 @@ class Rules:
 class Checker:
     """Raises PromiseBroken at the first promise that is broken. `seen` counts what was."""
 
-    def __init__(self, network: Network, rules: Rules | None = None) -> None:
-        """Watch a network from now on."""
-        self._network = network
+    def __init__(self, world: World, rules: Rules | None = None) -> None:
+        """Watch a world from now on."""
+        self._world = world
         self.rules = rules or Rules()
         self.seen: Counter[str] = Counter()
         self.histories: dict[Any, History] = {}
-        self.unknown: dict[Any, SimulatedReceipt] = {}
+        self.unknown: dict[Any, Sent] = {}
         """Not accepted as far as the application knows: its process died meanwhile."""
-        self._first: dict[tuple[str, str, str], tuple[int, Any]] = {}
-        """(sender, receiver, queue) -> number and body of the last one without a key that was first handed over."""
+        self._first: dict[tuple[str, str, str], tuple[int, Any, int]] = {}
+        """(sender, receiver, queue) -> number and body of the last one without a key that was handed over, and by when
+        it was."""
         self._first_delayed: dict[tuple[str, str, str], tuple[int, int, Any]] = {}
         """Likewise for delayed ones: when it was due, its number and body."""
         self._of_key: defaultdict[tuple[str, str, str, str], list[Any]] = defaultdict(list)
@@ -137,7 +135,7 @@ class Checker:
         self._forgot: set[tuple[str, str]] = set()
         """(peer, another that it was told to forget)."""
         self.hand_overs = 0
-        network.watch(self._see)
+        world.watch(self._see)
 
     # ------------------------------------------------------------------------------------------ watching
 
@@ -146,13 +144,12 @@ class Checker:
         if seen is not None:
             seen(*details)
 
-    def _on_accepted(self, receipt: SimulatedReceipt) -> None:
+    def _on_accepted(self, receipt: Sent) -> None:
         was_unknown = self.unknown.pop(receipt.body, None)
         if receipt.body in self.histories:
             raise self._broken(receipt.body, "was accepted a second time")
         history = self.histories[receipt.body] = History(receipt, len(self.histories))
-        peers = self._network.peers
-        self._lives[receipt.body] = peers[receipt.sender].life, peers[receipt.to].life
+        self._lives[receipt.body] = self._lives_of(receipt)
         pair = receipt.sender, receipt.to
         # That one has forgotten the other may be found out at a later handshake than the first.
         if not {pair, pair[::-1]}.isdisjoint(self._unmet | self._forgot):
@@ -168,7 +165,7 @@ class Checker:
         elif self._is_prompt(receipt) and not receipt.delayed:
             self._expect("handed over", receipt.body)
 
-    def _on_not_accepted(self, receipt: SimulatedReceipt) -> None:
+    def _on_not_accepted(self, receipt: Sent) -> None:
         self.unknown[receipt.body] = receipt
         self.seen[f"not accepted: {type(receipt.error).__name__}"] += 1
 
@@ -176,24 +173,21 @@ class Checker:
         for history in self._unsettled.pop(name, ()):
             if history.settles:
                 # A full store may settle it later.
-                history.may_again = self._network.peers[name].disk.capacity is not None
+                history.may_again = self._world.may_fill_up(name)
         self._check_due()
         # Contact ends the time in which nobody can know that a store is an old copy.
         for pair in [pair for pair in self._unmet | self._unsure if name in pair]:
-            one, other = (self._network.peers[name] for name in pair)
-            if one.agrees_with(other.name) and other.agrees_with(one.name):
+            if self._world.agree(*pair):
                 self._unmet.discard(pair)
                 self._unsure.discard(pair)
 
-    def _on_stopped(self, peer: SimulatedPeer, clean: bool) -> None:
-        if self._network.peers.get(peer.name) is not peer:
-            return  # an impostor
-        at_work = self._at_work.pop(peer.name, set())
-        for where in [where for where in self._key_at_work if where[0] == peer.name]:
+    def _on_stopped(self, name: str, clean: bool) -> None:
+        at_work = self._at_work.pop(name, set())
+        for where in [where for where in self._key_at_work if where[0] == name]:
             del self._key_at_work[where]
-        for uncommitted in self._unsettled.pop(peer.name, ()):
+        for uncommitted in self._unsettled.pop(name, ()):
             uncommitted.cut_off = True
-        for asked in self._asked_about.pop(peer.name, {}).values():
+        for asked in self._asked_about.pop(name, {}).values():
             asked.killed_in_admit += not clean
         for body in at_work:
             history = self.histories.get(body)
@@ -204,61 +198,58 @@ class Checker:
                 history.sole_deaths += len(at_work) == 1 and not clean
                 self.seen["killed in a handler"] += 1
 
-    def _on_store_lost(self, peer: SimulatedPeer, since: float = -1.0) -> None:
-        for other in self._network.peers:
-            self._unmet.add((peer.name, other))
+    def _on_store_lost(self, name: str, since: float = -1.0) -> None:
+        for other in self._world.names():
+            self._unmet.add((name, other))
         for history in self.histories.values():
-            if peer.name in (history.receipt.sender, history.receipt.to):
+            if name in (history.receipt.sender, history.receipt.to):
                 history.at_risk = True
-            if peer.name == history.receipt.sender:
+            if name == history.receipt.sender:
                 history.sender_lost = True
                 history.copied_at = min(since, history.copied_at)
-            elif peer.name == history.receipt.to and since < 0:
-                history.gone.append((since, self._network.now))
-            if peer.name == history.receipt.to:
+            elif name == history.receipt.to and since < 0:
+                history.gone.append((since, self._world.now))
+            if name == history.receipt.to:
                 history.suspect = False  # the table that knew is another one
 
-    def _on_forgot(self, peer: SimulatedPeer, other: str) -> None:
+    def _on_forgot(self, name: str, other: str) -> None:
         """What the two sent each other may end UNCERTAIN, and come again if it says so."""
-        self._unmet.add((peer.name, other))
-        self._forgot.add((peer.name, other))
+        self._unmet.add((name, other))
+        self._forgot.add((name, other))
         for history in self.histories.values():
-            if {history.receipt.sender, history.receipt.to} == {peer.name, other}:
+            if {history.receipt.sender, history.receipt.to} == {name, other}:
                 history.at_risk = True
 
-    def _on_rolled_back(self, peer: SimulatedPeer, since: float) -> None:
+    def _on_rolled_back(self, name: str, since: float) -> None:
         """What a life that was lost did since its copy was made, it may have told nobody."""
-        self._on_store_lost(peer, since)
+        self._on_store_lost(name, since)
         for history in self.histories.values():
-            if peer.name == history.receipt.to:
-                history.lost.append((since, self._network.now))
-            if peer.name == history.receipt.sender:
+            if name == history.receipt.to:
+                history.lost.append((since, self._world.now))
+            if name == history.receipt.sender:
                 # Told by a life that was lost; the copy may have forgotten it.
                 history.not_binding, history.outcome = history.outcome or history.not_binding, None
 
-    def _on_power_lost(self, peer: SimulatedPeer) -> None:
+    def _on_power_lost(self, name: str, relaxed: bool) -> None:
         """Under "relaxed" the last moments are lost, and the peer knows that: it may be unsure, never wrong."""
-        relaxed = peer.options.durability == "relaxed"
         for history in self.histories.values():
-            if peer.name == history.receipt.to or (relaxed and peer.name == history.receipt.sender):
+            if name == history.receipt.to or (relaxed and name == history.receipt.sender):
                 history.doubtful = True
                 history.shaken = history.shaken or relaxed
-                history.sent_twice = history.sent_twice or (relaxed and peer.name == history.receipt.sender)
-            if peer.name == history.receipt.to:
+                history.sent_twice = history.sent_twice or (relaxed and name == history.receipt.sender)
+            if name == history.receipt.to:
                 history.suspect = False
         if relaxed:
-            self._unsure.update((peer.name, other) for other in self._network.peers)
+            self._unsure.update((name, other) for other in self._world.names())
 
-    def _on_damaged(self, peer: SimulatedPeer, body: Any) -> None:
+    def _on_damaged(self, name: str, body: Any) -> None:
         """A row was damaged: of this message, or one that said something of any of the peer's."""
         self.seen["damaged"] += 1
         for history in self.histories.values():
-            if history.receipt.body == body or (
-                body is None and peer.name in (history.receipt.sender, history.receipt.to)
-            ):
+            if history.receipt.body == body or (body is None and name in (history.receipt.sender, history.receipt.to)):
                 history.doubtful = True
 
-    def _on_recalling(self, receipt: SimulatedReceipt) -> None:
+    def _on_recalling(self, receipt: Sent) -> None:
         history = self.histories.get(receipt.body)
         if history is not None and not history.recalled:
             history.recalled = True
@@ -270,48 +261,48 @@ class Checker:
 
     # --------------------------------------------------------------------------------- what is to come soon
 
-    def _is_prompt(self, receipt: SimulatedReceipt) -> bool:
+    def _is_prompt(self, receipt: Sent) -> bool:
         """Neither its peers nor its queue have any reason to let it wait."""
         healthy = self.rules.healthy.issuperset((receipt.sender, receipt.to))
         return healthy and receipt.queue in self.rules.prompt_queues
 
     def _expect(self, what: str, body: Any) -> None:
         self._due.pop((what, body), None)
-        self._due[(what, body)] = self._network.now + self.rules.prompt_s
+        self._due[(what, body)] = self._world.now + self.rules.prompt_s
 
     def _happened(self, what: str, body: Any) -> None:
         self._due.pop((what, body), None)
 
     def _check_due(self) -> None:
         for (what, body), at in self._due.items():
-            if at >= self._network.now:
+            if at >= self._world.now:
                 return
             within = f"within {self.rules.prompt_s:g} s"
             raise self._broken(body, f"not {what} {within}, though nothing is wrong with its peers")
 
     # --------------------------------------------------------------------------------------- hand-overs
 
-    def _on_asking(self, peer: SimulatedPeer, delivery: Delivery) -> None:
+    def _on_asking(self, delivery: HandOver) -> None:
         """`admit` sees the message: if the process dies now, it may be the reason."""
         history = self.histories.get(delivery.body)
         if history is not None and delivery.origin_id is None:
-            self._asked_about[peer.name][delivery.queue] = history
+            self._asked_about[delivery.to][delivery.queue] = history
 
-    def _on_refused(self, peer: SimulatedPeer, delivery: Delivery) -> None:
+    def _on_refused(self, delivery: HandOver) -> None:
         """`admit` said no; it counts unless the message was withdrawn before."""
-        self._asked_about[peer.name].pop(delivery.queue, None)
+        self._asked_about[delivery.to].pop(delivery.queue, None)
         history = self.histories.get(delivery.body)
         if history is not None and delivery.origin_id is None:
             history.rejected = True
 
-    def _on_handed_over(self, peer: SimulatedPeer, delivery: Delivery) -> None:
+    def _on_handed_over(self, delivery: HandOver) -> None:
         self.hand_overs += 1
-        self._check_suspects(peer, delivery)
-        self._asked_about[peer.name].pop(delivery.queue, None)
+        self._check_suspects(delivery)
+        self._asked_about[delivery.to].pop(delivery.queue, None)
         if delivery.origin_id is not None:
-            self._at_work[peer.name].add((delivery.id,))
+            self._at_work[delivery.to].add((delivery.id,))
             return
-        self._at_work[peer.name].add(delivery.body)
+        self._at_work[delivery.to].add(delivery.body)
         history = self.histories.get(delivery.body)
         if history is None:
             if delivery.body not in self.unknown:
@@ -320,10 +311,10 @@ class Checker:
         self._check_again(history, delivery)
         self._check_attempt(history, delivery)
         self._check_outcome(history)
-        self._check_time(history)
-        self._check_order(history)
-        self._check_key(peer, history, delivery)
-        history.handed_over.append((self._network.now, delivery.attempt, delivery.redelivered))
+        self._check_time(history, delivery)
+        self._check_order(history, delivery)
+        self._check_key(history, delivery)
+        history.handed_over.append((self._world.now, delivery.attempt, delivery.redelivered))
         history.running = True
         history.alone = history.suspect
         history.may_again = history.interrupted = history.suspect = False
@@ -331,13 +322,13 @@ class Checker:
         self._happened("recalled, or told that it is too late", delivery.body)
         self.seen["redelivered"] += delivery.redelivered
 
-    def _check_suspects(self, peer: SimulatedPeer, delivery: Delivery) -> None:
-        for body in self._at_work[peer.name]:
+    def _check_suspects(self, delivery: HandOver) -> None:
+        for body in self._at_work[delivery.to]:
             other = self.histories.get(body)
             if other is not None and other.alone:
                 raise self._broken(delivery.body, f"handed over while {body!r} is tried alone")
 
-    def _check_again(self, history: History, delivery: Delivery) -> None:
+    def _check_again(self, history: History, delivery: HandOver) -> None:
         again = not history.moved and self._known_hand_overs(history)
         if history.running and not (history.at_risk or history.shaken):
             raise self._broken(delivery.body, "handed over while a handler has it")
@@ -353,7 +344,7 @@ class Checker:
         if delivery.redelivered and not (history.cut_off or history.killed_in_admit):
             raise self._broken(delivery.body, "said to be redelivered, but no process died while it was at work")
 
-    def _check_attempt(self, history: History, delivery: Delivery) -> None:
+    def _check_attempt(self, history: History, delivery: HandOver) -> None:
         if history.at_risk or history.doubtful or history.moved:
             return
         expected = len(history.handed_over) + history.killed_in_admit + 1
@@ -365,21 +356,14 @@ class Checker:
 
     def _known_hand_overs(self, history: History) -> list[tuple[float, int, bool]]:
         """Without those of a lost life whose loss nobody could find out."""
-        unknown = [span for span in history.lost if not self._was_found_out(history.receipt, span[1])]
+        receiver, sender = history.receipt.to, history.receipt.sender
+        unknown = [span for span in history.lost if not self._world.was_found_old(receiver, sender, span[1])]
         both = history.lost + history.gone
         return [
             seen
             for seen in history.handed_over
             if not any(a <= seen[0] <= b for a, b in (both if seen[0] >= history.copied_at else unknown))
         ]
-
-    def _was_found_out(self, receipt: SimulatedReceipt, since: float) -> bool:
-        """True if the receiver was told after that that its store is an old copy."""
-        return any(
-            reported.by == receipt.to and reported.event.kind == "old_copy" and reported.event.peer == receipt.sender
-            for reported in self._network.events
-            if reported.at >= since
-        )
 
     def _excused(self, history: History) -> bool:
         """A store was put back and the two have not met since: nobody can know."""
@@ -396,26 +380,28 @@ class Checker:
         if history.outcome is not None and not (history.at_risk or history.sent_twice):
             raise self._broken(history.receipt.body, f"handed over after {history.outcome} was told")
 
-    def _check_time(self, history: History) -> None:
-        receipt = history.receipt
-        now_us, error_us = self._sender_us(history), int(self.rules.clock_error_s * 1e6)
-        if now_us is None:
+    def _check_time(self, history: History, delivery: HandOver) -> None:
+        receipt, error_us = history.receipt, int(self.rules.clock_error_s * 1e6)
+        after_us, by_us = self._sender_us(history, delivery.after_us), self._sender_us(history, delivery.by_us)
+        if after_us is None or by_us is None:
             return
-        if receipt.deadline_us and now_us > receipt.deadline_us + error_us:
-            late_s = (now_us - receipt.deadline_us) / 1e6
+        if receipt.deadline_us and after_us > receipt.deadline_us + error_us:
+            late_s = (after_us - receipt.deadline_us) / 1e6
             raise self._broken(receipt.body, f"handed over {late_s:.3f} s after its deadline")
-        if receipt.not_before_us and now_us < receipt.not_before_us - error_us:
-            raise self._broken(receipt.body, f"handed over {(receipt.not_before_us - now_us) / 1e6:.3f} s too early")
+        if receipt.not_before_us and by_us < receipt.not_before_us - error_us:
+            raise self._broken(receipt.body, f"handed over {(receipt.not_before_us - by_us) / 1e6:.3f} s too early")
 
-    def _sender_us(self, history: History) -> int | None:
-        """The sender's store clock by true time, None if it, or what the receiver makes of it, may have jumped."""
-        receipt, peers = history.receipt, self._network.peers
-        sender, receiver = peers[receipt.sender], peers[receipt.to]
-        if self.rules.clocks_step and self._lives[receipt.body] != (sender.life, receiver.life):
+    def _sender_us(self, history: History, true_us: int) -> int | None:
+        """The sender's store clock at a true time, None if it, or what the receiver makes of it, may have jumped."""
+        receipt = history.receipt
+        if self.rules.clocks_step and self._lives[receipt.body] != self._lives_of(receipt):
             return None
-        return receipt.sent_store_us + self._network.true_us() - receipt.sent_us
+        return receipt.sent_store_us + true_us - receipt.sent_us
 
-    def _check_order(self, history: History) -> None:
+    def _lives_of(self, receipt: Sent) -> tuple[int, int]:
+        return self._world.life(receipt.sender), self._world.life(receipt.to)
+
+    def _check_order(self, history: History, delivery: HandOver) -> None:
         receipt = history.receipt
         unsure = history.at_risk or history.shaken
         if receipt.key is not None or unsure or history.handed_over or history.moved:
@@ -424,10 +410,11 @@ class Checker:
         if receipt.delayed:
             self._check_order_of_delayed(history, where)
             return
-        number, body = self._first.get(where, (-1, None))
-        if history.number < number:
+        number, body, by_us = self._first.get(where, (-1, None, 0))
+        if history.number > number:
+            self._first[where] = (history.number, receipt.body, delivery.by_us)
+        elif delivery.after_us >= by_us:
             raise self._broken(receipt.body, f"first handed over after {body!r}, which was sent later")
-        self._first[where] = (history.number, receipt.body)
 
     def _check_order_of_delayed(self, history: History, where: tuple[str, str, str]) -> None:
         receipt = history.receipt
@@ -437,10 +424,10 @@ class Checker:
             raise self._broken(receipt.body, f"first handed over after {body!r}, which was sent and due later")
         self._first_delayed[where] = max((due_us, number, body), (receipt.not_before_us, history.number, receipt.body))
 
-    def _check_key(self, peer: SimulatedPeer, history: History, delivery: Delivery) -> None:
+    def _check_key(self, history: History, delivery: HandOver) -> None:
         if delivery.key is None:
             return
-        receipt, at_work = history.receipt, (peer.name, delivery.queue, delivery.key)
+        receipt, at_work = history.receipt, (delivery.to, delivery.queue, delivery.key)
         if at_work in self._key_at_work:
             raise self._broken(receipt.body, f"handed over while {self._key_at_work[at_work]!r} of its key is at work")
         self._key_at_work[at_work] = receipt.body
@@ -454,11 +441,11 @@ class Checker:
             if other.handed_over:
                 raise self._broken(receipt.body, f"handed over after {body!r} of its key, which was sent later")
 
-    def _on_finished(self, peer: SimulatedPeer, delivery: Delivery, result: Result) -> None:
+    def _on_finished(self, delivery: HandOver, result: Result) -> None:
         history = self.histories.get(delivery.body)
-        self._at_work[peer.name].discard(delivery.body if delivery.origin_id is None else (delivery.id,))
+        self._at_work[delivery.to].discard(delivery.body if delivery.origin_id is None else (delivery.id,))
         if delivery.key is not None:
-            self._key_at_work.pop((peer.name, delivery.queue, delivery.key), None)
+            self._key_at_work.pop((delivery.to, delivery.queue, delivery.key), None)
         if history is None or delivery.origin_id is not None:
             return
         history.running = history.alone = False
@@ -467,7 +454,7 @@ class Checker:
         history.acknowledged = history.acknowledged or isinstance(result, Handled)
         history.rejected = history.rejected or isinstance(result, Rejected)
         history.moved = history.moved or isinstance(result, MoveTo)
-        self._unsettled[peer.name].append(history)
+        self._unsettled[delivery.to].append(history)
         if isinstance(result, Handled | Rejected):
             if self._is_prompt(history.receipt) and history.outcome is None:
                 self._expect("told its outcome", delivery.body)
@@ -477,7 +464,7 @@ class Checker:
 
     # ----------------------------------------------------------------------------------------- outcomes
 
-    def _on_outcome(self, receipt: SimulatedReceipt, outcome: Outcome, reason: str | None, attempts: int) -> None:
+    def _on_outcome(self, receipt: Sent, outcome: Outcome, reason: str | None, attempts: int) -> None:
         history = self.histories.get(receipt.body)
         if history is None:
             return
@@ -538,7 +525,7 @@ class Checker:
         receipt = history.receipt
         if not receipt.deadline_us:
             raise self._broken(receipt.body, f"{outcome} was told for its deadline, but it has none")
-        sender_us = self._sender_us(history)
+        sender_us = self._sender_us(history, self._world.true_us())
         if sender_us is not None and sender_us < receipt.deadline_us - self.rules.clock_error_s * 1e6:
             early_s = (receipt.deadline_us - sender_us) / 1e6
             raise self._broken(receipt.body, f"{outcome} was told {early_s:.3f} s before its deadline")
@@ -551,7 +538,7 @@ class Checker:
         if history.recalled:
             self.seen["recall wins" if outcome is Outcome.RECALLED else "recall loses"] += 1
 
-    def _on_told_handed_over(self, receipt: SimulatedReceipt) -> None:
+    def _on_told_handed_over(self, receipt: Sent) -> None:
         history = self.histories.get(receipt.body)
         if history is None:
             return
@@ -571,7 +558,7 @@ class Checker:
 
     def _broken(self, body: Any, what: str) -> PromiseBroken:
         history = self.histories.get(body)
-        return PromiseBroken(f"at {self._network.now:.6f}: message {str(body)[:40]!r}: {what}\n{history}")
+        return PromiseBroken(f"at {self._world.now:.6f}: message {str(body)[:40]!r}: {what}\n{history}")
 
     # ------------------------------------------------------------------------------------------ the end
 

@@ -6,7 +6,7 @@ and the workers. Nothing sleeps and nothing is read from the machine, so one see
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from random import Random
@@ -203,7 +203,7 @@ class Network:
         peer.disk.lose_unflushed()
         peer.in_hand.boot_matches = False
         peer.hardware.booted_us = self._now_us
-        self.observe("power lost", peer)
+        self.observe("power lost", name, peer.options.durability == "relaxed")
 
     def suspend(self, name: str, seconds: float) -> None:
         """Put the machine of a peer to sleep; what is sent to it waits in its sockets."""
@@ -221,7 +221,7 @@ class Network:
         peer.disk.previous = "crashed"
         peer.in_hand = _copy_table(copy.in_hand)
         peer.forget_all_but(copy.places)
-        self.observe("rolled back", peer, copy.at)
+        self.observe("rolled back", name, copy.at)
 
     def delete_store(self, name: str) -> None:
         """Take the store of a stopped peer away."""
@@ -229,7 +229,7 @@ class Network:
         peer.disk = SimulatedDisk(durability=peer.options.durability, capacity=peer.disk.capacity)
         peer.in_hand = MemoryInHand()
         peer.forget_all_but(())
-        self.observe("store lost", peer)
+        self.observe("store lost", name)
 
     def damage(self, name: str, rng: Random) -> None:
         """Flip a byte of some row of a peer's outbox or inbox, if it runs and there is one."""
@@ -244,7 +244,7 @@ class Network:
         if not rows:
             return
         key, record = rng.choice(rows)
-        self.observe("damaged", peer, _body_of(record))
+        self.observe("damaged", name, _body_of(record))
         peer.disk.damage(key, rng.randrange(len(record)))
 
     def impersonate(self, name: str) -> None:
@@ -262,13 +262,37 @@ class Network:
     # --------------------------------------------------------------------------------------- observation
 
     def watch(self, observer: Callable[..., None]) -> None:
-        """Call `observer(what, *details)` whenever something happens that a user can see."""
+        """Call `observer(what, *details)` whenever something happens that a user can see; see observations.py."""
         self._observers.append(observer)
 
     def observe(self, what: str, *details: Any) -> None:
         """Something happened."""
         for observer in self._observers:
             observer(what, *details)
+
+    def names(self) -> Iterable[str]:
+        """Of all peers."""
+        return self.peers
+
+    def life(self, name: str) -> int:
+        """Which life a peer is in."""
+        return self.peers[name].life
+
+    def agree(self, one: str, other: str) -> bool:
+        """True if two peers have a session and nothing is to be healed."""
+        return self.peers[one].agrees_with(other) and self.peers[other].agrees_with(one)
+
+    def may_fill_up(self, name: str) -> bool:
+        """True if the store of a peer is limited."""
+        return self.peers[name].disk.capacity is not None
+
+    def was_found_old(self, name: str, by: str, since: float) -> bool:
+        """True if a peer reported, after that time, that the other called its store an old copy."""
+        return any(
+            reported.by == name and reported.event.kind == "old_copy" and reported.event.peer == by
+            for reported in self.events
+            if reported.at >= since
+        )
 
     def report(self, name: str, event: Event) -> None:
         """A peer reports an event."""

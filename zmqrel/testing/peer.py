@@ -26,6 +26,7 @@ from zmqrel.runtime.clock import Clock
 from zmqrel.runtime.turn import Turns, Work
 from zmqrel.store.in_hand import MemoryInHand
 from zmqrel.testing.disk import ProcessDied, SimulatedDisk
+from zmqrel.testing.observations import HandOver, Sent
 
 if TYPE_CHECKING:
     from zmqrel.testing.network import Network
@@ -73,44 +74,19 @@ class Hardware:
 
 
 @dataclass(slots=True, eq=False)
-class SimulatedReceipt:
-    """What the sending application knows of a message."""
+class SimulatedReceipt(Sent):
+    """What the sending application holds of a message."""
 
-    sender: str
-    to: str
-    queue: str
-    key: str | None
-    body: Any
-    sent_us: int
-    """True time at which it was handed to `send`."""
-    sent_store_us: int = 0
-    """The sender's store clock at that time."""
-    deadline_us: int = 0
-    """By the sender's store clock; 0: none."""
-    not_before_us: int = 0
-    """Likewise."""
-    max_attempts: int | None = None
-    id: str | None = None
     place: tuple[int, int] | None = None
     """Lane id and sequence number, once stored."""
-    error: BaseException | None = None
-    """Why it was not accepted."""
     received: bool = False
     withdrawing: bool = False
     handed_over: bool = False
     """The receiver said so, in answer to a withdrawal."""
-    outcome: Outcome | None = None
     reason: str | None = None
     attempts: int = 0
-    forgotten: bool = False
-    """The sending store does not know it any more: it was lost, or put back to an older copy."""
     recalled: bool = False
     """`recall` was called, and its commit done."""
-
-    @property
-    def delayed(self) -> bool:
-        """It travels in the lane of delayed messages."""
-        return bool(self.not_before_us)
 
     @property
     def accepted(self) -> bool:
@@ -127,24 +103,28 @@ class SimulatedReceipt:
         return Verdict.TOO_LATE if self.outcome or self.handed_over else Verdict.PENDING
 
 
-class Delivery:
+class Delivery(HandOver):
     """A message as a simulated handler sees it."""
 
     def __init__(self, peer: SimulatedPeer, row: Row) -> None:
+        meta, now_us = row.head.meta, peer.network.true_us()
+        super().__init__(
+            sender=row.lane.peer,
+            to=peer.name,
+            queue=row.queue,
+            id=meta.id or f"{row.lane.id:016x}-{row.seq}",
+            key=meta.key,
+            origin_id=meta.origin_id,
+            body=decode_body(row.body),
+            attempt=row.attempts,
+            redelivered=row.redelivered or row.doubt,
+            after_us=now_us,
+            by_us=now_us,
+        )
         self._peer = peer
         self.row = row
-        head = row.head
-        self.sender = row.lane.peer
-        self.to = peer.name
-        self.queue = row.queue
-        self.id = head.meta.id or f"{row.lane.id:016x}-{row.seq}"
-        self.key = head.meta.key
-        self.headers = head.meta.headers or {}
-        self.origin_id = head.meta.origin_id
-        self.cause = head.meta.cause
-        self.body = decode_body(row.body)
-        self.attempt = row.attempts
-        self.redelivered = row.redelivered or row.doubt
+        self.headers = meta.headers or {}
+        self.cause = meta.cause
 
     @property
     def withdrawn(self) -> bool:
@@ -253,7 +233,8 @@ class SimulatedPeer:
     def _end_life(self, clean: bool) -> None:
         self.life += 1
         self.running = False
-        self.network.observe("stopped", self, clean)
+        if self.network.peers.get(self.name) is self:  # no impostor
+            self.network.observe("stopped", self.name, clean)
         self.turns = None
         self._turn_at_us = None
         self._frames.clear()
@@ -596,7 +577,7 @@ class SimulatedPeer:
                 self._begin_work(handler, row)
             else:
                 handler.asking = True
-                self.network.observe("asking", self, Delivery(self, row))
+                self.network.observe("asking", Delivery(self, row))
                 self._at(self._input_delay_us() * 10, partial(self._asked, handler, life, row))
         if handler.buffer.unsettled or not len(handler.buffer):
             self.wake(self._input_delay_us())
@@ -612,7 +593,7 @@ class SimulatedPeer:
         delivery = Delivery(self, row)
         if not handler.admit(delivery):
             handler.buffer.refuse(row)
-            self.network.observe("refused", self, delivery)
+            self.network.observe("refused", delivery)
         elif handler.buffer.admit(row, self._clock().now().store_us):
             self._begin_work(handler, row)
             return
@@ -621,7 +602,7 @@ class SimulatedPeer:
 
     def _begin_work(self, handler: Handler, row: Row) -> None:
         delivery = Delivery(self, row)
-        self.network.observe("handed over", self, delivery)
+        self.network.observe("handed over", delivery)
         duration = handler.duration(delivery) if callable(handler.duration) else handler.duration
         done_us = self.network.true_us() + int(duration * 1e6)
         self.network.at(done_us, partial(self._worked, handler, self.life, row, delivery))
@@ -636,7 +617,7 @@ class SimulatedPeer:
         if life != self.life:
             return  # the handler ended the process
         handler.busy -= 1
-        self.network.observe("finished", self, delivery, result)
+        self.network.observe("finished", delivery, result)
         handler.buffer.finish(row, result)
         self.wake(self._input_delay_us())
         self._wake_workers(handler)

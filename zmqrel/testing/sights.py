@@ -44,7 +44,7 @@ class Sights:
 
     def _see(self, what: str, *details: Any) -> None:
         if what == "stopped":
-            self._ended += details[0].engine.shared.counters
+            self._ended += self._network.peers[details[0]].engine.shared.counters
 
     def counters(self) -> Counter[str]:
         """The sums so far."""

@@ -19,7 +19,6 @@ from zmqrel.testing.broken import PromiseBroken
 if TYPE_CHECKING:
     from zmqrel.testing.links import Process
     from zmqrel.testing.network import Network
-    from zmqrel.testing.peer import SimulatedPeer
 
 _VOID = b""
 _FORGETS = ("rolled back", "store lost", "damaged")
@@ -85,26 +84,26 @@ class WireChecker:
         if what == "turn":
             self._check_voids(details[0])
         elif what == "stopped":
-            self._voids = [void for void in self._voids if void[0] != details[0].name]
+            self._voids = [void for void in self._voids if void[0] != details[0]]
         elif what == "forgot":
-            self._forgot.add((details[0].name, details[1]))
-        elif what in _FORGETS or (what == "power lost" and details[0].options.durability == "relaxed"):
+            self._forgot.add((details[0], details[1]))
+        elif what in _FORGETS or (what == "power lost" and details[1]):
             self._forget(details[0])
 
-    def _forget(self, peer: SimulatedPeer) -> None:
+    def _forget(self, name: str) -> None:
         """Its store may know less than was seen of it."""
-        for lane in self._of[peer.name].values():
+        for lane in self._of[name].values():
             lane.next_seq = 1
             lane.lost = True
             # What had ended by then may not have ended by the copy.
             lane.entries = {seq: entry for seq, entry in lane.entries.items() if entry and seq <= lane.floor}
             lane.unacknowledged.clear()
         for lane in self._lanes.values():
-            if lane.receiver == peer.name:
+            if lane.receiver == name:
                 lane.floor = 0
                 if lane.lost:
                     lane.entries.clear()  # nobody is left who knows what was sent
-        for where in [where for where in self._settled if where[0] == peer.name]:
+        for where in [where for where in self._settled if where[0] == name]:
             del self._settled[where]
 
     # ------------------------------------------------------------------------------------------- reading

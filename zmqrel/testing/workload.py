@@ -245,7 +245,7 @@ class Workload:
         one, other = self._pair()
         peer = self.network.peers[one]
         if peer.running:
-            self.network.observe("forgot", peer, other)
+            self.network.observe("forgot", one, other)
             peer.command(Forget(other))
             peer.command(Connect(other, peer.peers[other]))
 
