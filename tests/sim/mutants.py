@@ -180,24 +180,16 @@ MUTANTS = {
         0,
     ),
     "a recall ends what a worker has": Mutant(
-        "core.inbox",
-        (
-            "        if row.place in (Place.RUNNING, Place.DONE):\n"
-            "            if row.withdrawn is None:\n"
-            "                self._forbid_retry(row, cause)"
-        ),
-        (
-            "        if row.place is Place.DONE:\n"
-            "            if row.withdrawn is None:\n"
-            "                self._forbid_retry(row, cause)"
-        ),
+        "core.transitions",
+        "    if row.place is Place.RUNNING or row.place is Place.DONE:",
+        "    if row.place is Place.DONE:",
         "killers",
         0,
     ),
     "RECALLED is told between two attempts (F10)": Mutant(
         "core.inbox",
-        ("        if row.was_handed_over:\n            self._end_handed(row, cause)"),
-        ("        if row.suspect:\n            self._end_handed(row, cause)"),
+        ("        if row.was_handed_over:\n            self._end_handed(row, cause, following)"),
+        ("        if row.suspect:\n            self._end_handed(row, cause, following)"),
         "conditions",
         1,
     ),

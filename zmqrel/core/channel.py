@@ -33,8 +33,8 @@ from zmqrel.core.memory import Memory
 from zmqrel.core.offset import ClockOffset
 from zmqrel.core.session import Session, Sessions
 from zmqrel.core.shared import Shared
+from zmqrel.core.transitions import Event, outcome_of, stage_at_sender
 from zmqrel.core.transmit import Batch, Untransportable, next_batch
-from zmqrel.outcome import Outcome
 
 if TYPE_CHECKING:
     from zmqrel.core.inbox import Inbox
@@ -501,7 +501,8 @@ class Channel:
         else:
             reason = f"{entry.size} bytes, but the peer takes {largest_entry}"
             now_us = self._shared.now.store_us
-            self._outbox.end(lane, Settled(entry.seq, entry.seq, Outcome.EXHAUSTED, reason, 0, 0, now_us, False))
+            outcome = outcome_of(stage_at_sender(entry.seq, lane.sent_upto), Event.TOO_LARGE)
+            self._outbox.end(lane, Settled(entry.seq, entry.seq, outcome, reason, 0, 0, now_us, False))
         lane.tail = []
 
     def _send_acks(self, session: Session) -> None:

@@ -1,11 +1,10 @@
 """The life of received messages: acceptance, attempts, withdrawal, deadlines and settlement.
 
-    rows.py         what lies in the store of each message
-    credit.py       how much may come in
-    claims.py       what is handed to which worker next
-    settlements.py  how outcomes travel back
-
-Who decides about a withdrawal is the table in `_withdraw_row` and `_entomb`.
+rows.py         what lies in the store of each message
+credit.py       how much may come in
+claims.py       what is handed to which worker next
+settlements.py  how outcomes travel back
+transitions.py  what each event makes of a message
 """
 
 from __future__ import annotations
@@ -36,6 +35,7 @@ from zmqrel.core.rows import REDELIVERED, Policy, Queue, Rows, RowState, decode_
 from zmqrel.core.runs import MOST_BYTES
 from zmqrel.core.settlements import Settlements
 from zmqrel.core.shared import Shared
+from zmqrel.core.transitions import TRANSITIONS, WITHDRAWN, Event, Stage, outcome_of, stage_at_receiver, stage_in_queue
 from zmqrel.outcome import Cause, Outcome
 
 if TYPE_CHECKING:
@@ -47,14 +47,10 @@ MOST_WITHDRAWN = 1_000_000
 _KEPT_IN_STORE = ("waiting_at_us", "queue", "first_handed_us", "stated", "withdrawn", "redelivered", "keyed_us")
 """Attributes of a Row that `Rows.read` sets from the store."""
 
+_HANDLED = outcome_of(Stage.RUNNING, Event.ACKNOWLEDGED)
+
 _CONDITION = "condition"
 _DIED = "the process ended before it was settled"
-
-_OUTCOME_OF_CAUSE = {
-    Cause.RECALL: Outcome.RECALLED,
-    Cause.DEADLINE: Outcome.EXPIRED,
-    Cause.GIVE_UP: Outcome.EXHAUSTED,
-}
 
 _WHAT_OF_CAUSE = {
     Cause.RECALL: history.RECALLED,
@@ -126,7 +122,7 @@ class Inbox:
             state = decode_state(value)
             row = self.rows.read(*tables.split_lane_seq(key)) if state.withdrawn else None
             if row is not None:
-                self._end_handed(row, Cause(state.withdrawn))
+                self._end_handed(row, Cause(state.withdrawn), outcome_of(Stage.DOOMED, Event.FAILED))
 
     def rebind(self, row: Row) -> None:
         """After the core was loaded anew: this row is still with a worker."""
@@ -306,7 +302,7 @@ class Inbox:
             row.place = Place.GONE
         self._count(lane, -len(rows), -sum([len(row.record) for row in rows]))
         now_us = self._shared.now.store_us
-        settled = Settled(first, last, Outcome.HANDLED, None, 1, rows[-1].handed_us, now_us, False)
+        settled = Settled(first, last, _HANDLED, None, 1, rows[-1].handed_us, now_us, False)
         self.settlements.add(lane, settled)
 
     def finish(self, row: Row, result: Result) -> None:
@@ -325,15 +321,14 @@ class Inbox:
             self._shared.effects.freed.append(row.slot)
         if isinstance(result, Handled):
             self._shared.counters["handled"] += 1
-            self._end(row, Outcome.HANDLED, None, row.attempts)
+            self._end(row, outcome_of(stage_at_receiver(row), Event.ACKNOWLEDGED), None, row.attempts)
         elif isinstance(result, Rejected):
-            self._bury(row, "rejected", Outcome.REJECTED, result.reason)
-            self._end(row, Outcome.REJECTED, result.reason, row.attempts)
+            outcome = outcome_of(stage_at_receiver(row), Event.REJECTED)
+            self._end_buried(row, "rejected", outcome, result.reason)
         elif isinstance(result, Expired):
             self._expire(row)
         elif isinstance(result, Refused):
-            self._bury(row, "rejected", Outcome.REJECTED, _CONDITION)
-            self._end(row, Outcome.REJECTED, _CONDITION, row.attempts)
+            self._end_buried(row, "rejected", outcome_of(stage_in_queue(row), Event.REFUSED), _CONDITION)
         elif isinstance(result, MoveTo):
             self._move(row, result.queue)
         elif isinstance(result, Failed | RetryAt):
@@ -346,17 +341,16 @@ class Inbox:
         now_us = self._shared.now.store_us
         row.first_handed_us = row.first_handed_us or row.handed_us
         if row.withdrawn is not None:
-            self._end_handed(row, row.withdrawn)
+            self._end_handed(row, row.withdrawn, outcome_of(Stage.DOOMED, Event.FAILED))
             return
         if row.expired(now_us):
-            self._end_handed(row, Cause.DEADLINE)
+            self._end_handed(row, Cause.DEADLINE, outcome_of(Stage.DOOMED, Event.FAILED))
             return
         delay_us = self._delay_us(queue, row, result)
         reason = result.reason or "retry"
         news = failed(now_us, row.attempts, reason)
         if delay_us is None:
-            self._bury(row, "exhausted", Outcome.EXHAUSTED, reason, news)
-            self._end(row, Outcome.EXHAUSTED, reason, row.attempts)
+            self._end_buried(row, "exhausted", outcome_of(Stage.RUNNING, Event.FAILED_LAST), reason, news)
             return
         self._shared.counters["retried"] += 1
         self._park(row, queue, now_us + delay_us, news)
@@ -383,8 +377,9 @@ class Inbox:
         limit = self._most_attempts(queue, row)
         if limit is None or row.attempts < limit:
             return False
-        self._bury(row, "crash", Outcome.EXHAUSTED, "the process died in the handler")
-        self._end(row, Outcome.EXHAUSTED, "crash", row.attempts)
+        outcome = outcome_of(Stage.RUNNING, Event.FAILED_LAST)
+        self._bury(row, "crash", outcome, "the process died in the handler")
+        self._end(row, outcome, "crash", row.attempts)
         return True
 
     def _park(self, row: Row, queue: Queue, ready_at_us: int, news: Happened) -> None:
@@ -403,7 +398,7 @@ class Inbox:
         """The same message in another queue: attempts start again, its key is a key of that queue."""
         now_us = self._shared.now.store_us
         if row.withdrawn is not None or row.expired(now_us):
-            self._end_handed(row, row.withdrawn or Cause.DEADLINE)
+            self._end_handed(row, row.withdrawn or Cause.DEADLINE, outcome_of(Stage.DOOMED, Event.MOVED))
             return
         if row.key is not None:
             self._free_key(row)
@@ -435,22 +430,23 @@ class Inbox:
         self._shared.journal.put(key, bytes((cause.value,)))
         self._shared.counters["tombstones"] += 1
         doubt = seq <= lane.doubt_upto
-        self._note_settled(lane, seq, *_withdrawn_outcome(cause, doubt), 0, 0, False)
+        self._note_settled(lane, seq, *_withdrawn_outcome(Stage.SENT, cause, doubt), 0, 0, False)
 
     def _withdraw_row(self, lane: InLane, seq: int, cause: Cause) -> None:
         row = self.claims.find(lane, seq) or self.rows.read(lane.no, seq)
         if row is None:
             return
         self.claims.take_back(row)
-        if row.place in (Place.RUNNING, Place.DONE):
+        following = TRANSITIONS[stage_at_receiver(row)][WITHDRAWN[cause]]
+        if isinstance(following, Stage):
             if row.withdrawn is None:
                 self._forbid_retry(row, cause)
             self.settlements.notice(row)
             return
         if row.was_handed_over:
-            self._end_handed(row, cause)
+            self._end_handed(row, cause, following)
         else:
-            self._end(row, *_withdrawn_outcome(cause, row.doubt), 0)
+            self._end(row, *_withdrawn_outcome(Stage.WAITING, cause, row.doubt), 0)
 
     def _forbid_retry(self, row: Row, cause: Cause) -> None:
         """The row is with a worker: it will not be handed over again, not even after a crash."""
@@ -463,11 +459,11 @@ class Inbox:
         state = state._replace(attempts=row.attempts, first_handed_us=first_us, withdrawn=cause.value, history=happened)
         self.rows.put_state(row.lane.no, row.seq, state)
 
-    def _end_handed(self, row: Row, cause: Cause) -> None:
+    def _end_handed(self, row: Row, cause: Cause, outcome: Outcome) -> None:
         """Withdrawn after it was handed over: no further attempt (F10)."""
         if cause is Cause.DEADLINE:
-            self._bury(row, "deadline", Outcome.EXHAUSTED, cause.reason)
-        self._end(row, Outcome.EXHAUSTED, cause.reason, row.attempts)
+            self._bury(row, "deadline", outcome, cause.reason)
+        self._end(row, outcome, cause.reason, row.attempts)
 
     # ----------------------------------------------------------------------------------------------------- deadlines
 
@@ -491,7 +487,7 @@ class Inbox:
 
     def _judge_row(self, row: Row) -> None:
         self.claims.take_back(row)
-        if row.place in (Place.RUNNING, Place.DONE):
+        if isinstance(TRANSITIONS[stage_at_receiver(row)][Event.DEADLINE], Stage):
             if row.withdrawn is None:
                 self._forbid_retry(row, Cause.DEADLINE)
             return
@@ -500,9 +496,9 @@ class Inbox:
     def _expire(self, row: Row) -> None:
         """Its deadline has passed and no worker has it."""
         if row.was_handed_over:
-            self._end_handed(row, Cause.DEADLINE)
+            self._end_handed(row, Cause.DEADLINE, outcome_of(Stage.RETRYING, Event.DEADLINE))
             return
-        outcome, reason = _withdrawn_outcome(Cause.DEADLINE, row.doubt)
+        outcome, reason = _withdrawn_outcome(Stage.WAITING, Cause.DEADLINE, row.doubt)
         self._on_expiry(row, outcome)
         self._shared.counters["expired"] += 1
         self._end(row, outcome, reason, 0, applied=True)
@@ -523,6 +519,11 @@ class Inbox:
         if attempts and not handed_us:
             handed_us = 1
         self._note_settled(row.lane, row.seq, outcome, reason, attempts, handed_us, applied)
+
+    def _end_buried(self, row: Row, cause: str, outcome: Outcome, reason: str, *news: Happened) -> None:
+        """Keep it as a dead letter and end it for the same reason."""
+        self._bury(row, cause, outcome, reason, *news)
+        self._end(row, outcome, reason, row.attempts)
 
     def _remove(self, row: Row) -> None:
         """Remove a row and everything that hangs on it."""
@@ -593,7 +594,8 @@ class Inbox:
         following = self.rows.forget_keyed(row)
         if following is not None:
             self.claims.promote(self.rows.queue_of(row), following)
-        self._end(row, Outcome.UNCERTAIN, "damaged", state.attempts)
+        row.attempts = state.attempts
+        self._end(row, outcome_of(stage_in_queue(row), Event.DAMAGED), "damaged", state.attempts)
 
     # --------------------------------------------------------------------------------------------------- lost stores
 
@@ -680,11 +682,11 @@ def _neighbours(rows: list[Row]) -> Iterator[tuple[int, list[Row]]]:
             start = at
 
 
-def _withdrawn_outcome(cause: Cause, doubt: bool) -> tuple[Outcome, str]:
+def _withdrawn_outcome(stage: Stage, cause: Cause, doubt: bool) -> tuple[Outcome, str]:
     """The outcome of a message withdrawn for `cause` that this life never handed over."""
     if doubt:
         return Outcome.UNCERTAIN, cause.reason
-    return _OUTCOME_OF_CAUSE[cause], cause.reason
+    return outcome_of(stage, WITHDRAWN[cause]), cause.reason
 
 
 def _seqs_of_records(first: int, runs: list[int]) -> list[int]:

@@ -41,6 +41,7 @@ from zmqrel.core.lane import CONTROL, DATA, DELAYED, OutLane
 from zmqrel.core.memory import Memory
 from zmqrel.core.runs import Piece
 from zmqrel.core.shared import Shared
+from zmqrel.core.transitions import WITHDRAWN, Event, Stage, outcome_of, stage_at_sender
 from zmqrel.errors import DuplicateId, OutboxFull, StoreFull, UnknownPeer
 from zmqrel.outcome import Cause, Outcome
 
@@ -288,7 +289,7 @@ class Outbox:
     def end_here(self, lane: OutLane, first: int, last: int, cause: Cause) -> None:
         """End messages that never left this store. In doubt (an old copy's sends) nobody knows."""
         for start, stop, doubt in _split_at(first, last, lane.doubt_upto):
-            outcome = Outcome.UNCERTAIN if doubt else _OUTCOMES[cause]
+            outcome = Outcome.UNCERTAIN if doubt else outcome_of(Stage.STORED, WITHDRAWN[cause])
             self.end(lane, Settled(start, stop, outcome, cause.reason, 0, 0, self._shared.now.store_us, False))
 
     def end_forgotten(self, lane: OutLane, most: int) -> int:
@@ -303,8 +304,8 @@ class Outbox:
         last, known_from = first + most - 1, max(lane.sent_upto, lane.doubt_upto) + 1
         now_us = self._shared.now.store_us
         for start, stop, outcome in (
-            (first, min(last, known_from - 1), Outcome.UNCERTAIN),
-            (max(first, known_from), last, Outcome.RECALLED),
+            (first, min(last, known_from - 1), outcome_of(Stage.SENT, Event.FORGOTTEN)),
+            (max(first, known_from), last, outcome_of(Stage.STORED, Event.FORGOTTEN)),
         ):
             if start <= stop:
                 self.end(lane, Settled(start, stop, outcome, "forgotten", 0, 0, now_us, False))
@@ -327,8 +328,7 @@ class Outbox:
     def end_damaged(self, lane: OutLane, seq: int) -> None:
         """End a message whose record cannot be read any more; if it may have left, nobody knows (F14)."""
         self._shared.event("damaged", lane.peer, f"outbox entry {seq} of lane {lane.id:016x}")
-        known = seq > max(lane.sent_upto, lane.doubt_upto)
-        outcome = Outcome.EXHAUSTED if known else Outcome.UNCERTAIN
+        outcome = outcome_of(stage_at_sender(seq, max(lane.sent_upto, lane.doubt_upto)), Event.DAMAGED)
         self.end(lane, Settled(seq, seq, outcome, "damaged", 0, 0, self._shared.now.store_us, False))
 
     def write_withdrawals(self) -> None:
@@ -668,9 +668,3 @@ def _split_at(first: int, last: int, doubt_upto: int) -> Iterator[tuple[int, int
 
 _NEVER_HANDED_OVER = (Outcome.RECALLED, Outcome.EXPIRED, Outcome.EXHAUSTED)
 """Outcomes that say so, unless there is a time of hand-over."""
-
-_OUTCOMES = {
-    Cause.RECALL: Outcome.RECALLED,
-    Cause.DEADLINE: Outcome.EXPIRED,
-    Cause.GIVE_UP: Outcome.EXHAUSTED,
-}

@@ -17,6 +17,7 @@ from zmqrel.core.inbox import Inbox
 from zmqrel.core.lane import InLane, OutLane
 from zmqrel.core.outbox import Outbox
 from zmqrel.core.shared import Shared
+from zmqrel.core.transitions import WITHDRAWN, Stage, outcome_of
 from zmqrel.outcome import Cause, Outcome
 
 _T = TypeVar("_T")
@@ -78,7 +79,8 @@ class States:
         for seq, cause_value in told.tombstones:
             if seq <= lane.sent_upto:
                 cause = Cause(cause_value)
-                outcome = Outcome.UNCERTAIN if seq <= lane.doubt_upto else _OUTCOME_OF[cause]
+                doubt = seq <= lane.doubt_upto
+                outcome = Outcome.UNCERTAIN if doubt else outcome_of(Stage.SENT, WITHDRAWN[cause])
                 self._outbox.end(lane, Settled(seq, seq, outcome, cause.reason, 0, 0, now_us, False))
 
     def compare_received(self, lane: InLane, told: OutLaneState) -> None:
@@ -128,10 +130,3 @@ def _gaps(ranges: list[Range], first: int, last: int) -> Iterator[Range]:
         first = max(first, stop + 1)
     if first <= last:
         yield first, last
-
-
-_OUTCOME_OF = {
-    Cause.RECALL: Outcome.RECALLED,
-    Cause.DEADLINE: Outcome.EXPIRED,
-    Cause.GIVE_UP: Outcome.EXHAUSTED,
-}
