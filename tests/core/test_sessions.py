@@ -397,6 +397,7 @@ def test_a_transport_that_says_the_link_is_gone_is_believed() -> None:
     b.turn()
     assert b.engine.stats()["peers_connected"] == 0
     b.engine.link_down(99)
+    pump.run()
     pump.pass_s(0.1)
     assert b.engine.stats()["peers_connected"] == 1, "its BYE made the other begin anew"
     assert a.kinds() == []

@@ -366,7 +366,7 @@ class Channel:
             return
         now_us = self._shared.now.mono_us
         if lane.take_ack(ack.floor, now_us):
-            self._shared.timers.set(("resend", lane.no), now_us + self._resend_wait_us(lane))
+            self._set_resend(lane)
             self._acknowledged(lane)
         if ack.floor >= lane.acked:
             lane.grant_seq, lane.grant_bytes = ack.grant_seq, ack.grant_bytes
@@ -521,9 +521,15 @@ class Channel:
 
     def _arm_resend(self, lane: OutLane) -> None:
         """Make sure that what is unacknowledged, or waits for credit, is looked at again."""
-        key = ("resend", lane.no)
-        if not self._shared.timers.is_set(key) and (lane.flight or lane.cursor <= lane.last_sendable):
-            self._shared.timers.set(key, self._shared.now.mono_us + self._resend_wait_us(lane))
+        if not self._shared.timers.is_set(("resend", lane.no)):
+            self._set_resend(lane)
+
+    def _set_resend(self, lane: OutLane) -> None:
+        """Look at it again after an interval without news, but at nothing for which there is no need."""
+        if lane.flight or lane.cursor <= lane.last_sendable:
+            self._shared.timers.set(("resend", lane.no), self._shared.now.mono_us + self._resend_wait_us(lane))
+        else:
+            self._shared.timers.cancel(("resend", lane.no))
 
     def _resend_wait_us(self, lane: OutLane) -> int:
         delay_s = self._shared.options.resend.delay(lane.resend_attempt + 1, self._shared.rng)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heapreplace
 
 
 class Timers:
-    """A heap of (time, key) that tolerates stale entries: moving a timer to a later time costs one dict write."""
+    """A heap of (time, key) that tolerates stale entries, but for its first: nobody wakes up for nothing.
+
+    Moving a timer to a later time, or cancelling it, costs one dict write unless it is the next one to come up.
+    """
 
     __slots__ = ("_at", "_heap", "_serial", "_stands")
 
@@ -21,15 +24,25 @@ class Timers:
     def set(self, key: Hashable, at_us: int) -> None:
         """Let `key` come up at `at_us`, whatever was set before."""
         self._at[key] = at_us
-        stands = self._stands.get(key)
-        if stands is None or at_us < stands:
-            self._push(at_us, key)
+        stands_us = self._stands.get(key)
+        if stands_us is None or at_us < stands_us:
+            # The serial keeps keys of different types from being compared.
+            self._serial += 1
+            self._stands[key] = at_us
+            heappush(self._heap, (at_us, self._serial, key))
+        elif at_us > stands_us == self._heap[0][0]:
+            self._settle()
 
     def set_earlier(self, key: Hashable, at_us: int) -> None:
         """Let `key` come up at `at_us` unless it comes up before."""
-        before = self._at.get(key)
-        if before is None or at_us < before:
+        before_us = self._at.get(key)
+        if before_us is None or at_us < before_us:
             self.set(key, at_us)
+
+    def cancel(self, key: Hashable) -> None:
+        """Let `key` not come up."""
+        if self._at.pop(key, None) is not None and self._stands[key] == self._heap[0][0]:
+            self._settle()
 
     def is_set(self, key: Hashable) -> bool:
         """True if `key` will come up."""
@@ -39,24 +52,31 @@ class Timers:
         """Keys whose time has come, earliest first; they are no longer set."""
         keys = []
         while self._heap and self._heap[0][0] <= now_us:
-            stood_us, _, key = heappop(self._heap)
-            if self._stands.get(key) != stood_us:
-                continue
-            del self._stands[key]
-            at_us = self._at[key]
-            if at_us > stood_us:
-                self._push(at_us, key)
-                continue
-            del self._at[key]
+            key = heappop(self._heap)[2]
+            del self._at[key], self._stands[key]
             keys.append(key)
+            self._settle()
         return keys
 
     def next_us(self) -> int | None:
-        """A time before which nothing comes up, None if nothing is set. May be early, never late."""
-        return self._heap[0][0] if self._at else None
+        """When the next one comes up, None if nothing is set."""
+        return self._heap[0][0] if self._heap else None
 
-    def _push(self, at_us: int, key: Hashable) -> None:
-        # The serial keeps keys of different types from being compared.
-        self._serial += 1
-        self._stands[key] = at_us
-        heappush(self._heap, (at_us, self._serial, key))
+    def _settle(self) -> None:
+        """Let the first entry be one that comes up."""
+        heap = self._heap
+        while heap:
+            stood_us, _, key = heap[0]
+            if self._stands.get(key) != stood_us:
+                heappop(heap)
+                continue
+            at_us = self._at.get(key)
+            if at_us == stood_us:
+                return
+            if at_us is None:
+                del self._stands[key]
+                heappop(heap)
+                continue
+            self._serial += 1
+            self._stands[key] = at_us
+            heapreplace(heap, (at_us, self._serial, key))

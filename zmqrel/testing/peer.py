@@ -579,7 +579,7 @@ class SimulatedPeer:
                 handler.asking = True
                 self.network.observe("asking", Delivery(self, row))
                 self._at(self._input_delay_us() * 10, partial(self._asked, handler, life, row))
-        if handler.buffer.unsettled or not len(handler.buffer):
+        if handler.buffer.unsettled:
             self.wake(self._input_delay_us())
 
     def _asked(self, handler: Handler, life: int, row: Row) -> None:
