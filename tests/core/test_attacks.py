@@ -510,7 +510,8 @@ def test_f11_death_between_the_end_of_a_message_and_its_callback() -> None:
 @pytest.mark.parametrize("error_s", [3600, -3600])
 def test_f12_a_clock_that_is_an_hour_off_and_then_stepped(error_s: int) -> None:
     network = Network(2)
-    shop = network.peer("shop", {"bank": True})
+    network.peer("shop", {"bank": True})
+    shop = network.peers["shop"]
     network.crash("shop")
     network.delete_store("shop")
     shop.hardware.wall_error_us = error_s * 1_000_000

@@ -738,7 +738,8 @@ def test_the_receivers_store_is_rolled_back() -> None:
 @pytest.mark.parametrize("error_s", [3600, -3600])
 def test_clocks_an_hour_apart(error_s: int) -> None:
     network = Network(5)
-    shop = network.peer("shop", {"bank": True})
+    network.peer("shop", {"bank": True})
+    shop = network.peers["shop"]
     network.crash("shop")
     network.delete_store("shop")
     shop.hardware.wall_error_us = error_s * 1_000_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from heapq import heappop, heappush
 from time import monotonic
 
@@ -13,8 +14,9 @@ from zmqrel.errors import OutboxFull
 class WaitingSends:
     """First come, first served. Used by the loop alone, but for `expect`."""
 
-    def __init__(self, most_messages: int, most_bytes: int) -> None:
-        """The limits of the outbox."""
+    def __init__(self, most_messages: int, most_bytes: int, clock_s: Callable[[], float] = monotonic) -> None:
+        """The limits of the outbox, and the clock that time-outs run on."""
+        self._clock_s = clock_s
         self._most_messages = most_messages
         self._most_bytes = most_bytes
         self._give_up_at: dict[int, float] = {}
@@ -26,12 +28,12 @@ class WaitingSends:
 
     def expect(self, send: Send, timeout_s: float) -> None:
         """This send, which is about to be queued, may wait so long."""
-        self._give_up_at[id(send)] = monotonic() + timeout_s
+        self._give_up_at[id(send)] = self._clock_s() + timeout_s
 
     def keep(self, send: Send, refusal: OutboxFull) -> bool:
         """Let a refused send wait. False if it does not want to, or not any more."""
         give_up_at = self._give_up_at.get(id(send))
-        if give_up_at is None or give_up_at <= monotonic():
+        if give_up_at is None or give_up_at <= self._clock_s():
             return False
         self._waiting[id(send)] = send, refusal
         heappush(self._by_time, (give_up_at, id(send), send))
@@ -60,7 +62,7 @@ class WaitingSends:
 
     def give_up(self) -> list[tuple[Send, OutboxFull]]:
         """Those that have waited long enough, and what refused them."""
-        now = monotonic()
+        now = self._clock_s()
         over = []
         while self._by_time and self._by_time[0][0] <= now:
             _, identity, _ = heappop(self._by_time)
@@ -74,4 +76,4 @@ class WaitingSends:
         if not self._waiting:
             self._by_time.clear()
             return None
-        return max(0.0, self._by_time[0][0] - monotonic())
+        return max(0.0, self._by_time[0][0] - self._clock_s())

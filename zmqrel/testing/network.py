@@ -13,18 +13,27 @@ from random import Random
 from typing import Any, NamedTuple
 
 from zmqrel.body import decode_body
+from zmqrel.checks import check_name
 from zmqrel.core import tables
 from zmqrel.core.effects import Event
 from zmqrel.core.entries import CHECK_BYTES, BadRecord, decode_head
+from zmqrel.errors import ConfigError, UnknownPeer
 from zmqrel.options import Options
 from zmqrel.retry import Retry
 from zmqrel.store.in_hand import MemoryInHand
 from zmqrel.store.memory import MemoryStore
+from zmqrel.testing.bounds import BoundsChecker
+from zmqrel.testing.broken import PromiseBroken
+from zmqrel.testing.checkers import Checker
 from zmqrel.testing.disk import CrashPoint, SimulatedDisk
+from zmqrel.testing.double import Peer, Setup
 from zmqrel.testing.links import LinkFaults, Links
 from zmqrel.testing.peer import DEFAULT_RETRY, Duration, Function, Hardware, SimulatedPeer, SimulatedReceipt
+from zmqrel.testing.tasks import Tasks
+from zmqrel.testing.wire_checker import WireChecker
 
 _EPOCH_US = 1_700_000_000_000_000
+_PATIENCE_S = 3600.0
 
 
 class Reported(NamedTuple):
@@ -63,6 +72,18 @@ class Network:
         self._now_us = _EPOCH_US
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._serial = 0
+        self.tasks = Tasks(self.true_us, self.at)
+        self._checked = False
+        self._broken: PromiseBroken | None = None
+
+    def __enter__(self) -> Network:
+        self.check_promises()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _error: BaseException | None, _trace: object) -> None:
+        self.shut_down()
+        if kind is None:
+            self.raise_broken()
 
     # --------------------------------------------------------------------------------------------- time
 
@@ -85,7 +106,11 @@ class Network:
         self.at(self._now_us + int(seconds * 1e6), action)
 
     def advance(self, seconds: float) -> None:
-        """Let so much time pass."""
+        """Let so much time pass. In a handler: the handler takes so long."""
+        if self.tasks.current is not None:
+            self.tasks.wait(bool, int(seconds * 1e6))
+            return
+        self.tasks.check_thread()
         end_us = self._now_us + int(seconds * 1e6)
         while self._heap and self._heap[0][0] <= end_us:
             self._step()
@@ -93,6 +118,9 @@ class Network:
 
     def until(self, condition: Callable[[], bool], timeout: float = 600) -> bool:
         """Let time pass until `condition` holds; False if it does not within `timeout`."""
+        if self.tasks.current is not None:
+            return self.tasks.wait(condition, int(timeout * 1e6))
+        self.tasks.check_thread()
         end_us = self._now_us + int(timeout * 1e6)
         while not condition():
             if not self._heap or self._heap[0][0] > end_us:
@@ -104,32 +132,71 @@ class Network:
     def _step(self) -> None:
         self._now_us, _, action = heappop(self._heap)
         action()
+        if self.tasks.any_waits:
+            self.tasks.resume()
+
+    def wait(self, condition: Callable[[], bool], timeout: float | None) -> bool:
+        """As `until`; without a time-out it raises AssertionError after an hour, unless a handler waits."""
+        if timeout is not None:
+            return self.until(condition, timeout)
+        if self.tasks.current is not None:
+            return self.tasks.wait(condition, None)
+        if not self.until(condition, _PATIENCE_S):
+            raise AssertionError(f"nothing came of it in {_PATIENCE_S:g} virtual seconds: give the call a time-out")
+        return True
+
+    def settle(self, timeout: float = 600) -> None:
+        """Let time pass until every message has its outcome. Raises AssertionError that names those without."""
+        if self.until(lambda: not self._unsettled(), timeout):
+            return
+        unsettled = [f"{sent.body} to {sent.to}/{sent.queue}" for sent in self._unsettled()]
+        named = "; ".join(unsettled[:10])
+        raise AssertionError(f"{len(unsettled)} messages have no outcome after {timeout:g} virtual seconds: {named}")
+
+    def _unsettled(self) -> list[SimulatedReceipt]:
+        return [
+            sent
+            for peer in self.peers.values()
+            for sent in peer.receipts.values()
+            if sent.outcome is None and not sent.forgotten
+        ]
 
     # -------------------------------------------------------------------------------------------- peers
 
     def peer(
         self,
         name: str,
-        peers: Mapping[str, bool] | None = None,
+        peers: Mapping[str, bool | str | None] | None = None,
         *,
+        setup: Setup | None = None,
+        start: bool = True,
         capacity: int | None = None,
         clock_error_s: float = 0.0,
         drift: float = 0.0,
         **options: Any,
-    ) -> SimulatedPeer:
-        """Make and start a peer. `peers` maps names to whether it dials them; `capacity` limits its store, in bytes.
+    ) -> Peer:
+        """Make a peer, and start it unless told otherwise.
 
-        Its wall clock is `clock_error_s` ahead of true time and all its clocks run faster by `drift`. `options` are
-        those of zmqrel.Peer.
+        `peers` maps names to whether it dials them; those of a zmqrel.Peer will do, for an endpoint counts as yes and
+        None as no. `setup(peer)` is called before each of its lives, as a program is when its process starts, and
+        registers handlers and listeners; what is registered otherwise stays for later lives. `capacity` limits its
+        store, in bytes. Its wall clock is `clock_error_s` ahead of true time and all its clocks run faster by `drift`.
+        `options` are those of zmqrel.Peer.
         """
-        parsed = Options.parse(options)
-        known = {other: _endpoint(other) if dials else None for other, dials in (peers or {}).items()}
+        parsed = Options.parse(dict(options))
+        if check_name(name) in self.peers:
+            raise ConfigError(f"name: there is a peer {name!r} already; `restart` begins its next life")
+        known = {check_name(other): _endpoint(other) if dials else None for other, dials in (peers or {}).items()}
+        if name in known:
+            raise UnknownPeer(f"peers: {name!r} is this peer itself; a peer does not send to itself")
         disk = SimulatedDisk(durability=parsed.durability, capacity=capacity)
-        peer = SimulatedPeer(name, self, parsed, known, Random(self.rng.getrandbits(64)), disk)
-        peer.hardware = Hardware(int(clock_error_s * 1e6), drift, booted_us=self._now_us)
-        self.peers[name] = peer
-        self.links.bind(_endpoint(name), peer)
-        peer.start()
+        simulated = SimulatedPeer(name, self, parsed, known, Random(self.rng.getrandbits(64)), disk)
+        simulated.hardware = Hardware(int(clock_error_s * 1e6), drift, booted_us=self._now_us)
+        self.peers[name] = simulated
+        self.links.bind(_endpoint(name), simulated)
+        peer = Peer(simulated, setup, known, options)
+        if start:
+            simulated.start()
         return peer
 
     def handler(
@@ -163,6 +230,7 @@ class Network:
 
     def partition(self, one: str, other: str, *, one_way: bool = False) -> None:
         """Let nothing through from `one` to `other`, nor back unless `one_way`."""
+        self._known(one, other)
         self.links.block(one, other)
         if not one_way:
             self.links.block(other, one)
@@ -172,6 +240,7 @@ class Network:
         if one is None or other is None:
             self.links.unblock_all()
             return
+        self._known(one, other)
         self.links.unblock(one, other)
         self.links.unblock(other, one)
 
@@ -180,14 +249,20 @@ class Network:
         self.links.break_all(one, other)
 
     def crash(self, name: str, at: CrashPoint | None = None, commits: int = 0) -> None:
-        """Kill the process of a peer: now, or at a commit that writes something, after so many more."""
+        """Kill the process of a peer: now, or at a commit that writes something, after so many more.
+
+        In a handler of that very peer it does not return: the process ends there.
+        """
+        self._known(name)
         if at is None:
             self.peers[name].die()
+            self.tasks.end_if_dead()
         else:
             self.peers[name].disk.die_at(at, commits)
 
     def restart(self, name: str) -> None:
         """Start a peer that does not run."""
+        self._known(name)
         peer = self.peers[name]
         peer.disk.survive()
         peer.start()
@@ -259,6 +334,33 @@ class Network:
         impostor.start()
         self.after(3, impostor.die)
 
+    def _known(self, *names: str) -> None:
+        for name in names:
+            if name not in self.peers:
+                raise UnknownPeer(f"{name!r} is no peer of this network; known are {sorted(self.peers) or 'none'}")
+
+    # ------------------------------------------------------------------------------------------- promises
+
+    def check_promises(self) -> None:
+        """Have every promise checked from now on, by what is seen of peers, wires and stores. Call it before the first
+        peer is made. The first that is broken raises PromiseBroken wherever it is seen, and `raise_broken` again."""
+        if not self._checked:
+            self._checked = True
+            Checker(self)
+            WireChecker(self)
+            BoundsChecker(self)
+
+    def raise_broken(self) -> None:
+        """Raise the first PromiseBroken once more, for whoever may have swallowed it."""
+        if self._broken is not None:
+            raise self._broken
+
+    def shut_down(self) -> None:
+        """End every process, and what handlers were in the middle of."""
+        for peer in self.peers.values():
+            peer.die()
+        self.tasks.resume()
+
     # --------------------------------------------------------------------------------------- observation
 
     def watch(self, observer: Callable[..., None]) -> None:
@@ -267,8 +369,12 @@ class Network:
 
     def observe(self, what: str, *details: Any) -> None:
         """Something happened."""
-        for observer in self._observers:
-            observer(what, *details)
+        try:
+            for observer in self._observers:
+                observer(what, *details)
+        except PromiseBroken as broken:
+            self._broken = self._broken or broken
+            raise
 
     def names(self) -> Iterable[str]:
         """Of all peers."""

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from zmqrel.body import decode_body, encode_body
 from zmqrel.core import commands as c
@@ -153,6 +153,34 @@ class Handler:
     woken: bool = False
 
 
+class Application(Protocol):
+    """A program in whose process a simulated peer runs, through all its lives."""
+
+    def starting(self) -> None:
+        """A life begins."""
+        ...
+
+    def loaded(self, engine: Engine) -> None:
+        """The core was loaded, for the first time in this life or anew."""
+        ...
+
+    def started(self) -> None:
+        """The store is open."""
+        ...
+
+    def told(self, notices: list[ReceiptNotice]) -> None:
+        """What a turn brought."""
+        ...
+
+    def turned(self) -> None:
+        """A turn is over."""
+        ...
+
+    def ending(self, clean: bool) -> None:
+        """The life is over; the core can still be looked at."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class SimulatedPeer:
     """A peer of the network, through all its lives."""
@@ -171,6 +199,7 @@ class SimulatedPeer:
     receipts: dict[tuple[int, int], SimulatedReceipt] = field(default_factory=dict)
     turns: Turns | None = None
     clock: Clock | None = None
+    application: Application | None = None
     _commands: list[c.Command] = field(default_factory=list)
     _answers: dict[c.Command, Callable[[Any], None]] = field(default_factory=dict)
     _frames: list[tuple[int, list[bytes]]] = field(default_factory=list)
@@ -198,8 +227,12 @@ class SimulatedPeer:
             boot_ns=lambda: hardware.boot_us(true()) * 1000,
         )
         self.turns = Turns(self.disk, self.in_hand, self._make_engine, _World(self))
+        if self.application is not None:
+            self.application.starting()
         with self._mortal():
             self.turns.open(self.clock.now(), self.clock.wall_us())
+            if self.application is not None:
+                self.application.started()
             for handler in self.handlers.values():
                 self._serve(handler)
             for name, endpoint in self.peers.items():
@@ -208,7 +241,10 @@ class SimulatedPeer:
         self.wake()
 
     def _make_engine(self, now: Now) -> Engine:
-        return Engine(self.name, self.options, self.rng, lambda: self.rng.getrandbits(64) or 1, self.disk, now)
+        engine = Engine(self.name, self.options, self.rng, lambda: self.rng.getrandbits(64) or 1, self.disk, now)
+        if self.application is not None:
+            self.application.loaded(engine)
+        return engine
 
     def die(self) -> None:
         """The process ends without a word."""
@@ -225,7 +261,7 @@ class SimulatedPeer:
             return
         assert self.turns is not None
         with self._mortal():
-            self.turns.close(self._clock().now(), self._clock().wall_us())
+            self.turns.close(self.running_clock.now(), self.running_clock.wall_us())
             self.in_hand.clear()
             self.network.links.died(self)
             self._end_life(clean=self.disk.previous == "clean")
@@ -235,6 +271,8 @@ class SimulatedPeer:
         self.running = False
         if self.network.peers.get(self.name) is self:  # no impostor
             self.network.observe("stopped", self.name, clean)
+        if self.application is not None:
+            self.application.ending(clean)
         self.turns = None
         self._turn_at_us = None
         self._frames.clear()
@@ -248,7 +286,9 @@ class SimulatedPeer:
     def _mortal(self) -> _Mortal:
         return _Mortal(self)
 
-    def _clock(self) -> Clock:
+    @property
+    def running_clock(self) -> Clock:
+        """The clock of the present life, or of the last one."""
         assert self.clock is not None
         return self.clock
 
@@ -258,10 +298,15 @@ class SimulatedPeer:
         assert self.turns is not None
         return self.turns.engine
 
+    def stats(self) -> dict[str, int]:
+        """The figures of `Peer.stats()`."""
+        assert self.turns is not None
+        return self.turns.stats(self.running_clock.now())
+
     @property
     def in_hand_count(self) -> int:
         """Messages handed over and not settled, as `Peer.stats()` counts them."""
-        return 0 if self.turns is None else self.turns.stats(self._clock().now())["in_hand"]
+        return 0 if self.turns is None else self.turns.stats(self.running_clock.now())["in_hand"]
 
     def connected(self, other: str) -> bool:
         """True if there is a session with that peer."""
@@ -299,13 +344,15 @@ class SimulatedPeer:
         work = Work(self._commands, self._frames)
         self._commands, self._frames = [], []
         with self._mortal():
-            self.turns.run(self._clock().now(), self._clock().wall_us(), work)
+            self.turns.run(self.running_clock.now(), self.running_clock.wall_us(), work)
+            if self.application is not None:
+                self.application.turned()
             self.network.observe("turn", self.name)
             self._schedule_next()
 
     def _schedule_next(self) -> None:
         assert self.turns is not None
-        now = self._clock().now()
+        now = self.running_clock.now()
         wake_us = self.turns.next_wake_us(now)
         if wake_us is not None:
             delay_us = int(max(0, wake_us - now.mono_us) * (1 - self.hardware.drift)) + 1
@@ -338,16 +385,33 @@ class SimulatedPeer:
     def _at(self, delay_us: int, action: Callable[[], None]) -> None:
         self.network.at(self.network.true_us() + delay_us, action)
 
-    def _input_delay_us(self) -> int:
+    def when_awake(self, delay_us: int, action: Callable[[], None]) -> None:
+        """Do something so much later, if this life goes on, and not before the machine wakes up."""
+        self._at(delay_us, partial(self._do_if_awake, self.life, action))
+
+    def _do_if_awake(self, life: int, action: Callable[[], None]) -> None:
+        if life == self.life and not self._sleeps(lambda left_us: self.when_awake(left_us, action)):
+            action()
+
+    def input_delay_us(self) -> int:
+        """How long it takes until what came in is looked at, drawn anew each time."""
         return self.rng.randrange(100)
 
     # ------------------------------------------------------------------------------------------ commands
 
     def command(self, command: c.Command, answer: Callable[[Any], None] | None = None) -> None:
         """Hand a command to the core; `answer` is called with its reply, an exception or ProcessDied."""
-        self._answers[command] = answer or (lambda _value: None)
+        self.expect(command, answer or (lambda _value: None))
+        self.queue(command)
+
+    def expect(self, command: c.Command, answer: Callable[[Any], None]) -> None:
+        """Call `answer` with the reply to a command that is queued at some time."""
+        self._answers[command] = answer
+
+    def queue(self, command: c.Command) -> None:
+        """Hand a command to the core, whose answer is expected."""
         self._commands.append(command)
-        self.wake(self._input_delay_us())
+        self.wake(self.input_delay_us())
 
     def send(
         self,
@@ -364,7 +428,7 @@ class SimulatedPeer:
         headers: Mapping[str, Any] | None = None,
     ) -> list[SimulatedReceipt]:
         """As Peer.send_many, but the receipts are returned before anything is committed."""
-        now_us = self._clock().now().store_us
+        now_us = self.running_clock.now().store_us
         not_before_us = 0 if delay is None else now_us + int(delay * 1e6)
         deadline_us = 0 if ttl is None else now_us + int(ttl * 1e6)
         meta = Meta(key, id, dict(headers) if headers else None, not_before_us, on_expiry, max_attempts)
@@ -378,10 +442,11 @@ class SimulatedPeer:
         ]
         digest = encode_body([to, queue, key, list(bodies)])[:64]
         command = c.Send(to, queue, delay is not None, records, deadline_us, id, digest)
-        self.command(command, partial(self._sent, receipts))
+        self.command(command, partial(self.sent, receipts))
         return receipts
 
-    def _sent(self, receipts: list[SimulatedReceipt], reply: Any) -> None:
+    def sent(self, receipts: list[SimulatedReceipt], reply: Any) -> None:
+        """What became of a send call: the receipts know, and the observers."""
         if not isinstance(reply, c.Stored):
             for receipt in receipts:
                 receipt.error = reply
@@ -471,6 +536,8 @@ class SimulatedPeer:
 
     def notice(self, notices: list[ReceiptNotice]) -> None:
         """Tell receipts what became of their messages."""
+        if self.application is not None:
+            self.application.told(notices)
         for notice in notices:
             if isinstance(notice, Ended):
                 self._note_ended(notice)
@@ -479,7 +546,7 @@ class SimulatedPeer:
             elif isinstance(notice, Moved):
                 self._note_moved(notice)
             elif isinstance(notice, HandedOver | Withdrawing):
-                receipt = self._receipt(notice.lane, notice.seq)
+                receipt = self.receipt_at(notice.lane, notice.seq)
                 if receipt is not None:
                     receipt.withdrawing = True
                     if isinstance(notice, HandedOver):
@@ -488,19 +555,19 @@ class SimulatedPeer:
 
     def _note_ended(self, notice: Ended) -> None:
         for seq in range(notice.first, notice.last + 1):
-            receipt = self._receipt(notice.lane, seq)
+            receipt = self.receipt_at(notice.lane, seq)
             if receipt is not None:
                 self._end_receipt(receipt, notice.outcome, notice.reason, notice.attempts)
 
     def _note_received(self, notice: Received) -> None:
         for seq in range(notice.floor, 0, -1):
-            receipt = self._receipt(notice.lane, seq)
+            receipt = self.receipt_at(notice.lane, seq)
             if receipt is None or receipt.received:
                 return
             receipt.received = True
 
     def _note_moved(self, notice: Moved) -> None:
-        receipt = self._receipt(notice.lane, notice.seq)
+        receipt = self.receipt_at(notice.lane, notice.seq)
         if receipt is not None and receipt.place is not None:
             self._place(receipt, (self.engine.shared.out_lanes[notice.new_lane].id, notice.new_seq))
 
@@ -510,7 +577,8 @@ class SimulatedPeer:
         receipt.place = place
         self.receipts[place] = receipt
 
-    def _receipt(self, lane_no: int, seq: int) -> SimulatedReceipt | None:
+    def receipt_at(self, lane_no: int, seq: int) -> SimulatedReceipt | None:
+        """The receipt of a message by its place, None if nobody has one."""
         lane = self.engine.shared.out_lanes.get(lane_no)
         return None if lane is None else self.receipts.get((lane.id, seq))
 
@@ -524,7 +592,7 @@ class SimulatedPeer:
     def deliver(self, link: int, parts: list[bytes]) -> None:
         """A frame has come."""
         self._frames.append((link, parts))
-        self.wake(self._input_delay_us())
+        self.wake(self.input_delay_us())
 
     # ------------------------------------------------------------------------------------------- workers
 
@@ -555,10 +623,16 @@ class SimulatedPeer:
         handler.buffer = Buffer(handler.queue, self.options.prefetch, self.in_hand, nullcontext(), wake, wake=self.wake)
         self.turns.serve(handler.queue, handler.buffer, Policy(handler.retry))
 
+    def serve_buffer(self, queue: str, buffer: Buffer, policy: Policy) -> None:
+        """Let the rows of a queue go to a buffer of the application's, in this life."""
+        assert self.turns is not None
+        self.turns.serve(queue, buffer, policy)
+        self.wake()
+
     def _wake_workers(self, handler: Handler, _rows: int = 0) -> None:
         if not handler.woken:
             handler.woken = True
-            self.network.at(self.network.true_us() + self._input_delay_us(), partial(self._work, handler, self.life))
+            self.network.at(self.network.true_us() + self.input_delay_us(), partial(self._work, handler, self.life))
 
     def _work(self, handler: Handler, life: int) -> None:
         """Idle workers take what is in the buffer."""
@@ -568,7 +642,7 @@ class SimulatedPeer:
             return
         handler.woken = False
         while handler.busy < handler.workers and not handler.asking:
-            now_us = self._clock().now().store_us
+            now_us = self.running_clock.now().store_us
             row = handler.buffer.take(now_us) if handler.admit is None else handler.buffer.ask(now_us)
             if row is None:
                 break
@@ -578,9 +652,9 @@ class SimulatedPeer:
             else:
                 handler.asking = True
                 self.network.observe("asking", Delivery(self, row))
-                self._at(self._input_delay_us() * 10, partial(self._asked, handler, life, row))
+                self._at(self.input_delay_us() * 10, partial(self._asked, handler, life, row))
         if handler.buffer.unsettled:
-            self.wake(self._input_delay_us())
+            self.wake(self.input_delay_us())
 
     def _asked(self, handler: Handler, life: int, row: Row) -> None:
         """`admit` has taken its time: its answer counts unless the row was withdrawn meanwhile."""
@@ -594,11 +668,11 @@ class SimulatedPeer:
         if not handler.admit(delivery):
             handler.buffer.refuse(row)
             self.network.observe("refused", delivery)
-        elif handler.buffer.admit(row, self._clock().now().store_us):
+        elif handler.buffer.admit(row, self.running_clock.now().store_us):
             self._begin_work(handler, row)
             return
         handler.busy -= 1
-        self.wake(self._input_delay_us())
+        self.wake(self.input_delay_us())
 
     def _begin_work(self, handler: Handler, row: Row) -> None:
         delivery = Delivery(self, row)
@@ -619,7 +693,7 @@ class SimulatedPeer:
         handler.busy -= 1
         self.network.observe("finished", delivery, result)
         handler.buffer.finish(row, result)
-        self.wake(self._input_delay_us())
+        self.wake(self.input_delay_us())
         self._wake_workers(handler)
 
 
