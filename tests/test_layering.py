@@ -95,6 +95,16 @@ PUBLIC = {
     "wait_all",
 }
 PUBLIC_MODULES = {"aio", "testing"}
+TESTING = {
+    "Delivery",
+    "LinkFaults",
+    "Moving",
+    "Network",
+    "Peer",
+    "PromiseBroken",
+    "SimulatedPeer",
+    "SimulatedReceipt",
+}
 
 
 class Import(NamedTuple):
@@ -258,3 +268,22 @@ def test_the_public_names_are_these() -> None:
         if not name.startswith("_") and not isinstance(value, ModuleType) and name != "annotations"
     }
     assert offered == PUBLIC
+
+
+def test_the_names_for_tests_are_these() -> None:
+    assert set(importlib.import_module("zmqrel.testing").__all__) == TESTING
+
+
+def test_the_double_offers_what_a_peer_offers() -> None:
+    peer, double = (importlib.import_module(name).Peer for name in ("zmqrel", "zmqrel.testing"))
+    missing = {name for name in dir(peer) if not name.startswith("_")} - set(dir(double))
+    assert missing == {"run"}
+
+
+def test_the_pytest_plugin_loads_nothing_at_the_start_of_pytest() -> None:
+    at_start = {
+        node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+        for node in parsed(ROOT / "pytest_zmqrel.py").body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    assert at_start == {"__future__", "collections.abc", "typing", "pytest"}

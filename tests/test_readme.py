@@ -16,7 +16,8 @@ _PROGRAMS = re.findall(r"```python\n(.*?)```", _README, re.DOTALL)
 
 
 @pytest.mark.parametrize(
-    ("program", "said"), list(zip(_PROGRAMS, (["charging", "HANDLED"], ["Verdict.RECALLED", "[]"]), strict=True))
+    ("program", "said"),
+    list(zip(_PROGRAMS, (["charging", "HANDLED"], ["Verdict.RECALLED", "[]"], ["Outcome.EXPIRED"]), strict=True)),
 )
 def test_the_programs_run_as_pasted(tmp_path: Path, program: str, said: list[str]) -> None:
     run = subprocess.run(
