@@ -15,10 +15,13 @@ from pathlib import Path
 
 import pytest
 import zmq
+from hypothesis import given
+from hypothesis import strategies as st
 
 from zmqrel.errors import ConfigError
 from zmqrel.runtime import wire as wire_module
-from zmqrel.runtime.wire import MAX_PARTS, Link, Wire
+from zmqrel.runtime.parts import MAX_PARTS, join, split
+from zmqrel.runtime.wire import Link, Wire
 
 LIMIT_S = 20.0
 ANY_TCP = "tcp://127.0.0.1:*"
@@ -741,3 +744,37 @@ def test_close_leaves_no_descriptors_or_threads(tmp_path: Path) -> None:
     after_one = one_life()
     for _ in range(3):
         assert one_life() <= after_one
+
+
+# Connections that end while a frame is read
+
+
+@given(st.lists(st.binary(max_size=300), min_size=1, max_size=MAX_PARTS))
+def test_parts_are_one_part_on_the_way(parts: list[bytes]) -> None:
+    assert split(join(parts)) == parts
+
+
+@given(st.binary(max_size=100))
+def test_what_was_not_joined_is_one_part_or_nothing(data: bytes) -> None:
+    assert split(data) == [data] or data.startswith(b"\xc1")
+    found = split(b"\xc1" + data)
+    assert found is None or join(found) == b"\xc1" + data
+
+
+def test_no_frame_is_torn_when_its_connection_ends_while_it_is_read(open_node: MakeNode) -> None:
+    """libzmq looks for ended connections with every hundredth part that is read, be it in the middle of a message."""
+    server, client = open_node(ANY_TCP), open_node()
+    link = client.wire.dial(server.endpoint)
+    back = deliver(client, link, [b"hello"], server)
+    frame, frames = [b"head", b"body"], 60
+    with client.wire._dialled[link].get_monitor_socket(zmq.EVENT_CONNECT_RETRIED) as lost:
+        for _ in range(frames):
+            assert server.wire.send(back, frame)
+        client.wire.wait(LIMIT_S, never)
+        server.wire.close()
+        assert lost.poll(LIMIT_S * 1000)
+        # Not asked again whether there is something: that would be another look for ended connections.
+        client.got += client.wire.receive(frames, 1 << 20)
+        client.wire._dialled[link].disable_monitor()
+    assert client.frames == [frame] * frames
+    assert client.wire.dropped == 0

@@ -1,6 +1,6 @@
 """Session frames and their bytes: what two peers say to each other over one link.
 
-A frame is one zmq message of one or two parts: a msgpack list, and for DATA the records of its entries, joined.
+A frame has one or two parts: a msgpack list, and for DATA the records of its entries, joined.
 Every frame names its session, and the sender's store life (instance) and commit count at the time of sending.
 
     HELLO    connector: here I am                        -> WELCOME  binder: this is what I know

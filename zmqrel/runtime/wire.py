@@ -29,6 +29,7 @@ from typing import Final, TypeAlias
 import zmq
 
 from zmqrel.errors import ConfigError
+from zmqrel.runtime.parts import MAX_PARTS, join, split
 
 __all__ = ["MAX_PARTS", "Configure", "Link", "Wire", "check_dial"]
 
@@ -36,8 +37,6 @@ Link: TypeAlias = int
 Configure: TypeAlias = Callable[["zmq.Socket[bytes]", bool], None]
 """Called with each socket before it is bound (True) or connected (False), to set options of its own."""
 
-MAX_PARTS: Final = 8
-"""Parts of one frame, at most; the routing id is not one of them."""
 MAX_INBOUND: Final = 65_536
 """Inbound links remembered, at most."""
 
@@ -91,7 +90,7 @@ class Wire:
 
     Times are seconds, sizes are bytes. `endpoints` are those really bound, in the order given, with the port
     that was found where `*` was asked for. `dropped` counts the frames thrown away because they had more than
-    MAX_PARTS parts.
+    MAX_PARTS parts, or were not one part to ZeroMQ.
     """
 
     endpoints: list[str]
@@ -108,7 +107,7 @@ class Wire:
     ) -> None:
         """Bind every endpoint; without any there is no ROUTER, and nobody can dial us.
 
-        A part of more than `max_frame_bytes` ends the connection that it came over. `rng` spreads the retries
+        A frame of more than `max_frame_bytes` ends the connection that it came over. `rng` spreads the retries
         of sockets that connect. A `context` given is used and left open; then peers dialled by name have a
         thread apart only if it has two. Raises ConfigError for an endpoint that is malformed, in use or not
         to be had here, and OSError when the system has no descriptors left; whatever was bound by then is
@@ -185,14 +184,15 @@ class Wire:
 
         False means later: nobody is connected, or the other side does not keep up; or the link is unknown.
         """
+        frame: tuple[bytes, ...] = (join(parts),)
         socket = self._dialled.get(link)
         if socket is None:
             routing_id = self._routing_ids.get(link)
             if routing_id is None or self._router is None:
                 return False
-            socket, parts = self._router, (routing_id, *parts)
+            socket, frame = self._router, (routing_id, *frame)
         try:
-            _send(socket, parts)
+            _send(socket, frame)
         except zmq.ZMQError as error:
             if error.errno == zmq.EHOSTUNREACH:
                 # Who dials takes no routing id of its own, so each of its connections has another one.
@@ -387,19 +387,19 @@ class Wire:
         Dropped ones count as read, or a stream of them would keep the caller here.
         """
         socket = self._router if source == _ROUTER else self._dialled.get(source)
-        limit = MAX_PARTS + 1 if source == _ROUTER else MAX_PARTS
+        wanted = 2 if source == _ROUTER else 1
         frames = size = 0
         while socket is not None and frames < burst and size < max_bytes:
-            parts = _receive(socket, limit)
-            if parts is None:
+            received = _receive(socket, wanted)
+            if received is None:
                 break
             frames += 1
-            size += sum(map(len, parts))
-            if len(parts) > limit:
+            size += sum(map(len, received))
+            parts = split(received[-1]) if len(received) == wanted else None
+            if parts is None:
                 self.dropped += 1
                 continue
-            link = self._inbound_link(parts.pop(0)) if source == _ROUTER else source
-            taken.append((link, parts))
+            taken.append((self._inbound_link(received[0]) if source == _ROUTER else source, parts))
         return frames, size
 
 
@@ -475,7 +475,10 @@ def _send(socket: zmq.Socket[bytes], parts: Sequence[bytes]) -> None:
 
 
 def _receive(socket: zmq.Socket[bytes], limit: int) -> list[bytes] | None:
-    """One frame, or None if there is none. Of one with more than `limit` parts, `limit` + 1 are returned."""
+    """One message, or None if there is none. Of one with more than `limit` parts, `limit` + 1 are returned.
+
+    Nothing of one whose rest is missing (see parts.py): the next that libzmq gives belongs to another message.
+    """
     try:
         frame = socket.recv(zmq.DONTWAIT, copy=False)
     except zmq.Again:
@@ -483,7 +486,10 @@ def _receive(socket: zmq.Socket[bytes], limit: int) -> list[bytes] | None:
     parts = [frame.bytes]
     # copy=False for its `more`: asking the socket for RCVMORE costs more than the copy out of the Frame.
     while frame.more:
-        frame = socket.recv(zmq.DONTWAIT, copy=False)
+        try:
+            frame = socket.recv(zmq.DONTWAIT, copy=False)
+        except zmq.Again:
+            return []
         if len(parts) <= limit:
             parts.append(frame.bytes)
     return parts
