@@ -28,13 +28,11 @@ class BoundsChecker:
         self._next_s: dict[str, float] = {}
         self._next_whole_s: dict[str, float] = {}
         self._damaged: set[str] = set()
-        network.watch(self._see)
+        network.on("damaged", lambda name, _body: self._damaged.add(name))
+        network.on("turn", self._on_turn)
 
-    def _see(self, what: str, *details: object) -> None:
-        if what == "damaged":
-            self._damaged.add(str(details[0]))
-        name = str(details[0]) if what == "turn" else ""
-        if name and self._network.now >= self._next_s.get(name, 0.0):
+    def _on_turn(self, name: str) -> None:
+        if self._network.now >= self._next_s.get(name, 0.0):
             self._next_s[name] = self._network.now + _EVERY_S
             self.check(self._network.peers[name])
 

@@ -135,14 +135,15 @@ class Checker:
         self._forgot: set[tuple[str, str]] = set()
         """(peer, another that it was told to forget)."""
         self.hand_overs = 0
+        self._sees = {name[4:].replace("_", " "): getattr(self, name) for name in dir(self) if name.startswith("_on_")}
         world.watch(self._see)
 
     # ------------------------------------------------------------------------------------------ watching
 
     def _see(self, what: str, *details: Any) -> None:
-        seen = getattr(self, "_on_" + what.replace(" ", "_"), None)
-        if seen is not None:
-            seen(*details)
+        see = self._sees.get(what)
+        if see is not None:
+            see(*details)
 
     def _on_accepted(self, receipt: Sent) -> None:
         was_unknown = self.unknown.pop(receipt.body, None)
@@ -174,8 +175,13 @@ class Checker:
             if history.settles:
                 # A full store may settle it later.
                 history.may_again = self._world.may_fill_up(name)
-        self._check_due()
-        # Contact ends the time in which nobody can know that a store is an old copy.
+        if self._due:
+            self._check_due()
+        if self._unmet or self._unsure:
+            self._check_contact(name)
+
+    def _check_contact(self, name: str) -> None:
+        """Contact ends the time in which nobody can know that a store is an old copy."""
         for pair in [pair for pair in self._unmet | self._unsure if name in pair]:
             if self._world.agree(*pair):
                 self._unmet.discard(pair)
@@ -199,8 +205,7 @@ class Checker:
                 self.seen["killed in a handler"] += 1
 
     def _on_store_lost(self, name: str, since: float = -1.0) -> None:
-        for other in self._world.names():
-            self._unmet.add((name, other))
+        self._unmet.update((name, other) for other in self._world.names() if other != name)
         for history in self.histories.values():
             if name in (history.receipt.sender, history.receipt.to):
                 history.at_risk = True
@@ -240,7 +245,7 @@ class Checker:
             if name == history.receipt.to:
                 history.suspect = False
         if relaxed:
-            self._unsure.update((name, other) for other in self._world.names())
+            self._unsure.update((name, other) for other in self._world.names() if other != name)
 
     def _on_damaged(self, name: str, body: Any) -> None:
         """A row was damaged: of this message, or one that said something of any of the peer's."""

@@ -6,6 +6,7 @@ and the workers. Nothing sleeps and nothing is read from the machine, so one see
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -69,6 +70,8 @@ class Network:
         self.events: list[Reported] = []
         self.impostors = 0
         self._observers: list[Callable[..., None]] = []
+        self._observers_of: defaultdict[str, list[Callable[..., None]]] = defaultdict(list)
+        """By the word that they want to hear."""
         self._now_us = _EPOCH_US
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._serial = 0
@@ -367,11 +370,17 @@ class Network:
         """Call `observer(what, *details)` whenever something happens that a user can see; see observations.py."""
         self._observers.append(observer)
 
+    def on(self, what: str, observer: Callable[..., None]) -> None:
+        """Call `observer(*details)` whenever this happens."""
+        self._observers_of[what].append(observer)
+
     def observe(self, what: str, *details: Any) -> None:
         """Something happened."""
         try:
             for observer in self._observers:
                 observer(what, *details)
+            for observer in self._observers_of.get(what, ()):
+                observer(*details)
         except PromiseBroken as broken:
             self._broken = self._broken or broken
             raise

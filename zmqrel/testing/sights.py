@@ -6,7 +6,7 @@ Counted are what the checkers saw and what the peers count themselves (`Peer.sta
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from zmqrel.testing.network import Network
@@ -40,11 +40,10 @@ class Sights:
         """Count from now on."""
         self._network = network
         self._ended: Counter[str] = Counter()
-        network.watch(self._see)
+        network.on("stopped", self._on_stopped)
 
-    def _see(self, what: str, *details: Any) -> None:
-        if what == "stopped":
-            self._ended += self._network.peers[details[0]].engine.shared.counters
+    def _on_stopped(self, name: str, _clean: bool) -> None:
+        self._ended += self._network.peers[name].engine.shared.counters
 
     def counters(self) -> Counter[str]:
         """The sums so far."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zmqrel.core import frames
 from zmqrel.core.entries import BadRecord, Settle, decode_control
@@ -71,7 +71,12 @@ class WireChecker:
         """Sender, lane and number of messages that became voids in this turn."""
         self._forgot: set[tuple[str, str]] = set()
         """(peer, another that it was told to forget): it knows nothing of the other's lanes from then on."""
-        network.watch(self._see)
+        network.on("turn", self._check_voids)
+        network.on("stopped", self._on_stopped)
+        network.on("forgot", lambda name, other: self._forgot.add((name, other)))
+        network.on("power lost", self._on_power_lost)
+        for what in _FORGETS:
+            network.on(what, lambda name, *_: self._forget(name))
         network.links.tap = self._read
 
     def was_sent(self, place: tuple[int, int] | None) -> bool:
@@ -80,15 +85,12 @@ class WireChecker:
 
     # ------------------------------------------------------------------------------------------ watching
 
-    def _see(self, what: str, *details: Any) -> None:
-        if what == "turn":
-            self._check_voids(details[0])
-        elif what == "stopped":
-            self._voids = [void for void in self._voids if void[0] != details[0]]
-        elif what == "forgot":
-            self._forgot.add((details[0], details[1]))
-        elif what in _FORGETS or (what == "power lost" and details[1]):
-            self._forget(details[0])
+    def _on_stopped(self, name: str, _clean: bool) -> None:
+        self._voids = [void for void in self._voids if void[0] != name]
+
+    def _on_power_lost(self, name: str, relaxed: bool) -> None:
+        if relaxed:
+            self._forget(name)
 
     def _forget(self, name: str) -> None:
         """Its store may know less than was seen of it."""
@@ -185,6 +187,8 @@ class WireChecker:
 
     def _check_voids(self, name: str) -> None:
         """A message that was sent is sent as itself until its outcome is final."""
+        if not self._voids:
+            return
         voids, self._voids = self._voids, []
         peer = self._network.peers[name]
         if peer.options.durability == "relaxed":
