@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from struct import error as WrongLength
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import msgpack
 
@@ -31,6 +31,10 @@ _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, WrongLength)
 """What decoding a row raises that was not written like that."""
 
 
+P = ParamSpec("P")
+LaneT = TypeVar("LaneT", InLane, OutLane)
+
+
 class Fault(NamedTuple):
     """Something that is wrong: in which table, at which row, and what."""
 
@@ -48,6 +52,11 @@ class Totals(NamedTuple):
     inbox_bytes: int = 0
     dead_messages: int = 0
     dead_bytes: int = 0
+
+    @classmethod
+    def of(cls, ledger: Ledger) -> Totals:
+        """As the ledger has them."""
+        return cls(*(getattr(ledger, name) for name in cls._fields))
 
     def plus(self, other: Totals) -> Totals:
         """Both together."""
@@ -70,7 +79,7 @@ class Examined(NamedTuple):
 
 def examine(store: Journal, behind: bytes = b"\x01") -> Examined:
     """Check the rows behind a key, as many as a page holds."""
-    page = _Page(store)
+    page = RowChecks(store)
     keys = store.keys(behind + b"\0", _BEHIND_ALL, MOST_ROWS)
     size = rows = 0
     last = behind
@@ -90,7 +99,7 @@ def examine(store: Journal, behind: bytes = b"\x01") -> Examined:
         Totals(*page.totals),
         None if through else last,
         0 if ledger is None else ledger.commit_count,
-        Totals() if ledger is None else Totals(*(getattr(ledger, name) for name in Totals._fields)),
+        Totals() if ledger is None else Totals.of(ledger),
     )
 
 
@@ -103,13 +112,20 @@ def compare(counted: Totals, ledger: Totals) -> list[Fault]:
     ]
 
 
-class _Page:
-    """The checks of one page. Each `_check_` method returns what is wrong with a row, None if nothing is."""
+class RowChecks:
+    """The checks of any number of rows, of which it keeps what is wrong and how much there is.
+
+    Each `_check_` method returns what is wrong with a row, None if nothing is.
+    """
 
     def __init__(self, store: Journal) -> None:
         self._store = store
         self._sent = Runs(store, tables.OUTBOX, tables.OUTBOX_HOLES)
         self._received = Runs(store, tables.INBOX, tables.INBOX_HOLES)
+        self.begin()
+
+    def begin(self) -> None:
+        """Nothing was checked yet, and nothing is known of the store."""
         self._lanes: dict[int, OutLane | InLane | None] = {}
         self.faults: list[Fault] = []
         self.totals = [0] * len(Totals._fields)
@@ -117,18 +133,18 @@ class _Page:
 
     def row(self, key: bytes, value: bytes) -> None:
         """Check one row of the store."""
-        name, check = _CHECKS.get(key[0], (f"table 0x{key[0]:02x}", _Page._check_unknown))
+        name, check = _CHECKS.get(key[0], (f"table 0x{key[0]:02x}", RowChecks._check_unknown))
         if key == tables.META:
-            name, check = "META", _Page._check_ledger
-        what = _told(lambda: check(self, key, value))
+            name, check = "META", RowChecks._check_ledger
+        what = _told(check, self, key, value)
         if what is not None:
             self.faults.append(Fault(name, self._where(key), what))
 
-    def _run(self, runs: Runs, key: bytes, check: Callable[[Entry], str | None]) -> str | None:
+    def _run(self, runs: Runs, key: bytes, check: Callable[[LaneT, Entry], str | None], lane: LaneT) -> str | None:
         """Check each record of a run; those that are wrong are named by their own numbers."""
         run, entries = runs.every(key)
         for entry in entries:
-            what = _told(lambda entry=entry: check(entry))  # type: ignore[misc]
+            what = _told(check, lane, entry)
             if what is not None:
                 where = self._where(tables.lane_seq(key[0], run.lane_no, entry.seq))
                 self.faults.append(Fault(_CHECKS[key[0]][0], where, what))
@@ -212,7 +228,7 @@ class _Page:
 
     def _check_outbox(self, key: bytes, _value: bytes) -> str | None:
         lane = self._out_lane(int.from_bytes(key[1:5], "big"))
-        return self._run(self._sent, key, lambda entry: self._check_sent(lane, entry))
+        return self._run(self._sent, key, self._check_sent, lane)
 
     def _check_sent(self, lane: OutLane, entry: Entry) -> str | None:
         if lane.kind == CONTROL:
@@ -262,7 +278,7 @@ class _Page:
 
     def _check_inbox(self, key: bytes, _value: bytes) -> str | None:
         lane = self._in_lane(int.from_bytes(key[1:5], "big"))
-        return self._run(self._received, key, lambda entry: self._check_received(lane, entry))
+        return self._run(self._received, key, self._check_received, lane)
 
     def _check_received(self, lane: InLane, entry: Entry) -> str | None:
         self._count(2, len(entry.record))
@@ -325,40 +341,40 @@ class _Page:
         return None
 
 
-def _told(check: Callable[[], str | None]) -> str | None:
+def _told(check: Callable[P, str | None], *row: P.args, **named: P.kwargs) -> str | None:
     """What a check says, also of what cannot be decoded."""
     try:
-        return check()
+        return check(*row, **named)
     except BadRecord as error:
         return str(error)
     except _UNREADABLE as error:
         return f"cannot be read ({type(error).__name__})"
 
 
-_Checker = Callable[[_Page, bytes, bytes], str | None]
+_Checker = Callable[[RowChecks, bytes, bytes], str | None]
 
 _CHECKS: dict[int, tuple[str, _Checker]] = {
-    tables.INSTANCE: ("INSTANCE", _Page._check_number),
-    tables.PEER: ("PEER", _Page._check_peer),
-    tables.LANE: ("LANE", _Page._check_lane),
-    tables.QUEUE: ("QUEUE", _Page._check_number),
-    tables.OUTBOX: ("OUTBOX", _Page._check_outbox),
-    tables.OUTBOX_HOLES: ("OUTBOX_HOLES", _Page._check_outbox_holes),
-    tables.INBOX_HOLES: ("INBOX_HOLES", _Page._check_inbox_holes),
-    tables.WITHDRAWN: ("WITHDRAWN", _Page._check_withdrawn),
-    tables.OUT_DEADLINE: ("OUT_DEADLINE", _Page._check_out_deadline),
-    tables.ID: ("ID", _Page._check_id),
-    tables.OUTCOME: ("OUTCOME", _Page._check_outcome),
-    tables.OUTCOME_OF: ("OUTCOME_OF", _Page._check_outcome_of),
-    tables.INBOX: ("INBOX", _Page._check_inbox),
-    tables.ROW_STATE: ("ROW_STATE", _Page._check_row_state),
-    tables.WAITING: ("WAITING", _Page._check_of_inbox),
-    tables.KEYED: ("KEYED", _Page._check_of_inbox),
-    tables.IN_DEADLINE: ("IN_DEADLINE", _Page._check_in_deadline),
-    tables.TOMBSTONE: ("TOMBSTONE", _Page._check_tombstone),
-    tables.SUSPECT: ("SUSPECT", _Page._check_of_inbox),
-    tables.DEAD: ("DEAD", _Page._check_dead),
-    tables.QUARANTINE: ("QUARANTINE", _Page._check_quarantine),
+    tables.INSTANCE: ("INSTANCE", RowChecks._check_number),
+    tables.PEER: ("PEER", RowChecks._check_peer),
+    tables.LANE: ("LANE", RowChecks._check_lane),
+    tables.QUEUE: ("QUEUE", RowChecks._check_number),
+    tables.OUTBOX: ("OUTBOX", RowChecks._check_outbox),
+    tables.OUTBOX_HOLES: ("OUTBOX_HOLES", RowChecks._check_outbox_holes),
+    tables.INBOX_HOLES: ("INBOX_HOLES", RowChecks._check_inbox_holes),
+    tables.WITHDRAWN: ("WITHDRAWN", RowChecks._check_withdrawn),
+    tables.OUT_DEADLINE: ("OUT_DEADLINE", RowChecks._check_out_deadline),
+    tables.ID: ("ID", RowChecks._check_id),
+    tables.OUTCOME: ("OUTCOME", RowChecks._check_outcome),
+    tables.OUTCOME_OF: ("OUTCOME_OF", RowChecks._check_outcome_of),
+    tables.INBOX: ("INBOX", RowChecks._check_inbox),
+    tables.ROW_STATE: ("ROW_STATE", RowChecks._check_row_state),
+    tables.WAITING: ("WAITING", RowChecks._check_of_inbox),
+    tables.KEYED: ("KEYED", RowChecks._check_of_inbox),
+    tables.IN_DEADLINE: ("IN_DEADLINE", RowChecks._check_in_deadline),
+    tables.TOMBSTONE: ("TOMBSTONE", RowChecks._check_tombstone),
+    tables.SUSPECT: ("SUSPECT", RowChecks._check_of_inbox),
+    tables.DEAD: ("DEAD", RowChecks._check_dead),
+    tables.QUARANTINE: ("QUARANTINE", RowChecks._check_quarantine),
 }
 
 _NAMED = (tables.PEER, tables.QUEUE, tables.ID)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from zmqrel.core.buffer import Buffer
-from zmqrel.core.journal import Journal
 from zmqrel.core.lane import LOCAL
-from zmqrel.core.verification import Totals, compare, examine
 from zmqrel.testing.broken import PromiseBroken
+from zmqrel.testing.whole_store import WholeStore
 
 if TYPE_CHECKING:
     from zmqrel.testing.network import Network
@@ -28,6 +28,7 @@ class BoundsChecker:
         self._next_s: dict[str, float] = {}
         self._next_whole_s: dict[str, float] = {}
         self._damaged: set[str] = set()
+        self._stores: defaultdict[str, WholeStore] = defaultdict(WholeStore)
         network.on("damaged", lambda name, _body: self._damaged.add(name))
         network.on("turn", self._on_turn)
 
@@ -68,14 +69,7 @@ class BoundsChecker:
 
     def _check_store(self, peer: SimulatedPeer) -> None:
         """What `zmqrel verify` would find: rows that hang on nothing, counters that count something else."""
-        last: bytes | None = b"\x01"
-        faults, totals = [], Totals()
-        while last is not None:
-            page = examine(Journal(peer.disk), last)
-            faults += page.faults
-            totals, last = totals.plus(page.totals), page.last
-        if page.commits:
-            faults += compare(totals, page.ledger)
+        faults = self._stores[peer.name].faults(peer.disk)
         if faults:
             raise self._broken(peer, f"its store is not whole: {faults[:3]}")
 
