@@ -76,6 +76,8 @@ class Channel:
         """Lanes from this peer's present store, by id."""
         self._ready: dict[OutLane, None] = {}
         """Lanes that may have something to transmit, in turn."""
+        self._flying: dict[OutLane, None] = {}
+        """Lanes that have something on the wire, and perhaps some that had."""
         self._acks: dict[InLane, None] = {}
         self._next_deadline_us: int | None = None
 
@@ -95,7 +97,7 @@ class Channel:
 
     def forget(self) -> None:
         """Nothing is known of the peer any more, but what its messages in the inbox need: its number and its clock."""
-        for lanes in (self.own, self.out, self.theirs, self._ready, self._acks):
+        for lanes in (self.own, self.out, self.theirs, self._ready, self._flying, self._acks):
             lanes.clear()
         self.their_store = self.their_instance = self.their_count = 0
         self.healing = Healing(self._shared, self, self._outbox, self._inbox)
@@ -415,11 +417,13 @@ class Channel:
             return
         self._send_acks(session)
         window_bytes = self._shared.options.window_bytes
-        used_bytes = sum(lane.flight_bytes for lane in self.own.values() if lane.flight)
         waiting = self._ready
+        if not waiting:
+            return
+        used_bytes = self._flying_bytes()
         while waiting:
             self._ready = {}
-            for lane in sorted(waiting, key=lambda lane: lane.kind != CONTROL):
+            for lane in sorted(waiting, key=_control_first) if len(waiting) > 1 else waiting:
                 # Control entries have a window of their own, so that a recall overtakes any backlog.
                 room = window_bytes - (lane.flight_bytes if lane.kind == CONTROL else used_bytes)
                 sent = self._transmit_lane(session, lane, room)
@@ -428,6 +432,12 @@ class Channel:
                     self._ready[lane] = None
             waiting = self._ready
         self._ready = {}
+
+    def _flying_bytes(self) -> int:
+        """What is on the wire unacknowledged; lanes of which nothing is are not asked again."""
+        if self._flying:
+            self._flying = {lane: None for lane in self._flying if lane.flight}
+        return sum([lane.flight_bytes for lane in self._flying])
 
     def _transmit_lane(self, session: Session, lane: OutLane, room: int) -> int:
         """One batch of a lane. Returns its bytes, or 1 for a batch of voids; 0 if nothing left."""
@@ -453,6 +463,7 @@ class Channel:
             if lane.kind != CONTROL and batch.records:
                 self._shared.effects.notices.append(Resent(lane.no, batch.first, batch.last))
         lane.cursor = batch.last + 1
+        self._flying[lane] = None
         lane.flight.append(Flight(batch.last, batch.size, self._shared.now.mono_us))
         lane.flight_bytes += batch.size
         self._shared.counters["sent"] += len(batch.records) if lane.kind != CONTROL else 0
@@ -576,3 +587,7 @@ class Channel:
         local_us = self.clock.to_local(self._next_deadline_us)
         if local_us is not None:
             self._shared.clock_timers.set(("in_deadline", self.name), local_us + 1)
+
+
+def _control_first(lane: OutLane) -> bool:
+    return lane.kind != CONTROL

@@ -114,6 +114,8 @@ class Credit:
 
         Only what `grant` then really raises counts, or the turn would never come to an end.
         """
+        if not self._starved:
+            return
         options = self._shared.options
         worth_messages = max(1, min(256, options.inbox_max_messages // 8))
         worth_bytes = max(1, min(_ENOUGH_BYTES // 8, options.inbox_max_bytes // 8))

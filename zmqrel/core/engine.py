@@ -215,8 +215,10 @@ class Engine:
         self.shared.now = now
         self._wall_us = wall_us
         self._byes.clear()
-        self._held, self._fresh = _joined(self._held, self._fresh), Held([], [])
-        self._telling = Held([], [])
+        if any(self._fresh):
+            self._held, self._fresh = _joined(self._held, self._fresh), Held([], [])
+        if any(self._telling):
+            self._telling = Held([], [])
         self._counted = dict(self.shared.counters)
         self._forgetting.begin_turn()
 
@@ -523,6 +525,8 @@ class Engine:
         self._unflushed = True
 
     def _encode_frames(self) -> list[tuple[int, list[bytes]]]:
+        if not self.shared.frames:
+            return []
         count = self.shared.ledger.commit_count
         encoded = []
         for link, head, payload in self.shared.frames:
@@ -579,11 +583,13 @@ class Engine:
         """The monotonic time at which a turn is due though nothing comes in. None: never."""
         if self._inbox.claims.unexamined or self._outbox.searching or self._busy or self._forgetting.under_way:
             return now.mono_us
-        times = [self.shared.timers.next_us(), self.flush_due_us()]
-        clock_us = self.shared.clock_timers.next_us()
+        wake_us, clock_us, flush_us = self.shared.timers.next_us(), self.shared.clock_timers.next_us(), self.flush_due_us()
         if clock_us is not None:
-            times.append(now.mono_us + max(0, clock_us - now.store_us))
-        return min((t for t in times if t is not None), default=None)
+            due_us = now.mono_us + max(0, clock_us - now.store_us)
+            wake_us = due_us if wake_us is None else min(wake_us, due_us)
+        if flush_us is not None:
+            wake_us = flush_us if wake_us is None else min(wake_us, flush_us)
+        return wake_us
 
     def found(self, lane_no: int, seq: int) -> c.Found | None:
         """What is known of a message of the outbox, without what waits for a flush to be told."""

@@ -58,7 +58,7 @@ class Forgetting:
     @property
     def under_way(self) -> bool:
         """True while a peer is being forgotten."""
-        return any(channel.memory is Memory.FORGETTING for channel in self._forgotten.values())
+        return bool(self._forgotten) and any(channel.memory is Memory.FORGETTING for channel in self._forgotten.values())
 
     def adopt(self, channel: Channel) -> None:
         """A peer read from the store."""
@@ -73,7 +73,8 @@ class Forgetting:
 
     def begin_turn(self) -> None:
         """A turn begins."""
-        self._ended_before = self._ended.copy()
+        if self._ended or self._ended_before:
+            self._ended_before = self._ended.copy()
 
     def start(self, command: Forget) -> None:
         """Begin with a peer; `work` answers. Raises UnknownPeer for one that is not known, or forgotten already."""
@@ -144,7 +145,7 @@ class Forgetting:
     def clear_away(self) -> None:
         """Delete lanes that nothing refers to any more, and the rows of forgotten peers that have none left."""
         self._inbox.delete_emptied()
-        for channel in list(self._forgotten.values()):
+        for channel in list(self._forgotten.values()) if self._forgotten else ():
             if channel.memory is Memory.LEFTOVERS and not self._has_lanes(channel):
                 del self._channels[channel.name], self._forgotten[channel.name]
                 self._shared.stale_peers.pop(channel.name, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
 
 import msgpack
@@ -54,7 +55,7 @@ class Ledger:
 
     def encode(self) -> bytes:
         """The bytes of the row."""
-        return cast(bytes, msgpack.packb([getattr(self, name) for name in _LEDGER_FIELDS]))
+        return cast(bytes, msgpack.packb(_LEDGER_VALUES(self)))
 
     @classmethod
     def decode(cls, data: bytes) -> Ledger:
@@ -72,6 +73,7 @@ class Ledger:
 
 
 _LEDGER_FIELDS = tuple(Ledger.__dataclass_fields__)
+_LEDGER_VALUES = attrgetter(*_LEDGER_FIELDS)
 
 
 @dataclass(slots=True)

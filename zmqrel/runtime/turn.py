@@ -314,12 +314,12 @@ class Turns:
         """The monotonic time at which a turn is due though nothing comes in."""
         if self._stalled:
             return self._probe_at_us
-        times = [now.mono_us if self._to_serve else self.engine.next_wake_us(now)]
+        wake_us = now.mono_us if self._to_serve else self.engine.next_wake_us(now)
         if self._full:
-            times.append(self._probe_at_us)
+            wake_us = self._probe_at_us if wake_us is None else min(wake_us, self._probe_at_us)
         if self._redial:
-            times.append(self._redial_at_us)
-        return min((time for time in times if time is not None), default=None)
+            wake_us = self._redial_at_us if wake_us is None else min(wake_us, self._redial_at_us)
+        return wake_us
 
     # ------------------------------------------------------------------------------------------------ the end
 

@@ -344,15 +344,15 @@ class SimulatedPeer:
         work = Work(self._commands, self._frames)
         self._commands, self._frames = [], []
         with self._mortal():
-            self.turns.run(self.running_clock.now(), self.running_clock.wall_us(), work)
+            now = self.running_clock.now()
+            self.turns.run(now, self.running_clock.wall_us(), work)
             if self.application is not None:
                 self.application.turned()
             self.network.observe("turn", self.name)
-            self._schedule_next()
+            self._schedule_next(now)
 
-    def _schedule_next(self) -> None:
+    def _schedule_next(self, now: Now) -> None:
         assert self.turns is not None
-        now = self.running_clock.now()
         wake_us = self.turns.next_wake_us(now)
         if wake_us is not None:
             delay_us = int(max(0, wake_us - now.mono_us) * (1 - self.hardware.drift)) + 1
