@@ -15,6 +15,7 @@ what a frame means: channel.py does.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from itertools import accumulate
 from sys import byteorder
 from typing import Any, NamedTuple, cast
@@ -44,6 +45,9 @@ MAX_ENTRIES = 65_536
 """Records and void runs in one DATA frame, lanes in any other."""
 COUNT_AT = 3
 """Where the commit count stands in every header: it is filled in when the turn's commit is known."""
+
+
+_INTS = {int}
 
 
 class BadFrame(ValueError):
@@ -181,9 +185,9 @@ def decode(parts: list[bytes]) -> Frame:
     except BadRecord as error:
         raise BadFrame(str(error)) from None
     frame_type, session, instance, count = fields[:4]
-    if not isinstance(session, bytes) or len(session) not in (8, 16):
+    if type(session) is not bytes or len(session) not in (8, 16):
         raise BadFrame("a session is named by 8 bytes in HELLO and 16 bytes after it")
-    if not is_number(instance) or not is_number(count):
+    if type(instance) is not int or instance < 0 or type(count) is not int or count < 0:
         raise BadFrame("instance and commit count are numbers from 0 to 2^64-1")
     if (frame_type == DATA) != (len(parts) == 2):
         raise BadFrame("DATA has a payload, other frames have none")
@@ -199,9 +203,12 @@ def _need(condition: bool, rule: str) -> None:
         raise ValueError(rule)
 
 
-def _numbers(values: list[Any], length: int) -> list[Any]:
-    _need(len(values) == length, f"takes {length} numbers")
-    _need(all(map(is_number, values)), "takes numbers from 0 to 2^64-1")
+def _numbers(values: Sequence[Any], length: int) -> Sequence[Any]:
+    """The values, if they are so many numbers. What msgpack decodes as an int is at most 2^64-1."""
+    if len(values) != length:
+        raise ValueError(f"takes {length} numbers")
+    if {*map(type, values)} != _INTS or min(values) < 0:
+        raise ValueError("takes numbers from 0 to 2^64-1")
     return values
 
 
@@ -221,14 +228,14 @@ def _info(value: Any) -> Info:
         largest,
         i_am_old,
         you_are_old,
-        [cast("tuple[int, int]", tuple(_numbers(item, 2))) for item in floors],
+        [(lane_id, floor) for lane_id, floor in (_numbers(item, 2) for item in floors)],
         [_lane_info(item) for item in lanes],
     )
 
 
 def _lane_info(value: Any) -> LaneInfo:
     lane_id, kind, queue, closed, lowest, next_seq, doubt_upto = value
-    _numbers([lane_id, kind, lowest, next_seq, doubt_upto], 5)
+    _numbers((lane_id, kind, lowest, next_seq, doubt_upto), 5)
     _need(isinstance(queue, str) and len(queue) <= MAX_NAME and type(closed) is bool, "a lane names its queue")
     _need(1 <= lowest <= next_seq <= MAX_SEQ, "lowest is from 1 to the next sequence number")
     return LaneInfo(lane_id, kind, queue, closed, lowest, next_seq, doubt_upto)
@@ -252,13 +259,19 @@ def _bye(fields: list[Any]) -> list[Any]:
 
 def _data(fields: list[Any]) -> list[Any]:
     lane_id, kind, queue, doubt_upto, first_seq, runs, sizes = fields
-    _numbers([lane_id, kind, doubt_upto, first_seq], 4)
-    _need(isinstance(queue, str) and len(queue) <= MAX_NAME, "a queue name has at most 64 characters")
-    _need(isinstance(runs, list) and 1 <= len(runs) <= MAX_ENTRIES, "1 to 65,536 runs")
-    _need(all(type(run) is int and run != 0 for run in runs), "a run is a number other than 0")
-    _need(first_seq >= 1 and first_seq + sum(map(abs, runs)) <= MAX_SEQ, "sequence numbers are 1 to 2^63")
-    _need(isinstance(sizes, bytes), "sizes are bytes")
-    _need(len(sizes) == 4 * sum(run for run in runs if run > 0), "as many sizes as records")
+    _numbers((lane_id, kind, doubt_upto, first_seq), 4)
+    if type(queue) is not str or len(queue) > MAX_NAME:
+        raise ValueError("a queue name has at most 64 characters")
+    if type(runs) is not list or not 1 <= len(runs) <= MAX_ENTRIES:
+        raise ValueError("1 to 65,536 runs")
+    if {*map(type, runs)} != _INTS or 0 in runs:
+        raise ValueError("a run is a number other than 0")
+    if first_seq < 1 or first_seq + sum(map(abs, runs)) > MAX_SEQ:
+        raise ValueError("sequence numbers are 1 to 2^63")
+    if type(sizes) is not bytes:
+        raise ValueError("sizes are bytes")
+    if len(sizes) != 4 * sum([run for run in runs if run > 0]):
+        raise ValueError("as many sizes as records")
     return [Data(lane_id, kind, queue, doubt_upto, first_seq, runs, sizes)]
 
 
@@ -270,8 +283,9 @@ def _ack(fields: list[Any]) -> list[Any]:
 
 def _lane_ack(value: Any) -> LaneAck:
     lane_id, floor, grant_seq, grant_bytes, gap = value
-    _numbers([lane_id, floor, grant_seq, grant_bytes], 4)
-    _need(type(gap) is bool, "gap is true or false")
+    _numbers((lane_id, floor, grant_seq, grant_bytes), 4)
+    if type(gap) is not bool:
+        raise ValueError("gap is true or false")
     return LaneAck(lane_id, floor, grant_seq, grant_bytes, gap)
 
 
@@ -280,8 +294,8 @@ _SHAPES = {
     WELCOME: _welcome_or_open,
     OPEN: _welcome_or_open,
     BYE: _bye,
-    PING: lambda fields: _numbers(fields, 1),
-    PONG: lambda fields: _numbers(fields, 3),
+    PING: lambda fields: [*_numbers(fields, 1)],
+    PONG: lambda fields: [*_numbers(fields, 3)],
     DATA: _data,
     ACK: _ack,
 }
