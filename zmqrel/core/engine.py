@@ -583,7 +583,11 @@ class Engine:
         """The monotonic time at which a turn is due though nothing comes in. None: never."""
         if self._inbox.claims.unexamined or self._outbox.searching or self._busy or self._forgetting.under_way:
             return now.mono_us
-        wake_us, clock_us, flush_us = self.shared.timers.next_us(), self.shared.clock_timers.next_us(), self.flush_due_us()
+        wake_us, clock_us, flush_us = (
+            self.shared.timers.next_us(),
+            self.shared.clock_timers.next_us(),
+            self.flush_due_us(),
+        )
         if clock_us is not None:
             due_us = now.mono_us + max(0, clock_us - now.store_us)
             wake_us = due_us if wake_us is None else min(wake_us, due_us)

@@ -58,7 +58,9 @@ class Forgetting:
     @property
     def under_way(self) -> bool:
         """True while a peer is being forgotten."""
-        return bool(self._forgotten) and any(channel.memory is Memory.FORGETTING for channel in self._forgotten.values())
+        return bool(self._forgotten) and any(
+            channel.memory is Memory.FORGETTING for channel in self._forgotten.values()
+        )
 
     def adopt(self, channel: Channel) -> None:
         """A peer read from the store."""

@@ -27,7 +27,7 @@ MOST_BYTES = 1 << 17
 """Of one page; a larger row is a page of its own."""
 _DEADLINE_BYTES = len(tables.out_deadline_key(tables.OUT_DEADLINE, 0, 0, 0))
 _BEHIND_ALL = b"\xff" * 2
-_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, WrongLength)
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, WrongLength)
 """What decoding a row raises that was not written like that."""
 
 
@@ -156,7 +156,7 @@ class RowChecks:
         """The ledger, None if it cannot be read: then the row of it is a fault."""
         try:
             return Ledger.decode(self._store.get(tables.META) or b"")
-        except _UNREADABLE:
+        except UNREADABLE:
             return None
 
     def _where(self, key: bytes) -> str:
@@ -180,7 +180,7 @@ class RowChecks:
             data = self._store.get(tables.numbered_u32(tables.LANE, no))
             try:
                 self._lanes[no] = None if data is None else decode_lane(no, data)
-            except _UNREADABLE:
+            except UNREADABLE:
                 self._lanes[no] = None
         return self._lanes[no]
 
@@ -347,7 +347,7 @@ def _told(check: Callable[P, str | None], *row: P.args, **named: P.kwargs) -> st
         return check(*row, **named)
     except BadRecord as error:
         return str(error)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         return f"cannot be read ({type(error).__name__})"
 
 

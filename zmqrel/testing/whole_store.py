@@ -7,8 +7,9 @@ from typing import cast
 
 from zmqrel.core import tables
 from zmqrel.core.journal import Journal
+from zmqrel.core.lane import decode_lane
 from zmqrel.core.storage import Storage
-from zmqrel.core.verification import Fault, RowChecks, Totals, compare
+from zmqrel.core.verification import UNREADABLE, Fault, RowChecks, Totals, compare
 
 _FIRST, _BEHIND_ALL = b"\x01", b"\xff" * 2
 _LANE_PREFIX = 5
@@ -41,11 +42,11 @@ class WholeStore:
         changed += before.keys() - now.keys()
         concerned = set(changed)
         for key in changed:
-            stays = key in before and key in now
-            for readers in (self._readers.get(key, ()), self._readers.get(key[:_LANE_PREFIX], ())):
-                for row in readers:
-                    if not (stays and _is_the_same(row, key, before[key], now[key])):
-                        concerned.add(row)
+            readers = self._readers.get(key, set()) | self._readers.get(key[:_LANE_PREFIX], set())
+            if readers and key in before and key in now:
+                content = _content_with(key, before[key], now[key])
+                readers = {row for row in readers if row[0] != content}
+            concerned |= readers
         self._rows = now
         reading = _Reading(store)
         checks = RowChecks(Journal(cast(Storage, reading)))
@@ -99,9 +100,18 @@ class _Reading:
         return self._store.keys(first, end, limit)
 
 
-def _is_the_same(row: bytes, key: bytes, before: bytes, now: bytes) -> bool:
-    """Whether a row that another one needs is still what that needs, though it changed."""
-    if row[0] == tables.LANE and key[0] == tables.PEER:
-        return True  # that there is one
-    # Which way the lane goes, the first of its fields.
-    return row[0] == tables.ID and key[0] == tables.LANE and before[:2] == now[:2]
+def _content_with(key: bytes, before: bytes, now: bytes) -> int | None:
+    """The table whose rows still find what they need in a row that changed; None if there is no such table."""
+    if key[0] == tables.PEER:
+        return tables.LANE  # that it is there
+    if key[0] == tables.LANE and _way(before) == _way(now) is not None:
+        return tables.ID
+    return None
+
+
+def _way(lane: bytes) -> type | None:
+    """Which way a lane goes, None if that cannot be read."""
+    try:
+        return type(decode_lane(0, lane))
+    except UNREADABLE:
+        return None
