@@ -1,1 +1,1 @@
-"""Measurements of zmqrel beside what a user would write without it."""
+"""Measurements beside public peers: `python -m bench --help`; see docs/performance.md."""

@@ -493,7 +493,9 @@ def test_misuse_has_status_2(tmp_path: Path, case: str) -> None:
     assert_one_line(ended.stderr)
 
 
-@pytest.mark.parametrize("name", ["launch", "listen", "send", "status", "ls", "show", "recall", "dead", "verify"])
+@pytest.mark.parametrize(
+    "name", ["launch", "listen", "send", "status", "ls", "show", "recall", "dead", "verify", "bench"]
+)
 def test_help_has_an_example_and_the_exit_status(name: str) -> None:
     ended = called(name, "--help")
     assert ended.returncode == 0

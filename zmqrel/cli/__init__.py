@@ -42,6 +42,7 @@ try:
     import click
     import rich  # noqa: F401
 
+    from zmqrel.cli.bench import bench
     from zmqrel.cli.dead import dead
     from zmqrel.cli.launch import launch
     from zmqrel.cli.listen import listen
@@ -70,6 +71,6 @@ else:
         Commands that take DIR, the directory of a store, work beside its running peer and on a stopped one.
         """
 
-    for command in (launch, listen, send, status, ls, show, recall, dead, verify):
+    for command in (launch, listen, send, status, ls, show, recall, dead, verify, bench):
         _group.add_command(command)
     main = _group

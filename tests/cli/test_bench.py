@@ -1,0 +1,40 @@
+"""`zmqrel bench` measures what it says, and the counts of bench/ are exact and guarded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bench import smoke
+from tests.cli.commands import objects
+
+
+@pytest.mark.long
+def test_a_quick_look_measures_every_contestant() -> None:
+    measured = objects("measured", "bench", "--messages", "200", "--rounds", "1", "--json")
+    cases = {case["case"]: case for case in measured}
+    assert set(cases) == {"stream-100", "single", "threads-fsync"}
+    for case in cases.values():
+        assert all(medians[case["figure"]] > 0 for medians in case["medians"].values())
+    assert {"plain", "acknowledged", "zmqrel fsync", "zmqrel relaxed", "zmqrel memory"} == set(
+        cases["stream-100"]["medians"]
+    )
+
+
+@pytest.mark.long
+def test_counts_are_the_same_each_time() -> None:
+    assert smoke.simulated() == pytest.approx(smoke.simulated(), rel=0.01)
+
+
+@pytest.mark.parametrize(("share", "status"), [(1.0, 0), (0.95, 0), (0.85, 1)])
+def test_a_count_that_rose_by_more_than_a_tenth_fails(
+    share: float, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smoke, "RECORDED", tmp_path / "counts.json")
+    counts = {"stream: calls": 100.0, "stream: frames": 0.005}
+    recorded = counts | {"stream: frames": share * 0.005}
+    smoke.RECORDED.write_text(json.dumps({smoke.VERSION: recorded}), encoding="utf-8")
+    assert smoke.compare(Console(quiet=True), counts) == status
