@@ -746,7 +746,21 @@ def test_close_leaves_no_descriptors_or_threads(tmp_path: Path) -> None:
         assert one_life() <= after_one
 
 
-# Connections that end while a frame is read
+# Connections that end while frames are read
+
+
+def test_the_heartbeats_of_libzmq_are_off_and_those_of_tcp_are_on() -> None:
+    """With its own, libzmq 4.3.5 ends the process (stream_engine_base.cpp, `!_io_error`): if a connection ends when the
+    receiving mark is reached, and nothing is read until the next of them is due, as when the process was stopped."""
+    options: list[tuple[int, int]] = []
+
+    def configure(socket: zmq.Socket[bytes], server: bool) -> None:
+        options.append((socket.getsockopt(zmq.HEARTBEAT_IVL), socket.getsockopt(zmq.TCP_KEEPALIVE)))
+
+    wire = Wire([ANY_TCP], max_frame_bytes=1000, rng=random.Random(1), configure=configure)
+    wire.dial(wire.endpoints[0])
+    wire.close()
+    assert options == [(0, 1), (0, 1)]
 
 
 @given(st.lists(st.binary(max_size=300), min_size=1, max_size=MAX_PARTS))
