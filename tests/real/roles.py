@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sqlite3
@@ -9,8 +10,10 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
+from time import monotonic, process_time
 from typing import Any
 
+from tests.real.descriptors import Descriptors
 from tests.real.line import Line
 from tests.real.net import LIMIT_S
 from tests.real.wan import enter
@@ -254,6 +257,66 @@ def far_peer(line: Line, name: str, options: dict[str, Any], namespace: str) -> 
         verdict=lambda id: peer.recall(id, timeout=LIMIT_S).verdict.name,
         serve_shelf=lambda: peer.handler("shelf")(tell) is not None,
     )
+
+
+# ------------------------------------------------------------------------------------- without descriptors
+
+
+def scarce_start(line: Line, options: dict[str, Any], left: int) -> None:
+    """Starts a peer with so many descriptors left; where that succeeds, sends and closes with none. Tells what came."""
+    with Descriptors(left) as descriptors:
+        peer = Peer("shop", **options)
+        try:
+            peer.start()
+        except Exception as error:
+            line.say(raised=[type(error).__name__, str(error)], threads=_threads())
+            return
+        descriptors.take_all()
+        state = peer.send("billing", "scarce").state.name
+        report = peer.close()
+        line.say(sent=state, close=[report.unsent, report.unsettled, report.inbox], threads=_threads())
+
+
+def scarce_server(line: Line, options: dict[str, Any]) -> None:
+    """Serves, and uses up its descriptors when asked to; tells whether others can connect, and what it handles."""
+    peer = Peer("billing", **options)
+    peer.handler()(lambda message: line.say(handled=message.body))
+    peer.start()
+    descriptors = Descriptors()
+    heard = _Heard(line)
+    logging.getLogger("zmqrel").addHandler(heard)
+    line.say(ready=peer.endpoints)
+
+    def exhaust() -> bool:
+        descriptors.__enter__()
+        return True
+
+    def release() -> bool:
+        descriptors.__exit__()
+        return True
+
+    _serve(line, peer, exhaust=exhaust, release=release, cpu=lambda: [process_time(), monotonic()])
+
+
+class _Heard(logging.Handler):
+    """Tells the parent what is logged of connections."""
+
+    def __init__(self, line: Line) -> None:
+        super().__init__(logging.WARNING)
+        self._line = line
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if "can connect" in text:
+            self._line.say(door="shut" if "nobody" in text else "open", text=text)
+
+
+def _threads() -> list[str]:
+    """Those that do not end, of which the last may be about to."""
+    started = [thread for thread in threading.enumerate() if thread.name.startswith("zmqrel-")]
+    for thread in started:
+        thread.join(LIMIT_S)
+    return [thread.name for thread in started if thread.is_alive()]
 
 
 def holder(line: Line, store: str) -> None:

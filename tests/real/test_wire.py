@@ -698,11 +698,15 @@ def test_a_context_that_was_given_is_left_open(io_threads: int) -> None:
 
 
 def test_no_more_sockets(open_node: MakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire_module, "_MAX_SOCKETS", 2)
+    monkeypatch.setattr(wire_module, "_MAX_SOCKETS", 4)
     server = open_node(ANY_TCP)
-    server.wire.dial(server.endpoint)
+
+    def dial_many() -> None:
+        for _ in range(4):
+            server.wire.dial(server.endpoint)
+
     with pytest.raises(OSError, match="no socket can be opened"):
-        server.wire.dial(server.endpoint)
+        dial_many()
 
 
 def test_a_closed_wire_is_quiet(open_node: MakeNode) -> None:

@@ -15,13 +15,14 @@ import struct
 import threading
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
 from zmqrel.control.place import LENGTH, MOST_QUESTION_BYTES, SOCKET, address_of, framed, unix_socket
 from zmqrel.core.entries import BadRecord, unpack
+from zmqrel.store.limits import remedy
 
 _log = logging.getLogger("zmqrel")
 
@@ -31,6 +32,9 @@ _QUESTION_S: Final = 2.0
 _ANSWER_S: Final = 5.0
 """In which an answer is to be taken."""
 _CREDENTIALS: Final = struct.Struct("3i")
+
+_ACCEPT_AGAIN_S: Final = 0.5
+"""After which it is tried again to let in who could not be for want of a descriptor."""
 
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
 """Question to answer; raises nothing."""
@@ -59,18 +63,22 @@ class ControlListener:
         self.dropped = 0
         """Connections that were refused, brought no question in time, or something else."""
         self._listening: socket.socket | None = None
+        self._accept_again_at: float | None = None
         self._identity: tuple[int, int] | None = None
 
     def start(self) -> None:
         """Begin to serve. Without a socket, where the file system has none, the peer runs all the same."""
-        try:
-            self._listening = self._bind()
-        except OSError as error:
-            _log.warning("peer %s: no control socket in %s: %s", self._name, self._directory, error)
-            return
-        self._bell, self._ring = socket.socketpair()
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._listening, selectors.EVENT_READ)
+        with ExitStack() as opened:
+            try:
+                self._bell, self._ring = map(opened.enter_context, socket.socketpair())
+                self._selector = opened.enter_context(selectors.DefaultSelector())
+                listening = opened.enter_context(self._bind())
+            except OSError as error:
+                _log.warning("peer %s: no control socket in %s: %s", self._name, self._directory, error)
+                return
+            opened.pop_all()
+        self._listening = listening
+        self._selector.register(listening, selectors.EVENT_READ)
         self._selector.register(self._bell, selectors.EVENT_READ)
         _open_here.add(self)
         self._thread = threading.Thread(target=self._serve, name=f"zmqrel-{self._name}-control", daemon=True)
@@ -128,8 +136,12 @@ class ControlListener:
 
     def _serve(self) -> None:
         while not self._closing:
-            events = self._selector.select(_QUESTION_S if self._asking else None)
+            events = self._selector.select(self._timeout_s())
             now = monotonic()  # what is asked while somebody takes an answer slowly is not late
+            if self._accept_again_at is not None and self._accept_again_at <= now:
+                assert self._listening is not None
+                self._selector.register(self._listening, selectors.EVENT_READ)
+                self._accept_again_at = None
             for key, _ in events:
                 if key.fileobj is self._listening:
                     self._accept()
@@ -138,10 +150,22 @@ class ControlListener:
             for asking in [one for one in self._asking.values() if one.give_up_at < now]:
                 self._drop(asking, "no question in time")
 
+    def _timeout_s(self) -> float | None:
+        if self._accept_again_at is not None:
+            return max(0.0, self._accept_again_at - monotonic())
+        return _QUESTION_S if self._asking else None
+
     def _accept(self) -> None:
         assert self._listening is not None
-        with suppress(OSError):  # gone again, or no descriptors left
+        try:
             connection, _ = self._listening.accept()
+        except OSError as error:  # who came is gone again; or no descriptors are left
+            if remedy(error.errno) is not None:
+                # Somebody still waits, and would wake this thread again at once, for ever.
+                self._selector.unregister(self._listening)
+                self._accept_again_at = monotonic() + _ACCEPT_AGAIN_S
+            return
+        with suppress(OSError):
             asking = _Asking(connection)
             user = _user(connection)
             if user not in (None, 0, os.geteuid()):

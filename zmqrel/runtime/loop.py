@@ -26,7 +26,7 @@ from zmqrel.core.engine import Engine, read_clock
 from zmqrel.core.rows import Policy
 from zmqrel.core.storage import InHandTable, Store
 from zmqrel.core.times import Now
-from zmqrel.errors import Error, OutboxFull
+from zmqrel.errors import ConfigError, Error, OutboxFull
 from zmqrel.options import Options
 from zmqrel.receipts import Ticket
 from zmqrel.runtime.clock import Clock
@@ -35,6 +35,7 @@ from zmqrel.runtime.room import WaitingSends
 from zmqrel.runtime.turn import Turns, Work
 from zmqrel.runtime.wire import Wire
 from zmqrel.store.in_hand import InHandFile, MemoryInHand
+from zmqrel.store.limits import remedy
 from zmqrel.store.lmdb import LmdbStore
 from zmqrel.store.memory import MemoryStore
 
@@ -330,21 +331,32 @@ class Loop(Drive):
             self.clock = Clock(options.wall_clock, *read_clock(self._store))
             largest = max(options.max_body_bytes + _HEADER_ROOM_BYTES, _LEAST_FRAME_BYTES)
             self._wire = Wire(self._bind, max_frame_bytes=largest, rng=self._rng)
+            self._wire.on_doors = self._tell_of_doors
             self.endpoints = list(self._wire.endpoints)
             self._turns = Turns(self._store, self._in_hand, self._make_engine, self)
             self._turns.open(self.clock.now(), self.clock.wall_us())
             # Before any frame is read, so that nobody who is listed is refused.
             known = Work([c.Connect(name, endpoint) for name, endpoint in self._peers.items()])
             self._turns.run(self.clock.now(), self.clock.wall_us(), known)
-        except BaseException:
+        except BaseException as error:
             # A clean predecessor stays clean; what another left in hand is still to be taken over.
             self._store.close(clean=self._store.previous in ("new", "clean"))
             self._in_hand.close()
             if hasattr(self, "_wire"):
                 self._wire.close()
+            if isinstance(error, OSError) and (helps := remedy(error.errno)) is not None:
+                raise ConfigError(f"peer {self.name!r} cannot open its sockets: {error.strerror}; {helps}") from error
             raise
         if self._store.set_aside:
             _log.error("peer %s: the store was damaged; it is kept at %s", self.name, self._store.set_aside)
+
+    def _tell_of_doors(self, shut: bool) -> None:
+        if shut:
+            _log.error(
+                "peer %s: hardly any file descriptors are left (ulimit -n): nobody new can connect to it", self.name
+            )
+        else:
+            _log.warning("peer %s: there are file descriptors again: others can connect to it", self.name)
 
     def _make_engine(self, now: Now) -> Engine:
         engine = Engine(self.name, self.options, self._rng, self._random_id, self._store, now)

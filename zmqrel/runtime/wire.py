@@ -24,11 +24,14 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import Final, TypeAlias
 
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
 from zmqrel.errors import ConfigError
+from zmqrel.runtime.doors import LOOK_S, Doors, SocketFile, check_descriptors
 from zmqrel.runtime.parts import MAX_PARTS, join, split
 
 __all__ = ["MAX_PARTS", "Configure", "Link", "Wire", "check_dial"]
@@ -86,6 +89,11 @@ _TCP: Final = re.compile(r"tcp://(\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[A-Za-z0-9_.-]+|\*
 _ONE: Final = (1).to_bytes(8, sys.byteorder)
 _ROUTER: Final = 0
 
+# libzmq ends the process where it lacks a descriptor for an epoll set, or for asking which addresses there are. A
+# context takes up to eight, each endpoint at most three.
+_DESCRIPTORS_OF_CONTEXT: Final = 12
+_DESCRIPTORS_OF_ENDPOINT: Final = 4
+
 
 class Wire:
     """The sockets of one peer. One thread makes and uses it; `wake` alone may be called from any thread.
@@ -115,6 +123,7 @@ class Wire:
         to be had here, and OSError when the system has no descriptors left; whatever was bound by then is
         unbound.
         """
+        check_descriptors(_DESCRIPTORS_OF_CONTEXT + _DESCRIPTORS_OF_ENDPOINT * len(bind))
         self.endpoints = []
         self.dropped = 0
         self.closed: set[Link] = set()
@@ -126,7 +135,11 @@ class Wire:
         if self._owns_context:
             self._context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
         self._router: zmq.Socket[bytes] | None = None
-        self._files: list[_SocketFile] = []
+        self._doors = Doors()
+        self._refused_at: set[int] = set()
+        self.on_doors: Callable[[bool], None] | None = None
+        """Called when the process has run short of descriptors (True), so that nobody new can connect, or has not any
+        more (False)."""
         self._dialled: dict[Link, zmq.Socket[bytes]] = {}
         self._routing_ids: dict[Link, bytes] = {}
         self._inbound: OrderedDict[bytes, Link] = OrderedDict()
@@ -231,13 +244,38 @@ class Wire:
         which sees it, or after, and then `wake` finds the sleeper and rings. `ready` must therefore look at
         everything that `wake` is called for. It may return early for no reason: look, and wait again.
         """
+        self._look_at_doors()
         if self._readable:
             return
         self._sleeping = True
         try:
-            self._readable = self._poll(0 if ready() else _milliseconds(timeout_s))
+            self._readable = self._sleep(0.0 if ready() else timeout_s)
         finally:
             self._sleeping = False
+
+    def _sleep(self, timeout_s: float | None) -> list[Link]:
+        """Poll until something comes, waking now and then to look whether others can still be let in."""
+        if not self._doors:
+            return self._poll(_milliseconds(timeout_s)) or []
+        wake_at = math.inf if timeout_s is None else monotonic() + timeout_s
+        while True:
+            left_s = wake_at - monotonic()
+            links = self._poll(_milliseconds(min(left_s, LOOK_S)))
+            if links is not None or left_s <= LOOK_S:
+                return links or []
+            self._look_at_doors()
+
+    def _look_at_doors(self) -> None:
+        changed = self._doors.look()
+        wanted = self._doors.to_poll
+        if wanted != self._refused_at:
+            for fd in wanted - self._refused_at:
+                self._poller.register(fd, zmq.POLLIN)
+            for fd in self._refused_at - wanted:
+                self._poller.unregister(fd)
+            self._refused_at = wanted
+        if changed and self.on_doors is not None:
+            self.on_doors(self._doors.shut)
 
     def wake(self) -> None:
         """End `wait`, from any thread; after `close` too. Costs no system call unless it sleeps.
@@ -259,9 +297,7 @@ class Wire:
         """
         for link in list(self._dialled):
             self.hang_up(link)
-        for file in self._files:
-            file.remove()
-        self._files.clear()
+        self._doors.close()
         if self._router is not None:
             self._router.close(_FAREWELL_MS)
             self._router = None
@@ -280,23 +316,31 @@ class Wire:
             self._router = router = self._socket(zmq.ROUTER)
             self._watch(router, _ROUTER)
             self._set_router_options(router)
-            for endpoint in endpoints:
-                bind = self._bind_ipc if endpoint.startswith("ipc://") else self._bind_tcp
-                self.endpoints.append(bind(router, endpoint))
+            with router.get_monitor_socket(zmq.EVENT_LISTENING) as monitor:
+                for endpoint in endpoints:
+                    if endpoint.startswith("ipc://"):
+                        self.endpoints.append(self._bind_ipc(router, endpoint))
+                    else:
+                        self.endpoints.append(self._bind_tcp(router, endpoint, monitor))
+            router.disable_monitor()
 
-    def _bind_tcp(self, router: zmq.Socket[bytes], endpoint: str) -> str:
+    def _bind_tcp(self, router: zmq.Socket[bytes], endpoint: str, monitor: zmq.Socket[bytes]) -> str:
         # For each endpoint: with it set, libzmq names 127.0.0.1 as [::ffff:127.0.0.1], which an IPv4 peer
         # cannot dial.
         router.setsockopt(zmq.IPV6, "[" in endpoint)
+        while monitor.poll(0):
+            recv_monitor_message(monitor)
         try:
             router.bind(endpoint)
-        except zmq.ZMQError as error:
+            while monitor.poll(0):
+                self._doors.add_socket(recv_monitor_message(monitor)["value"])
+        except (zmq.ZMQError, OSError) as error:
             raise _not_bound(endpoint, error) from error
         return router.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def _bind_ipc(self, router: zmq.Socket[bytes], endpoint: str) -> str:
         try:
-            self._files.append(_bind_file(router, endpoint))
+            self._doors.add_file(_bind_file(router, endpoint))
         except (zmq.ZMQError, OSError) as error:
             raise _not_bound(endpoint, error) from error
         return endpoint
@@ -365,20 +409,27 @@ class Wire:
             self.closed.discard(silent)
         return link
 
-    def _poll(self, timeout_ms: int | None) -> list[Link]:
-        """The links of the sockets that can be read, in rising order: the poller keeps that of registration."""
+    def _poll(self, timeout_ms: int | None) -> list[Link] | None:
+        """The links of the sockets that can be read, in rising order: the poller keeps that of registration.
+
+        None if nothing came but those who are refused.
+        """
         links = []
+        rung = False
         for source, _ in self._poller.poll(timeout_ms):
             link = self._link_of_socket.get(source)
-            if link is None:
-                self._bell.hush()
-            else:
+            if link is not None:
                 links.append(link)
-        return links
+            elif source == self._bell.fd:
+                self._bell.hush()
+                rung = True
+            else:
+                self._doors.refuse(source)
+        return links if links or rung else None
 
     def _turns(self) -> deque[Link]:
         """The readable sockets, beginning behind the one served last; what `wait` found is used once."""
-        links = self._poll(0) if self._readable is None else self._readable
+        links = (self._poll(0) or []) if self._readable is None else self._readable
         self._readable = None
         behind = bisect_right(links, self._last_served)
         return deque(links[behind:] + links[:behind])
@@ -446,26 +497,6 @@ class _Bell:
                 end.close()
             if not self._ends:
                 os.close(self.fd)
-
-
-class _SocketFile:
-    """The file of a bound ipc endpoint, while it is ours: another process may have put its own there."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._identity = self._look()
-
-    def remove(self) -> None:
-        """Remove the file if it is still the one that was bound."""
-        if self._look() == self._identity:
-            self._path.unlink(missing_ok=True)
-
-    def _look(self) -> tuple[int, int] | None:
-        try:
-            status = self._path.lstat()
-        except OSError:
-            return None
-        return status.st_dev, status.st_ino
 
 
 def _send(socket: zmq.Socket[bytes], parts: Sequence[bytes]) -> None:
@@ -564,7 +595,7 @@ def _not_bound(endpoint: str, error: zmq.ZMQError | OSError) -> ConfigError:
     return ConfigError(f"bind takes {_BIND_TAKES}, not {endpoint!r}, which gives: {error.strerror}")
 
 
-def _bind_file(router: zmq.Socket[bytes], endpoint: str) -> _SocketFile:
+def _bind_file(router: zmq.Socket[bytes], endpoint: str) -> SocketFile:
     """Bind an ipc endpoint whose file only its owner can connect to.
 
     The file is made in a directory of our own and then moved to its place. A chmod after the bind would leave
@@ -579,7 +610,7 @@ def _bind_file(router: zmq.Socket[bytes], endpoint: str) -> _SocketFile:
         router.bind(f"ipc://{made}")
         made.chmod(0o600)
         made.replace(place)
-    return _SocketFile(place)
+    return SocketFile(place)
 
 
 def _refuse_taken(place: Path) -> None:

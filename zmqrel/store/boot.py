@@ -1,5 +1,6 @@
 """Which boot of the machine this is."""
 
+from functools import lru_cache
 from pathlib import Path
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -12,6 +13,12 @@ def boot_id() -> str:
     as a substitute if it were not computed from a wall clock that may be stepped.
     """
     try:
-        return _BOOT_ID.read_text(encoding="ascii").strip()
+        return _read(_BOOT_ID)
     except (OSError, ValueError):
         return ""
+
+
+@lru_cache
+def _read(path: Path) -> str:
+    # Once: a process that has run out of descriptors is still in the same boot.
+    return path.read_text(encoding="ascii").strip()

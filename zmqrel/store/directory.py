@@ -16,6 +16,7 @@ from zlib import crc32
 from zmqrel.core.storage import Previous
 from zmqrel.errors import ConfigError, StoreFull, StoreLocked
 from zmqrel.store.boot import boot_id
+from zmqrel.store.limits import remedy
 from zmqrel.store.space import FULL, WAS_REMOVED
 
 DATA: Final = "data.mdb"
@@ -58,6 +59,8 @@ class StoreDirectory:
         self.path = Path(path).absolute()
         _make(self.path)
         _check(self.path)
+        self._life_fd: int | None = None
+        """Kept open, for a process without a descriptor left must be able to close its store."""
         self._lock_fd: int | None = _lock(self.path, _LOOKING if only_look else "")
         _locked_here.add(self)
 
@@ -72,9 +75,13 @@ class StoreDirectory:
         return "crashed" if boot and boot == boot_id() else "rebooted"
 
     def begin_life(self) -> None:
-        """Note, durably, that the store is in use. Raises OSError."""
-        self._write_life("open")
-        sync_directory(self.path)
+        """Note, durably, that the store is in use. Raises OSError; for want of a descriptor before it has noted it."""
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._write_life("open")
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
     def end_life(self) -> None:
         """Note, durably, that the store was closed with nothing left to do. Raises OSError."""
@@ -84,12 +91,21 @@ class StoreDirectory:
         # In place, for it must also be possible on a full disk. A torn one is read as None, which is safe.
         body = f"zmqrel store, format 1\n{state}\n{boot_id()}\n"
         text = f"{body}{crc32(body.encode()):08x}\n".ljust(_LIFE_BYTES).encode()
-        fd = os.open(self.path / LIFE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.pwrite(fd, text, 0)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        fd = self._open_life()
+        os.pwrite(fd, text, 0)
+        os.fsync(fd)
+
+    def _open_life(self) -> int:
+        if self._life_fd is not None and not os.fstat(self._life_fd).st_nlink:
+            self._close_life()  # somebody removed it
+        if self._life_fd is None:
+            self._life_fd = os.open(self.path / LIFE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return self._life_fd
+
+    def _close_life(self) -> None:
+        if self._life_fd is not None:
+            os.close(self._life_fd)
+            self._life_fd = None
 
     def set_aside(self) -> Path:
         """Move the store's files into a new directory `damaged-N` beside them and return its path.
@@ -117,6 +133,7 @@ class StoreDirectory:
     def unlock(self) -> None:
         """Let another process have the directory; calling it again does nothing."""
         _locked_here.discard(self)
+        self._close_life()
         if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
@@ -158,7 +175,8 @@ def _make(path: Path) -> None:
 
 def _refused(what: str, error: OSError) -> ConfigError | StoreFull:
     kind = StoreFull if error.errno in FULL else ConfigError
-    return kind(f"store: {what}: {error.strerror}")
+    helps = remedy(error.errno)
+    return kind(f"store: {what}: {error.strerror}" + (f"; {helps}" if helps else ""))
 
 
 def _first_file(path: Path) -> Path:

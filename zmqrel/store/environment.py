@@ -14,6 +14,7 @@ from lmdb import verify as offline
 
 from zmqrel.errors import ConfigError, Error, StoreDamaged, StoreFull, StoreTooNew
 from zmqrel.store.directory import DATA, sync_directory
+from zmqrel.store.limits import remedy
 from zmqrel.store.space import FULL, MIB
 
 SCHEMA: Final = 1
@@ -75,8 +76,10 @@ def verify(data: Path) -> None:
     """
     try:
         faults: list[str] = offline.verify(str(data))  # type: ignore[no-untyped-call]
-    except (offline.VerifyError, OSError) as error:
+    except offline.VerifyError as error:
         raise damaged(data, str(error)) from error
+    except OSError as error:
+        raise failed(data, error) from error
     if faults:
         raise damaged(data, f"{faults[0]} ({len(faults)} faults)")
 
@@ -103,6 +106,8 @@ def error_number(error: Exception) -> int:
 def failed(data: Path, error: lmdb.Error | OSError) -> Error:
     """Return what to raise for an error of LMDB or of the system; the caller has looked for a full map."""
     code = error_number(error)
+    if (helps := remedy(code)) is not None:
+        return ConfigError(f"store: {data.parent} cannot be used: {error}; {helps}")
     if code in FULL:
         return StoreFull(f"the store {data.parent} cannot be written: {error}; make room on the disk")
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -147,6 +152,8 @@ def _not_opened(data: Path, map_size: int, error: Exception) -> Error:
             f"map_size_bytes={map_size} cannot be mapped for {data}: {error}; lower it, or raise the limit "
             "of the address space (ulimit -v)"
         )
+    if (helps := remedy(code)) is not None:
+        return ConfigError(f"store: {data} cannot be opened: {error}; {helps}")
     if code == errno.EACCES:
         return ConfigError(f"store: {data} cannot be read and written: {error}")
     return damaged(data, str(error))

@@ -17,8 +17,9 @@ from typing import Final
 from zlib import crc32
 
 from zmqrel.core.storage import InHand
-from zmqrel.errors import StoreDamaged, StoreFull
+from zmqrel.errors import ConfigError, Error, StoreDamaged, StoreFull
 from zmqrel.store.boot import boot_id
+from zmqrel.store.limits import remedy
 from zmqrel.store.space import DISK_IS_FULL, FULL, WAS_CUT, WAS_REMOVED, fill
 
 _MAGIC: Final = b"zmqrel in hand\n\x02"  # the last byte is the version of the layout
@@ -171,9 +172,11 @@ class InHandFile:
         head = _HEADER.pack(_MAGIC, boot_id().encode(), self._size, 0)[:-4]
         self._map[: _HEADER.size] = head + crc32(head).to_bytes(4, "little")
 
-    def _refused(self, error: OSError) -> StoreFull | StoreDamaged:
+    def _refused(self, error: OSError) -> Error:
         if error.errno in FULL:
             return StoreFull(f"the in-hand table {self.path} cannot grow: {DISK_IS_FULL}")
+        if (helps := remedy(error.errno)) is not None:
+            return ConfigError(f"store: the in-hand table {self.path} cannot be used: {error.strerror}; {helps}")
         return StoreDamaged(f"the in-hand table {self.path} cannot be used: {error}; look at the disk")
 
     def _read_header(self, found: int) -> bool:
