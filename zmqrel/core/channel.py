@@ -429,7 +429,8 @@ class Channel:
                 sent = self._transmit_lane(session, lane, room)
                 if sent:
                     used_bytes += sent if lane.kind != CONTROL else 0
-                    self._ready[lane] = None
+                    if lane.cursor <= lane.last_sendable:
+                        self._ready[lane] = None
             waiting = self._ready
         self._ready = {}
 

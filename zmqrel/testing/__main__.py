@@ -3,6 +3,7 @@
 import sys
 
 from zmqrel.testing.mixes import MIXES
+from zmqrel.testing.pace import Pace
 from zmqrel.testing.workload import run
 
 
@@ -13,10 +14,13 @@ def main(arguments: list[str]) -> int:
         print("mixes:", ", ".join(map(repr, MIXES)))
         return 2
     first, steps, seeds = (*map(int, arguments[1:]), *(200, 1)[len(arguments) - 2 :])
+    pace = Pace()
     for seed in range(first, first + seeds):
         workload = run(seed, arguments[0], steps)
         told = len(workload.checker.histories), workload.checker.hand_overs, workload.network.now
         print(f"seed {seed}: {told[0]} messages, {told[1]} hand-overs, {told[2]:.1f} virtual seconds")
+        pace += workload.pace
+    print(pace)
     return 0
 
 

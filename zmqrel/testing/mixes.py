@@ -94,6 +94,10 @@ MIXES: dict[str, Mix] = {
         peers=3, faults=BAD_LINKS, partition=0.02, crash=0.02, power_loss=0.01, store_loss=0.01, rollback=0.01,
         close=0.01, reconnect=0.01, skew=True,
     ),
+    "five peers": Mix(
+        peers=5, faults=BAD_LINKS, partition=0.02, crash=0.02, power_loss=0.01, blackout=0.005, store_loss=0.01,
+        rollback=0.01, close=0.01, reconnect=0.02, skew=True, kill=0.002, suspend=0.01, busy=0.02, told=True,
+    ),
     "tiny losses": Mix(
         faults=BAD_LINKS, tiny=True, store_loss=0.01, rollback=0.02, crash=0.02, partition=0.02, skew=True, ttl=0.5,
         recall=0.5,

@@ -21,6 +21,7 @@ from zmqrel.testing.links import LinkFaults
 from zmqrel.testing.listener import Listener
 from zmqrel.testing.mixes import MIXES, Mix, chosen, with_steps
 from zmqrel.testing.network import Copy, Network
+from zmqrel.testing.pace import Pace
 from zmqrel.testing.peer import Delivery, Moving, SimulatedReceipt
 from zmqrel.testing.sights import Sights
 from zmqrel.testing.wire_checker import WireChecker
@@ -43,6 +44,7 @@ class Workload:
 
     def __init__(self, seed: int, mix: Mix) -> None:
         """Make the peers. One seed gives the same run."""
+        self.pace = Pace()
         self.mix = mix = chosen(seed, mix)
         self.rng = Random(seed)
         self.network = Network(seed, faults=replace(mix.faults))
@@ -144,8 +146,10 @@ class Workload:
         for _ in range(self.mix.steps):
             self._step()
             self.network.advance(self.rng.random() * 0.2)
+        self.pace.calms_down(self.network.now)
         self._calm_down()
         self._check_end()
+        self.pace.ends(self.network.now)
 
     def _step(self) -> None:
         mix, rng = self.mix, self.rng
