@@ -26,7 +26,7 @@ class Child:
 
     def __init__(self, nursery: Nursery, pid: int, line: Line, told: Told | None) -> None:
         self._nursery = nursery
-        self._pid = pid
+        self.pid = pid
         self._line = line
         self._heard: Queue[dict[str, Any]] = Queue()
         self._status: int | None = None
@@ -64,7 +64,7 @@ class Child:
     def signal(self, number: int) -> None:
         """Send it a signal."""
         if self._status is None:
-            os.kill(self._pid, number)
+            os.kill(self.pid, number)
 
     def kill(self) -> None:
         """End it with SIGKILL and wait until it has ended."""
@@ -77,7 +77,7 @@ class Child:
             self._reader.join(LIMIT_S)
             assert not self._reader.is_alive(), "it does not end"
             self._line.close()
-            self._status = self._nursery.wait(self._pid)
+            self._status = self._nursery.wait(self.pid)
         return self._status
 
     @property

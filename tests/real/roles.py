@@ -16,10 +16,13 @@ from typing import Any
 from tests.real.descriptors import Descriptors
 from tests.real.line import Line
 from tests.real.net import LIMIT_S
+from tests.real.soak.node import triangle_node
 from tests.real.wan import enter
 from zmqrel import Message, Peer, PeerClosed, Receipt, Retry
 from zmqrel.store.in_hand import InHandFile
 from zmqrel.store.lmdb import LmdbStore
+
+__all__ = ["triangle_node"]
 
 
 def die_at(boundary: int) -> None:

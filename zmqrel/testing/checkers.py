@@ -63,6 +63,10 @@ class History:
     """How often its receiver's process died while `admit` was asked: that may be its doing, and counts."""
     told: Outcome | None = None
     """The outcome that a callback was told."""
+    deaths: int = 0
+    """How often its receiver's process had died when it was accepted, or last known to be with a handler."""
+    unseen: int = 0
+    """Hand-overs that nobody saw, for the process died; a later one told of them."""
     lost: list[tuple[float, float]] = field(default_factory=list)
     """From when to when its receiver lived a life that it lost."""
     gone: list[tuple[float, float]] = field(default_factory=list)
@@ -95,6 +99,9 @@ class Rules:
     """Outcomes are told to callbacks."""
     prompt_s: float = 1.0
     """What is prompt happens within so long."""
+    recorded: bool = False
+    """The observations are records of processes: what one did just before it was killed may be missing, what it was
+    about to do then may not have come about, and its turns are not seen."""
 
 
 class Checker:
@@ -111,8 +118,8 @@ class Checker:
         self._first: dict[tuple[str, str, str], tuple[int, Any, int]] = {}
         """(sender, receiver, queue) -> number and body of the last one without a key that was handed over, and by when
         it was."""
-        self._first_delayed: dict[tuple[str, str, str], tuple[int, int, Any]] = {}
-        """Likewise for delayed ones: when it was due, its number and body."""
+        self._first_delayed: dict[tuple[str, str, str], tuple[int, int, Any, int]] = {}
+        """Likewise for delayed ones: when it was due, its number and body, and by when it was handed over."""
         self._of_key: defaultdict[tuple[str, str, str, str], list[Any]] = defaultdict(list)
         """(sender, receiver, queue, key) -> bodies in the order of their acceptance."""
         self._key_at_work: dict[tuple[str, str, str], Any] = {}
@@ -134,6 +141,10 @@ class Checker:
         """Body -> lives of sender and receiver when it was accepted."""
         self._forgot: set[tuple[str, str]] = set()
         """(peer, another that it was told to forget)."""
+        self._deaths: Counter[str] = Counter()
+        """How often each peer's process died."""
+        self._of_id: defaultdict[tuple[str, str], list[History]] = defaultdict(list)
+        """(sender, id) -> what has it: a store that was put back may give one again."""
         self.hand_overs = 0
         self._sees = {name[4:].replace("_", " "): getattr(self, name) for name in dir(self) if name.startswith("_on_")}
         world.watch(self._see)
@@ -150,6 +161,9 @@ class Checker:
         if receipt.body in self.histories:
             raise self._broken(receipt.body, "was accepted a second time")
         history = self.histories[receipt.body] = History(receipt, len(self.histories))
+        history.deaths = self._deaths[receipt.to]
+        if receipt.id is not None:
+            self._of_id[(receipt.sender, receipt.id)].append(history)
         self._lives[receipt.body] = self._lives_of(receipt)
         pair = receipt.sender, receipt.to
         # That one has forgotten the other may be found out at a later handshake than the first.
@@ -191,8 +205,13 @@ class Checker:
         at_work = self._at_work.pop(name, set())
         for where in [where for where in self._key_at_work if where[0] == name]:
             del self._key_at_work[where]
+        self._deaths[name] += not clean
         for uncommitted in self._unsettled.pop(name, ()):
             uncommitted.cut_off = True
+            if self.rules.recorded and uncommitted.outcome is None:
+                # It may not even have come to its end, and been the only one.
+                uncommitted.may_again, uncommitted.over = True, False
+                uncommitted.sole_deaths += not clean
         for asked in self._asked_about.pop(name, {}).values():
             asked.killed_in_admit += not clean
         for body in at_work:
@@ -202,6 +221,7 @@ class Checker:
                 history.may_again = history.interrupted = history.cut_off = True
                 history.suspect = not clean
                 history.sole_deaths += len(at_work) == 1 and not clean
+                history.deaths = self._deaths[name]
                 self.seen["killed in a handler"] += 1
 
     def _on_store_lost(self, name: str, since: float = -1.0) -> None:
@@ -320,6 +340,7 @@ class Checker:
         self._check_order(history, delivery)
         self._check_key(history, delivery)
         history.handed_over.append((self._world.now, delivery.attempt, delivery.redelivered))
+        history.deaths = self._deaths[delivery.to]
         history.running = True
         history.alone = history.suspect
         history.may_again = history.interrupted = history.suspect = False
@@ -346,18 +367,29 @@ class Checker:
             raise self._broken(delivery.body, "handed over again, and nothing was wrong with the first time")
         if history.interrupted and not delivery.redelivered:
             raise self._broken(delivery.body, "not said to be redelivered, though its handler was killed")
-        if delivery.redelivered and not (history.cut_off or history.killed_in_admit):
+        if delivery.redelivered and not (history.cut_off or history.killed_in_admit or self._died_unseen(history)):
             raise self._broken(delivery.body, "said to be redelivered, but no process died while it was at work")
 
     def _check_attempt(self, history: History, delivery: HandOver) -> None:
         if history.at_risk or history.doubtful or history.moved:
             return
-        expected = len(history.handed_over) + history.killed_in_admit + 1
-        if delivery.attempt != expected:
-            raise self._broken(delivery.body, f"attempt {delivery.attempt}, where {expected} was due")
+        known = self._known_attempts(history)
+        if delivery.attempt - 1 not in known:
+            raise self._broken(delivery.body, f"attempt {delivery.attempt}, where {known.start + 1} was due")
+        history.unseen += delivery.attempt - 1 - known.start
         if history.over:
-            raise self._broken(delivery.body, f"attempt {expected}, though the one before was the last")
-        self.seen["handed over again"] += expected > 1
+            raise self._broken(delivery.body, f"attempt {delivery.attempt}, though the one before was the last")
+        self.seen["handed over again"] += delivery.attempt > 1
+
+    def _known_attempts(self, history: History) -> range:
+        """How many there may have been: each death of the receiver may have taken one along that nobody saw."""
+        least = len(history.handed_over) + history.killed_in_admit + history.unseen
+        hidden = self._deaths[history.receipt.to] - history.deaths if self.rules.recorded else 0
+        return range(least, least + hidden + 1)
+
+    def _died_unseen(self, history: History) -> bool:
+        """It may have been handed over, and nobody saw it."""
+        return history.unseen > 0 or len(self._known_attempts(history)) > 1
 
     def _known_hand_overs(self, history: History) -> list[tuple[float, int, bool]]:
         """Without those of a lost life whose loss nobody could find out."""
@@ -409,11 +441,11 @@ class Checker:
     def _check_order(self, history: History, delivery: HandOver) -> None:
         receipt = history.receipt
         unsure = history.at_risk or history.shaken
-        if receipt.key is not None or unsure or history.handed_over or history.moved:
+        if receipt.key is not None or unsure or history.handed_over or history.unseen or history.moved:
             return
         where = (receipt.sender, receipt.to, receipt.queue)
         if receipt.delayed:
-            self._check_order_of_delayed(history, where)
+            self._check_order_of_delayed(history, delivery, where)
             return
         number, body, by_us = self._first.get(where, (-1, None, 0))
         if history.number > number:
@@ -421,13 +453,17 @@ class Checker:
         elif delivery.after_us >= by_us:
             raise self._broken(receipt.body, f"first handed over after {body!r}, which was sent later")
 
-    def _check_order_of_delayed(self, history: History, where: tuple[str, str, str]) -> None:
+    def _check_order_of_delayed(self, history: History, delivery: HandOver, where: tuple[str, str, str]) -> None:
         receipt = history.receipt
-        due_us, number, body = self._first_delayed.get(where, (0, -1, None))
+        due_us, number, body, by_us = self._first_delayed.get(where, (0, -1, None, 0))
         later = due_us - receipt.not_before_us > 2 * self.rules.clock_error_s * 1e6
-        if later and history.number < number and not self.rules.clocks_step:
+        if later and history.number < number and delivery.after_us >= by_us and not self.rules.clocks_step:
             raise self._broken(receipt.body, f"first handed over after {body!r}, which was sent and due later")
-        self._first_delayed[where] = max((due_us, number, body), (receipt.not_before_us, history.number, receipt.body))
+        one, other = (
+            (due_us, number, body, by_us),
+            (receipt.not_before_us, history.number, receipt.body, delivery.by_us),
+        )
+        self._first_delayed[where] = max(one, other, key=lambda each: each[:2])
 
     def _check_key(self, history: History, delivery: HandOver) -> None:
         if delivery.key is None:
@@ -438,10 +474,11 @@ class Checker:
         self._key_at_work[at_work] = receipt.body
         if receipt.delayed or history.moved:
             return
-        for body in self._of_key[(receipt.sender, receipt.to, receipt.queue, delivery.key)]:
+        for body in reversed(self._of_key[(receipt.sender, receipt.to, receipt.queue, delivery.key)]):
             other = self.histories[body]
-            unsure = other.at_risk or other.shaken or history.at_risk or history.shaken
-            if other.number <= history.number or unsure or other.moved:
+            if other.number <= history.number:
+                return  # and so are all before it
+            if other.at_risk or other.shaken or history.at_risk or history.shaken or other.moved:
                 continue
             if other.handed_over:
                 raise self._broken(receipt.body, f"handed over after {body!r} of its key, which was sent later")
@@ -460,6 +497,8 @@ class Checker:
         history.rejected = history.rejected or isinstance(result, Rejected)
         history.moved = history.moved or isinstance(result, MoveTo)
         self._unsettled[delivery.to].append(history)
+        if self.rules.recorded:
+            history.may_again = not history.settles
         if isinstance(result, Handled | Rejected):
             if self._is_prompt(history.receipt) and history.outcome is None:
                 self._expect("told its outcome", delivery.body)
@@ -513,11 +552,11 @@ class Checker:
             self._check_expired(history, outcome)
         if history.at_risk or history.doubtful:
             return
-        if reason == "crash" and not (history.sole_deaths or history.killed_in_admit):
+        if reason == "crash" and not (history.sole_deaths or history.killed_in_admit or self._died_unseen(history)):
             raise self._broken(body, "exhausted by a crash, but it never was the only one with a handler")
-        expected = len(history.handed_over) + history.killed_in_admit
-        if not history.moved and attempts != expected:
-            raise self._broken(body, f"{outcome} was told after {attempts} attempts, not {expected}")
+        known = self._known_attempts(history)
+        if not history.moved and attempts not in known:
+            raise self._broken(body, f"{outcome} was told after {attempts} attempts, not {known.start}")
 
     def _was_recalled(self, history: History) -> bool:
         receipt = history.receipt
@@ -549,17 +588,15 @@ class Checker:
             return
         self.seen["recall loses to a running handler"] += 1
         self._happened("recalled, or told that it is too late", receipt.body)
-        if not history.handed_over:
+        if not history.handed_over and not self._died_unseen(history):
             raise self._broken(receipt.body, "said to be handed over, but it never was")
 
     def _on_told(self, sender: str, message_id: str, outcome: Outcome) -> None:
         self.seen["told to a callback"] += 1
-        for history in self.histories.values():
-            receipt = history.receipt
-            if receipt.sender == sender and receipt.id == message_id:
-                if history.told not in (None, outcome) and not history.sender_lost:
-                    raise self._broken(receipt.body, f"a callback was told {outcome} after {history.told}")
-                history.told = outcome
+        for history in self._of_id[(sender, message_id)]:
+            if history.told not in (None, outcome) and not history.sender_lost:
+                raise self._broken(history.receipt.body, f"a callback was told {outcome} after {history.told}")
+            history.told = outcome
 
     def _broken(self, body: Any, what: str) -> PromiseBroken:
         history = self.histories.get(body)
@@ -576,10 +613,15 @@ class Checker:
 
     def check_all_ended(self) -> None:
         """Every accepted message that its sender's store still knows has its outcome, and so was told."""
-        for body, history in self.histories.items():
-            if history.receipt.forgotten:
-                continue
-            if history.receipt.outcome is None:
-                raise self._broken(body, "it has no outcome")
-            if self.rules.tells and history.told is None and not (history.sender_lost or history.doubtful):
-                raise self._broken(body, "no callback was told its outcome")
+        for body in self.histories:
+            self.check_ended(body)
+
+    def check_ended(self, body: Any) -> None:
+        """Likewise, of one message."""
+        history = self.histories[body]
+        if history.receipt.forgotten:
+            return
+        if history.receipt.outcome is None:
+            raise self._broken(body, "it has no outcome")
+        if self.rules.tells and history.told is None and not (history.sender_lost or history.doubtful):
+            raise self._broken(body, "no callback was told its outcome")
