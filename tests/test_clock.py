@@ -22,11 +22,12 @@ class Sources:
         self.mono = 50.0
         self.boot = 70.0
 
-    def clock(self, persisted_us: int = 0, persisted_wall_us: int = 0) -> Clock:
+    def clock(self, persisted_us: int = 0, persisted_wall_us: int = 0, boot_ahead_us: int | None = None) -> Clock:
         return Clock(
             lambda: self.wall,
             persisted_us,
             persisted_wall_us,
+            boot_ahead_us=boot_ahead_us,
             mono_ns=lambda: int(self.mono * 1e9),
             boot_ns=lambda: int(self.boot * 1e9),
         )
@@ -74,6 +75,22 @@ def test_a_restart_adds_what_the_wall_clock_says_has_passed() -> None:
 def test_a_wall_clock_set_back_while_closed_adds_nothing() -> None:
     sources = Sources(wall=NOON_S - 90)
     assert sources.clock(1_000_000, NOON_US).now().store_us == 1_000_000
+
+
+@pytest.mark.parametrize("jump_s", [3600, -3600])
+def test_within_one_boot_a_restart_does_not_ask_the_wall_clock(jump_s: int) -> None:
+    sources = Sources()
+    before = sources.clock()
+    sources.run(90)
+    sources.wall += jump_s
+    after = sources.clock(NOON_US + 5, NOON_US + 5, before.boot_ahead_us)
+    assert after.now() == before.now()
+    assert after.boot_ahead_us == before.boot_ahead_us
+
+
+def test_the_store_clock_does_not_go_back_whatever_was_noted() -> None:
+    sources = Sources()
+    assert sources.clock(1_000_000, NOON_US, -(10**15)).now().store_us == 1_000_000
 
 
 def test_a_store_first_opened_at_wall_zero_goes_on_from_there() -> None:

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from zlib import crc32
 
 import lmdb
 import pytest
@@ -99,6 +100,31 @@ def test_who_leaves_relaxed_after_a_reboot_knows_it_until_a_life_ended_well(
     assert store.get(b"\x10a") == b"1"
     store.close()
     assert not open_lmdb(tmp_path).was_relaxed
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_what_is_noted_of_the_clock_holds_for_one_boot(
+    tmp_path: Path, open_lmdb: OpenLmdb, monkeypatch: pytest.MonkeyPatch, clean: bool
+) -> None:
+    store = open_lmdb(tmp_path)
+    assert store.clock_ahead_us is None
+    store.note_clock(-123_456_789)
+    store.close(clean)
+    for _ in range(2):  # also through a life that notes nothing
+        store = open_lmdb(tmp_path)
+        assert store.previous == ("clean" if clean else "crashed")
+        assert store.clock_ahead_us == -123_456_789
+        store.close(clean)
+    monkeypatch.setattr(directory, "boot_id", lambda: "another")
+    assert open_lmdb(tmp_path).clock_ahead_us is None
+
+
+def test_a_record_of_its_life_that_says_nothing_of_the_clock(tmp_path: Path, open_lmdb: OpenLmdb) -> None:
+    fill_and_leave(tmp_path)
+    body = f"zmqrel store, format 1\nclosed\n{boot.boot_id()}\n"
+    (tmp_path / "life").write_text(f"{body}{crc32(body.encode()):08x}\n".ljust(128))
+    store = open_lmdb(tmp_path)
+    assert (store.previous, store.clock_ahead_us) == ("clean", None)
 
 
 def test_without_a_boot_id_an_unclean_stop_counts_as_a_reboot(

@@ -153,7 +153,7 @@ class OfNobody:
     @cached_property
     def _clock(self) -> Clock:
         with self._damage_told():
-            return Clock(time, *read_clock(self._store))
+            return Clock(time, *read_clock(self._store), boot_ahead_us=self._store.clock_ahead_us)
 
     @cached_property
     def _engine(self) -> Engine:

@@ -1,8 +1,9 @@
 """The clocks: one reading of them for the core, and the way between the store clock and the wall clock.
 
-The store clock (protocol.md, "Clocks") starts where the last life of the store left it, plus what the wall
-clock says has passed since, and then advances with the boot-time clock. The wall clock is read when the store
-is opened and when a time is shown to or taken from a person; no step of it touches what is running.
+The store clock advances with the boot-time clock. While the machine has not been started anew, that clock goes on
+from one life of the store to the next, and the store clock with it. After a boot it starts where the last life left it,
+plus what the wall clock says has passed since. Otherwise the wall clock is read when a time is shown to or taken from
+a person; no step of it touches what is running, nor what is started again.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Clock:
         persisted_us: int = 0,
         persisted_wall_us: int = 0,
         *,
+        boot_ahead_us: int | None = None,
         mono_ns: Callable[[], int] = time.monotonic_ns,
         boot_ns: Callable[[], int] | None = None,
     ) -> None:
@@ -56,18 +58,27 @@ class Clock:
         `wall` reads the wall clock in POSIX seconds. `persisted_us` and `persisted_wall_us` are the last
         store clock reading that was committed and the wall clock at that instant, in microseconds; both 0 for
         a new store, whose clock starts at the wall clock so that its readings mean something to a person. A
-        wall clock that was set back while the store was closed adds nothing. `mono_ns` and `boot_ns` read the
+        wall clock that was set back while the store was closed adds nothing. `boot_ahead_us` is what the life before
+        had as `boot_ahead_us`, if this is the boot of the machine in which that was: then the wall clock is not asked.
+        `mono_ns` and `boot_ns` read the
         sources that never step, in nanoseconds; other ones are for tests.
         """
         self._wall = wall
         self._mono_ns = mono_ns
         self._boot_ns = _boot_clock() if boot_ns is None else boot_ns
         start_us = self.wall_us()
-        if persisted_us or persisted_wall_us:
+        if boot_ahead_us is not None:
+            start_us = max(persisted_us, self._boot_ns() // 1000 + boot_ahead_us)
+        elif persisted_us or persisted_wall_us:
             start_us = persisted_us + max(0, start_us - persisted_wall_us)
         # Readings are a constant plus a source that never goes back: no lock, no memory of the last one.
         self._offset_us = start_us - self._boot_ns() // 1000
         self._ahead_us = self.wall_us() - self.store_us()
+
+    @property
+    def boot_ahead_us(self) -> int:
+        """How far the store clock is ahead of the boot-time clock, in microseconds; it stays so."""
+        return self._offset_us
 
     def now(self) -> Now:
         """Both clocks, in microseconds."""

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from typing import Any, NamedTuple
 
 from zmqrel.core import commands as c
@@ -328,7 +328,7 @@ class Loop(Drive):
             )
             self._in_hand = InHandFile(self._directory / "in-hand")
         try:
-            self.clock = Clock(options.wall_clock, *read_clock(self._store))
+            self.clock = self._make_clock()
             largest = max(options.max_body_bytes + _HEADER_ROOM_BYTES, _LEAST_FRAME_BYTES)
             self._wire = Wire(self._bind, max_frame_bytes=largest, rng=self._rng)
             self._wire.on_doors = self._tell_of_doors
@@ -349,6 +349,16 @@ class Loop(Drive):
             raise
         if self._store.set_aside:
             _log.error("peer %s: the store was damaged; it is kept at %s", self.name, self._store.set_aside)
+
+    def _make_clock(self) -> Clock:
+        persisted = read_clock(self._store)
+        if not isinstance(self._store, LmdbStore):
+            return Clock(self.options.wall_clock, *persisted)
+        # A wall clock that is given, for tests, is to be believed: it says how long the peer was away.
+        ahead_us = self._store.clock_ahead_us if self.options.wall_clock is time else None
+        clock = Clock(self.options.wall_clock, *persisted, boot_ahead_us=ahead_us)
+        self._store.note_clock(clock.boot_ahead_us)
+        return clock
 
     def _tell_of_doors(self, shut: bool) -> None:
         if shut:

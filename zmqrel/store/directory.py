@@ -10,7 +10,7 @@ from contextlib import suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Final
+from typing import Final, NamedTuple
 from zlib import crc32
 
 from zmqrel.core.storage import Previous
@@ -59,6 +59,8 @@ class StoreDirectory:
         self.path = Path(path).absolute()
         _make(self.path)
         _check(self.path)
+        self.clock_ahead_us: int | None = None
+        """How far the store clock was ahead of the boot-time clock when last noted; None if not in this boot."""
         self._life_fd: int | None = None
         """Kept open, for a process without a descriptor left must be able to close its store."""
         self._lock_fd: int | None = _lock(self.path, _LOOKING if only_look else "")
@@ -69,10 +71,16 @@ class StoreDirectory:
         life = _read_life(self.path / LIFE)
         if life is None:
             return "rebooted" if (self.path / DATA).exists() else "new"
-        state, boot = life
-        if state == "closed":
+        same_boot = bool(life.boot) and life.boot == boot_id()
+        self.clock_ahead_us = life.clock_ahead_us if same_boot else None
+        if life.state == "closed":
             return "clean"
-        return "crashed" if boot and boot == boot_id() else "rebooted"
+        return "crashed" if same_boot else "rebooted"
+
+    def note_clock(self, ahead_us: int) -> None:
+        """Note how far the store clock is ahead of the boot-time clock. Raises OSError."""
+        self.clock_ahead_us = ahead_us
+        self._write_life("open", durably=False)  # after a power cut nobody asks
 
     def begin_life(self) -> None:
         """Note, durably, that the store is in use. Raises OSError; for want of a descriptor before it has noted it."""
@@ -87,13 +95,15 @@ class StoreDirectory:
         """Note, durably, that the store was closed with nothing left to do. Raises OSError."""
         self._write_life("closed")
 
-    def _write_life(self, state: str) -> None:
+    def _write_life(self, state: str, *, durably: bool = True) -> None:
         # In place, for it must also be possible on a full disk. A torn one is read as None, which is safe.
-        body = f"zmqrel store, format 1\n{state}\n{boot_id()}\n"
+        ahead = "" if self.clock_ahead_us is None else self.clock_ahead_us
+        body = f"zmqrel store, format 1\n{state}\n{boot_id()}\n{ahead}\n"
         text = f"{body}{crc32(body.encode()):08x}\n".ljust(_LIFE_BYTES).encode()
         fd = self._open_life()
         os.pwrite(fd, text, 0)
-        os.fsync(fd)
+        if durably:
+            os.fsync(fd)
 
     def _open_life(self) -> int:
         if self._life_fd is not None and not os.fstat(self._life_fd).st_nlink:
@@ -251,8 +261,16 @@ def _locked(path: Path, holder: str) -> StoreLocked:
     )
 
 
-def _read_life(path: Path) -> tuple[str, str] | None:
-    """The state and the boot id that a life file tells, or None if there is none that can be trusted."""
+class _Life(NamedTuple):
+    """What a life file tells."""
+
+    state: str
+    boot: str
+    clock_ahead_us: int | None
+
+
+def _read_life(path: Path) -> _Life | None:
+    """What the life file tells, or None if there is none that can be trusted."""
     try:
         text = path.read_bytes().decode("ascii").rstrip()
     except (OSError, ValueError):
@@ -260,6 +278,8 @@ def _read_life(path: Path) -> tuple[str, str] | None:
     body, _, check = text.rpartition("\n")
     body += "\n"
     lines = body.split("\n")
-    if check != f"{crc32(body.encode()):08x}" or len(lines) != 4 or lines[1] not in ("open", "closed"):
+    # The line of the clock came later than the others; without it the state still counts.
+    if check != f"{crc32(body.encode()):08x}" or len(lines) not in (4, 5) or lines[1] not in ("open", "closed"):
         return None
-    return lines[1], lines[2]
+    ahead = lines[3] if len(lines) == 5 else ""
+    return _Life(lines[1], lines[2], int(ahead) if ahead else None)

@@ -266,6 +266,18 @@ class LmdbStore:
         """Return whether there is room for new rows with the headroom untouched."""
         return self._open and self._space.admits(self._in_use, margin=True)
 
+    @property
+    def clock_ahead_us(self) -> int | None:
+        """How far the store clock was ahead of the boot-time clock in the life before, None if in another boot."""
+        return None if self.previous == "new" else self._directory.clock_ahead_us
+
+    def note_clock(self, ahead_us: int) -> None:
+        """Note how far it is ahead in this life, for the next. Raises StoreFull or StoreDamaged."""
+        try:
+            self._directory.note_clock(ahead_us)
+        except OSError as error:
+            raise environment.failed(self._data, error) from error
+
     def close(self, clean: bool = True) -> None:
         """Close the store; calling it again does nothing.
 
