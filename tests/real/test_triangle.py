@@ -202,7 +202,7 @@ def late(records: Records) -> str:
     records.ask(
         receiver,
         "UPDATE event SET more = json_set(more, '$.after_us', ?) WHERE what = 'handed over' AND message = ?",
-        int(str(deadline_us)) + 300_000, message,
+        int(str(deadline_us)) + 10_000_000, message,
     )  # fmt: skip
     return message
 

@@ -81,7 +81,7 @@ def _facts(records: Mapping[str, Path]) -> _Facts:
                 facts.refused.add(seen.message)
             elif seen.what == "start":
                 starts.append(seen.at_us)
-                facts.wall_ahead_us.append(seen.more["wall_us"] - seen.at_us)
+                facts.wall_ahead_us.append(seen.more["wall_ahead_us"])
     facts.first_us = min(starts)
     return facts
 

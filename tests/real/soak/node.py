@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.real.line import Line
-from tests.real.soak.record import Intent, Record, now_us
+from tests.real.soak.record import Intent, Record, now_us, wall_ahead_us
 from zmqrel import (
     DeadlinePassed,
     Message,
@@ -55,7 +55,7 @@ class Node:
         self._asked: dict[str, int] = {}
         """When `admit` was about to say yes."""
         self._thread = threading.local()
-        self.began_us = self._record.event("start", wall_us=time.time_ns() // 1000)
+        self.began_us = self._record.event("start", wall_ahead_us=wall_ahead_us())
 
     def serve(self, peer: Peer) -> None:
         """Until the parent wants the end of it. The peer is not started yet."""

@@ -63,6 +63,13 @@ def now_us() -> int:
     return time.clock_gettime_ns(_BOOT_CLOCK) // 1000
 
 
+def wall_ahead_us() -> int:
+    """By how much the wall clock is ahead of it, by the best of some readings: one may be interrupted in the middle."""
+    readings = [(now_us(), time.time_ns() // 1000, now_us()) for _ in range(9)]
+    before_us, wall_us, after_us = min(readings, key=lambda reading: reading[2] - reading[0])
+    return wall_us - (before_us + after_us) // 2
+
+
 class Record:
     """The writing end, for all threads of a node. What a call wrote has survived the process when it returns."""
 

@@ -106,7 +106,7 @@ def plot(samples: list[Sample], faults: list[tuple[float, str]], title: str, pat
     for kind, colour in (("kills", "tab:red"), ("stops", "tab:gray"), ("partitions", "tab:purple")):
         at = [at_s / 60 for at_s, what in faults if what == kind]
         axes[0].plot(at, [0] * len(at), "|", ms=10, color=colour, label=kind, clip_on=False)
-    axes[0].legend(loc="upper center", ncols=6, fontsize="small")
+    axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=6, fontsize="small")
     axes[-1].set_xlabel("minutes")
     for suffix in (".png", ".svg"):
         figure.savefig(path.with_suffix(suffix), dpi=120)
