@@ -35,6 +35,7 @@ from zmqrel.core.session import Session, Sessions
 from zmqrel.core.shared import Shared
 from zmqrel.core.transitions import Event, outcome_of, stage_at_sender
 from zmqrel.core.transmit import Batch, Untransportable, next_batch
+from zmqrel.retry import Retry, Rng
 
 if TYPE_CHECKING:
     from zmqrel.core.inbox import Inbox
@@ -44,6 +45,15 @@ _LEAST_RESEND_US = 100_000
 """Added to the backoff's first steps: a connection delivers in order, so this timer only matters after a loss that
 the transport did not notice, and full jitter alone would now and then resend a whole window after a millisecond."""
 _LEAST_GAP_US = 5_000
+
+
+def resend_wait_us(resend: Retry, attempt: int, ack_us: int, rng: Rng) -> int:
+    """How long after transmission `attempt` (the first is 1) the next one follows, if nothing is acknowledged.
+
+    `ack_us` is how long an acknowledgement takes.
+    """
+    delay_s = resend.delay(attempt, rng)
+    return _LEAST_RESEND_US + 4 * ack_us + int((delay_s or 0.0) * 1e6)
 
 
 class Channel:
@@ -544,8 +554,7 @@ class Channel:
             self._shared.timers.cancel(("resend", lane.no))
 
     def _resend_wait_us(self, lane: OutLane) -> int:
-        delay_s = self._shared.options.resend.delay(lane.resend_attempt + 1, self._shared.rng)
-        return _LEAST_RESEND_US + 4 * lane.ack_us + int((delay_s or 0.0) * 1e6)
+        return resend_wait_us(self._shared.options.resend, lane.resend_attempt + 1, lane.ack_us, self._shared.rng)
 
     def resend_due(self, lane: OutLane) -> None:
         """Nothing was acknowledged for one interval: send again from the floor."""

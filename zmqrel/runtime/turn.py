@@ -21,7 +21,7 @@ from zmqrel.core.storage import InHand, InHandTable, Store
 from zmqrel.core.times import Now
 from zmqrel.errors import StoreFull
 
-_PROBE_US = 500_000
+PROBE_US = 500_000
 """How often a full store is asked whether there is room again."""
 _REDIAL_US = 1_000_000
 """How often a socket that was not to be had is asked for again."""
@@ -102,7 +102,7 @@ class Turns:
         except StoreFull:
             # A full store must open, or it could never be emptied.
             self._full = True
-            self._probe_at_us = now.mono_us + _PROBE_US
+            self._probe_at_us = now.mono_us + PROBE_US
             self.store.abort()
             self.store.set_growing(False)
             effects = self._begin_life(now, wall_us, left, trusted)
@@ -232,7 +232,7 @@ class Turns:
     ) -> None:
         """Nothing of the turn was kept: load anew, use the headroom, and do over what frees room."""
         self._full = True
-        self._probe_at_us = now.mono_us + _PROBE_US
+        self._probe_at_us = now.mono_us + PROBE_US
         if self.engine.intake_bytes:
             self._intake_bytes = max(1, self.engine.intake_bytes // 2)
         self.store.abort()
@@ -297,7 +297,7 @@ class Turns:
         self._after_full(now, wall_us, work, results, error)
 
     def _probe(self, now: Now) -> None:
-        self._probe_at_us = now.mono_us + _PROBE_US
+        self._probe_at_us = now.mono_us + PROBE_US
         if not self._stalled and self.store.room():
             self.store.set_growing(True)
             self.engine.set_accepting(True)

@@ -1,9 +1,12 @@
-"""A store that can lose its process at a commit, for the simulator."""
+"""A store whose commits can fail, or end the process, for the simulator."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
+from zmqrel.core import tables
+from zmqrel.errors import StoreFull
 from zmqrel.options import Durability
 from zmqrel.store.memory import MemoryStore
 
@@ -26,6 +29,8 @@ class SimulatedDisk(MemoryStore):
         self._commits_left = 0
         self.commits = 0
         """Commits that wrote something."""
+        self.refuses: Callable[[], bool] | None = None
+        """Asked at each commit that takes a message into the inbox: True makes it fail, as a full disk does."""
 
     def die_at(self, point: CrashPoint, commits: int = 0) -> None:
         """Let the process die at a commit that writes something, after so many more have gone well."""
@@ -45,6 +50,9 @@ class SimulatedDisk(MemoryStore):
         if self.dying == "before commit" and self._undo:
             self._dies = None
             raise ProcessDied
+        if self.refuses is not None and self._takes_in and self.refuses():
+            self.abort()
+            raise StoreFull("the simulated disk does not take what came in")
         wrote = super().commit()
         if not wrote:
             return False
@@ -54,3 +62,7 @@ class SimulatedDisk(MemoryStore):
             raise ProcessDied
         self._commits_left -= 1
         return True
+
+    @property
+    def _takes_in(self) -> bool:
+        return any(before is None and key[0] == tables.INBOX for key, before in self._undo)
