@@ -18,9 +18,6 @@ from zmqrel.testing import Delivery, LinkFaults, Network, SimulatedReceipt
 from zmqrel.testing.grid import mean_s
 from zmqrel.testing.model import Settings
 
-WARM_UP = 40
-"""Messages without faults: then the lane knows how long an acknowledgement takes, within a hundredth."""
-
 
 @dataclass
 class Frequencies:
@@ -44,15 +41,15 @@ class Study:
         self._network = Network(seed, faults=LinkFaults(delay_s=(piece.low_s, piece.high_s)))
         # A link that loses pings is dialled anew now and then: that is not of the model.
         options = {"heartbeat_s": 3600.0, "liveness_s": 36_000.0, "resend": settings.resend}
-        shop = self._network.peer("shop", {"bank": True}, **options)
-        bank = self._network.peer("bank", {"shop": False}, **options)
-        self._peers = (shop, bank)
+        self._network.peer("shop", {"bank": True}, **options)
+        self._network.peer("bank", {"shop": False}, **options)
+        shop, bank = self._peers = (self._network.peers["shop"], self._network.peers["bank"])
         assert self._network.until(lambda: shop.connected("bank") and bank.connected("shop"), 5)
         self._faulty = False
         self._network.handler("bank", "default", self._handle, duration=settings.lasts_s, retry=settings.retry)
         self._network.advance(1)
-        for _ in range(WARM_UP):
-            self._through(self._network.send("shop", "bank", None))
+        self._through(self._network.send("shop", "bank", None))
+        self._learn_ack_time()
         self._faulty = True
         self._network.links.censor = self._loses
         bank.disk.refuses = lambda: self._chance() < settings.store_failure
@@ -79,6 +76,16 @@ class Study:
         found.sends.append((at_deadline[0] if at_deadline else self._sent()) - sent_before)
         found.seconds.append(network.now - began)
         self._through(receipt)
+        self._learn_ack_time()
+
+    def _learn_ack_time(self) -> None:
+        """Let the lanes think that an acknowledgement takes what it takes on average.
+
+        They smooth what they see; and after a store that failed they have to learn it again, in the new session.
+        """
+        for peer in self._peers:
+            for lane in peer.engine.shared.out_lanes.values():
+                lane.ack_us = int(2e6 * mean_s(self._settings.travel))
 
     def _through(self, receipt: SimulatedReceipt) -> None:
         """Until both ends have heard all of it, and no timer of it is set any more."""

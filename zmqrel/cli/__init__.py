@@ -47,6 +47,7 @@ try:
     from zmqrel.cli.launch import launch
     from zmqrel.cli.listen import listen
     from zmqrel.cli.listing import ls
+    from zmqrel.cli.plan import plan
     from zmqrel.cli.recall import recall
     from zmqrel.cli.send import send
     from zmqrel.cli.show import show
@@ -71,6 +72,6 @@ else:
         Commands that take DIR, the directory of a store, work beside its running peer and on a stopped one.
         """
 
-    for command in (launch, listen, send, status, ls, show, recall, dead, verify, bench):
+    for command in (launch, listen, send, status, ls, show, recall, dead, verify, plan, bench):
         _group.add_command(command)
     main = _group

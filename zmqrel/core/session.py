@@ -20,8 +20,9 @@ from zmqrel.core.frames import Frame, Identity, Info
 from zmqrel.core.offset import ClockOffset
 from zmqrel.core.shared import Shared
 
-_FIRST_HELLO_US = 50_000
-_MOST_HELLO_US = 1_000_000
+FIRST_HELLO_US = 50_000
+MOST_HELLO_US = 1_000_000
+BYE_TO_HELLO_US = 10_000
 _PENDING_US = 10_000_000
 """How long a HELLO may stay without its OPEN before its link is forgotten."""
 _LONG_AGO_US = -(2**62)
@@ -78,7 +79,7 @@ class Sessions:
         of an earlier life would be taken for that of the next one, with floors that fell."""
         self._instance = 0
         """The life of the peer that clock samples are of."""
-        self._hello_wait_us = _FIRST_HELLO_US
+        self._hello_wait_us = FIRST_HELLO_US
         self._challenged_us = _LONG_AGO_US
 
     # ------------------------------------------------------------------------------------------ connector
@@ -86,7 +87,7 @@ class Sessions:
     def dialled(self, link: int) -> None:
         """There is a socket to the peer: say HELLO until it answers."""
         self.dialled_link = link
-        self._hello_wait_us = _FIRST_HELLO_US
+        self._hello_wait_us = FIRST_HELLO_US
         self._new_half()
         self._hello()
 
@@ -100,7 +101,7 @@ class Sessions:
             return
         self._send(link, frames.HELLO, self._half, self._identity(), self._shared.now.store_us)
         self._shared.timers.set(("hello", self._name), self._shared.now.mono_us + self._hello_wait_us)
-        self._hello_wait_us = min(_MOST_HELLO_US, self._hello_wait_us * 3 // 2)
+        self._hello_wait_us = min(MOST_HELLO_US, self._hello_wait_us * 3 // 2)
 
     def hello_due(self) -> None:
         """Repeat what was not answered: HELLO, or OPEN."""
@@ -141,7 +142,7 @@ class Sessions:
             return
         session.welcomed = sent_there_us, now.store_us
         self._send_open(session)
-        self._shared.timers.set(("hello", self._name), now.mono_us + _FIRST_HELLO_US * 4)
+        self._shared.timers.set(("hello", self._name), now.mono_us + FIRST_HELLO_US * 4)
 
     def _is_expected(self, identity: Identity) -> bool:
         if identity.protocol != frames.PROTOCOL:
@@ -267,7 +268,7 @@ class Sessions:
         session.heard_us = self._shared.now.mono_us
         if not session.answered:
             session.answered = True
-            self._hello_wait_us = _FIRST_HELLO_US
+            self._hello_wait_us = FIRST_HELLO_US
 
     def preferred(self) -> Session | None:
         """The session to speak on: that of the own DEALER, or else the one heard last.
@@ -319,7 +320,7 @@ class Sessions:
             self.end(session, frame.fields[0])
         if link == self.dialled_link:
             self._new_half()
-            delay_us = _MOST_HELLO_US if refused else _FIRST_HELLO_US // 5
+            delay_us = MOST_HELLO_US if refused else BYE_TO_HELLO_US
             self._shared.timers.set(("hello", self._name), self._shared.now.mono_us + delay_us)
 
     def lost(self, session: Session) -> None:

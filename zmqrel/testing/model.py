@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from zmqrel.checks import Duration, number, whole
 from zmqrel.core.channel import resend_wait_us
+from zmqrel.core.session import BYE_TO_HELLO_US, FIRST_HELLO_US, MOST_HELLO_US
 from zmqrel.core.transitions import TRANSITIONS, Event, Stage, outcome_of
 from zmqrel.errors import ConfigError, duration_s
 from zmqrel.options import Options
@@ -140,6 +141,10 @@ class State(NamedTuple):
     stage: Stage
     nth: int = 0
     """Of SENT: which transmission; of RUNNING and RETRYING: which attempt."""
+    session: bool = True
+    """False of SENT: its receiver forgot the session when its store failed, and its sender does not know."""
+    timed: bool = True
+    """False of SENT: in the new session it is not known yet how long an acknowledgement takes."""
 
 
 class Move(NamedTuple):
@@ -159,40 +164,60 @@ class Chain:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._timeouts: dict[int, Wait] = {}
+        self._timeouts: dict[tuple[int, bool], Wait] = {}
         self._retries: dict[int, Wait] = {}
         self._endless = replace(settings.retry, max_elapsed=None)
+        self._notice = (1 - settings.loss) * (1 - settings.loss_back)
+        """A transmission without a session is answered by a BYE."""
+        self._handshake = _handshake(settings)
 
     def moves(self, state: State) -> tuple[Move, ...]:
         """The ways out of a state; their probabilities add up to 1."""
         return tuple(
-            Move(event, self._to(state, event), probability, wait)
-            for event, probability, wait in self._events(state)
+            Move(event, self._to(state, event, noticed), probability, wait)
+            for event, probability, wait, noticed in self._events(state)
             if probability > 0
         )
 
-    def _to(self, state: State, event: Event) -> State | Outcome:
+    def _to(self, state: State, event: Event, noticed: bool) -> State | Outcome:
         """Which stage or outcome follows is said by the engine's table; here only transmissions and attempts count."""
         following = TRANSITIONS[state.stage][event]
         if isinstance(following, Outcome):
             return following
         if event is Event.TRANSMITTED or event is Event.HANDED_OVER:
-            return State(following, state.nth + 1)
+            return State(following, state.nth + 1, state.session, state.timed)
         if event is Event.NOT_TAKEN:
-            return State(following, 2)  # a session begins anew, and the backoff with it: one timer is running
+            # With a new session the backoff begins anew, but for the timer that is running.
+            if noticed:
+                return State(following, 2, timed=False)
+            return State(following, state.nth + 2, session=False, timed=state.timed)
         return State(following, 0 if following is Stage.WAITING else state.nth)
 
-    def _events(self, state: State) -> Iterator[tuple[Event, float, Wait]]:
+    def _events(self, state: State) -> Iterator[tuple[Event, float, Wait, bool]]:
+        """Events with their chances and waits; and of what was not taken, whether its sender has a session again."""
+        for event, probability, wait in self._sent(state) if state.stage is Stage.SENT else self._elsewhere(state):
+            yield event, probability, wait, True
+        if state.stage is Stage.SENT and state.session and self.settings.store_failure:
+            unnoticed = (1 - self.settings.loss) * self.settings.store_failure * (1 - self._notice)
+            yield Event.NOT_TAKEN, unnoticed, self._two_timeouts(state), False
+
+    def _sent(self, state: State) -> Iterator[tuple[Event, float, Wait]]:
+        given = self.settings
+        if not state.session:
+            yield Event.NOT_TAKEN, self._notice, self._handshake
+            yield Event.TRANSMITTED, 1 - self._notice, self.timeout(state.nth, state.timed)
+            return
+        arrives = 1 - given.loss
+        yield Event.RECEIVED, arrives * (1 - given.store_failure), given.travel
+        if given.store_failure:
+            yield Event.NOT_TAKEN, arrives * given.store_failure * self._notice, self._reopening(state)
+        yield Event.TRANSMITTED, given.loss, self.timeout(state.nth, state.timed)
+
+    def _elsewhere(self, state: State) -> Iterator[tuple[Event, float, Wait]]:
         given = self.settings
         nth = state.nth
         if state.stage is Stage.STORED:
             yield Event.TRANSMITTED, 1.0, fixed(0.0)
-        elif state.stage is Stage.SENT:
-            arrives = 1 - given.loss
-            yield Event.RECEIVED, arrives * (1 - given.store_failure), given.travel
-            if given.store_failure:
-                yield Event.NOT_TAKEN, arrives * given.store_failure, self._reopening(nth)
-            yield Event.TRANSMITTED, given.loss, self.timeout(nth)
         elif state.stage is Stage.WAITING:
             yield Event.HANDED_OVER, 1.0, fixed(0.0)
         elif state.stage is Stage.RUNNING:
@@ -210,17 +235,17 @@ class Chain:
             yield Event.HANDED_OVER, 1 - given.store_damage, waits
             yield Event.DAMAGED, given.store_damage, waits
 
-    def timeout(self, transmission: int) -> Wait:
-        """How long after a transmission the next one follows, of a lane whose acknowledgements are known to it."""
-        wait = self._timeouts.get(transmission)
+    def timeout(self, transmission: int, timed: bool = True) -> Wait:
+        """How long after a transmission the next one follows; `timed`: of a lane that knows how long an ACK takes."""
+        wait = self._timeouts.get((transmission, timed))
         if wait is None:
-            ack_us = int(2e6 * mean_s(self.settings.travel))
+            ack_us = int(2e6 * mean_s(self.settings.travel)) if timed else 0
             resend = self.settings.resend
             wait = distribution(lambda rng: resend_wait_us(resend, transmission, ack_us, rng) / 1e6)
-            self._timeouts[transmission] = wait
+            self._timeouts[transmission, timed] = wait
         return wait
 
-    def _reopening(self, nth: int) -> Wait:
+    def _reopening(self, state: State) -> Wait:
         """How long after a transmission that was not taken another one is sent that may be.
 
         The receiver has lost its sessions, and its sender notices at the next transmission. One that comes while the
@@ -228,17 +253,25 @@ class Chain:
         """
         opens_s = PROBE_US / 1e6
         pieces = []
-        for weight, low_s, high_s in divided(self.timeout(nth), _PARTS):
+        for weight, low_s, high_s in divided(self.timeout(state.nth, state.timed), _PARTS):
             noticed_s = (low_s + high_s) / 2
             if noticed_s >= opens_s:
-                pieces.append(Piece(weight, noticed_s, noticed_s))
+                pieces += [Piece(weight * each.weight, *each[1:]) for each in after(self._handshake, noticed_s)]
                 continue
-            for share, least_s, most_s in after(self.timeout(nth + 1), noticed_s):
+            for share, least_s, most_s in after(self.timeout(state.nth + 1, state.timed), noticed_s):
                 above = share_above((Piece(1.0, least_s, most_s),), opens_s)
                 told_s = opens_s + mean_s(self.settings.travel)
                 pieces.append(Piece(weight * share * (1 - above), told_s, told_s))
                 pieces.append(Piece(weight * share * above, max(opens_s, least_s), max(opens_s, most_s)))
         return tuple(piece for piece in pieces if piece.weight > 0)
+
+    def _two_timeouts(self, state: State) -> Wait:
+        """How long after a transmission the one after the next follows."""
+        return tuple(
+            piece._replace(weight=weight * piece.weight)
+            for weight, low_s, high_s in divided(self.timeout(state.nth, state.timed), _PARTS)
+            for piece in after(self.timeout(state.nth + 1, state.timed), (low_s + high_s) / 2)
+        )
 
     def pause(self, attempt: int) -> Wait:
         """How long after a failed attempt the next one follows; weights below 1 mean that there may be none."""
@@ -246,6 +279,21 @@ class Chain:
         if wait is None:
             wait = self._retries[attempt] = distribution(lambda rng: self._endless.delay(attempt, rng))
         return wait
+
+
+def _handshake(settings: Settings) -> Wait:
+    """From a transmission that finds no session to the next in a new one: HELLO is said until it goes well."""
+    lost = 1 - (1 - settings.loss) ** 2 * (1 - settings.loss_back)
+    seconds, hello_s, weight = BYE_TO_HELLO_US / 1e6 + 4 * mean_s(settings.travel), FIRST_HELLO_US / 1e6, 1.0
+    pieces: list[Piece] = []
+    while weight > _NEGLIGIBLE and len(pieces) < _PARTS:
+        pieces.append(Piece(weight * (1 - lost), seconds, seconds))
+        weight *= lost
+        seconds += hello_s
+        hello_s = min(MOST_HELLO_US / 1e6, hello_s * 1.5)
+    # Whoever is not through by then is taken to be so with the last.
+    pieces[-1] = pieces[-1]._replace(weight=pieces[-1].weight + weight)
+    return tuple(pieces)
 
 
 class Times:
@@ -526,7 +574,7 @@ def _sent_again(chain: Chain, grid: Grid, walk: _Walk) -> float:
         before = list(accumulate(arrived))
         wait, transmission = grid.at(0.0), state.nth
         while before[-1] > _NEGLIGIBLE and sum(wait) > _NEGLIGIBLE:
-            wait = grid.later(wait, chain.timeout(transmission))
+            wait = grid.later(wait, chain.timeout(transmission, state.timed))
             still = [mass * max(0.0, 1 - told) for mass, told in zip(wait, known, strict=True)]
             total += weighed(still, grid.room(before, settings.ttl_s))
             wait = scaled(wait, unheard)
