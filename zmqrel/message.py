@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from datetime import datetime
 from queue import SimpleQueue
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from zmqrel.body import decode_body
 from zmqrel.checks import Duration, check_queue, duration_s
 from zmqrel.core.buffer import HANDLED, Failed, MoveTo, Rejected, Result, RetryAt
 from zmqrel.core.commands import EndedAs
-from zmqrel.core.row import Row, is_overdue
+from zmqrel.core.row import Row, Span, is_overdue
 from zmqrel.errors import AlreadySettled, ConfigError, NotHandled, Reject, RetryLater
 from zmqrel.history import HistoryEvent, told
 from zmqrel.outcome import Outcome, State, Verdict
@@ -43,12 +42,9 @@ class Recalls(Protocol):
 class _Settles(Protocol):
     """What a message needs of who took it from its queue."""
 
-    @property
-    def settling(self) -> AbstractContextManager[object]: ...
-
     def now_us(self) -> int: ...
 
-    def finish(self, row: Row, result: Result) -> None: ...
+    def finish(self, row: Row, result: Result) -> bool: ...
 
     def to_datetime(self, row: Row, their_us: int) -> datetime: ...
 
@@ -258,19 +254,29 @@ class Recall:
         return f"<Recall of {self._receipt.id}: {self.verdict.name}>"
 
 
+_NOT_READ: Final = object()
+
+
 class Message:
     """One message that was handed over. Settle it once: ack, retry, reject or move; a handler's return acks it."""
 
-    __slots__ = ("_asked", "_attempt", "_body", "_consumer", "_decoded", "_row", "_settled")
+    __slots__ = ("_asked", "_at", "_attempt", "_body", "_consumer", "_source")
 
-    def __init__(self, row: Row, consumer: _Settles, *, asked: bool = False) -> None:
-        """`asked`: it is not handed over yet, and may only be looked at."""
-        self._row = row
+    def __init__(self, source: Row | Span, consumer: _Settles, at: int = -1, *, asked: bool = False) -> None:
+        """A row, or of a span the one `at` this position. `asked`: not handed over yet, and only to be looked at.
+
+        A row of a span is made when somebody asks for more than its body: most handlers do not.
+        """
+        self._source = source
+        self._at = at
         self._consumer = consumer
-        self._asked = self._settled = asked
-        self._attempt = row.attempts + asked
-        self._decoded = False
-        self._body: Any = None
+        self._asked = asked
+        self._attempt = 1 if isinstance(source, Span) else source.attempts + asked
+        self._body: Any = _NOT_READ
+
+    @property
+    def _row(self) -> Row:
+        return self._source if isinstance(self._source, Row) else self._source.row(self._at)
 
     @property
     def id(self) -> str:
@@ -295,9 +301,9 @@ class Message:
     @property
     def body(self) -> Any:
         """What was sent; a tuple arrives as a list."""
-        if not self._decoded:
-            self._body = decode_body(self._row.body)
-            self._decoded = True
+        if self._body is _NOT_READ:
+            source = self._source
+            self._body = decode_body(source.body if isinstance(source, Row) else source.body(self._at))
         return self._body
 
     @property
@@ -373,28 +379,13 @@ class Message:
     @property
     def settled(self) -> bool:
         """True once it was settled or moved."""
-        return self._settled
+        return self._asked or self._row.is_settled
 
     def _settle(self, result: Result) -> None:
         if self._asked:
             raise AlreadySettled(f"message {self.id!r} is not handed over yet: admit only says whether it is to be")
-        if not self._claim_settlement():
+        if not self._consumer.finish(self._row, result):
             raise AlreadySettled(f"message {self.id!r} was settled before")
-        self._consumer.finish(self._row, result)
-
-    def _claim_settlement(self) -> bool:
-        with self._consumer.settling:
-            if self._settled:
-                return False
-            self._settled = True
-            return True
-
-    def _settle_if_open(self, result: Result) -> bool:
-        """Settle it unless it is; True if this did."""
-        if self._settled or not self._claim_settlement():
-            return False
-        self._consumer.finish(self._row, result)
-        return True
 
     def __enter__(self) -> Message:
         return self
@@ -405,7 +396,8 @@ class Message:
         An exception goes on, but for a Reject or RetryLater that did what it says.
         """
         result = HANDLED if error is None else result_of(error)
-        return self._settle_if_open(result) and isinstance(result, Rejected | RetryAt)
+        settled = not self.settled and self._consumer.finish(self._row, result)
+        return settled and isinstance(result, Rejected | RetryAt)
 
     def __repr__(self) -> str:
         return f"<Message {self.id} from {self.sender} in {self.queue}, attempt {self.attempt}>"

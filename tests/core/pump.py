@@ -136,8 +136,8 @@ class Host:
 
     def _apply(self, effects: Effects) -> None:
         self.store.commit()
-        for slot in effects.freed:
-            self.in_hand.free(slot)
+        for slot, count in effects.freed:
+            self.in_hand.free(slot, count)
         for buffer, rows in effects.offers:
             buffer.offer(rows)
         self.out += effects.frames

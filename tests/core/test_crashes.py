@@ -346,7 +346,7 @@ def test_a_row_of_a_lane_that_is_gone_is_nobodys() -> None:
     fresh.engine.begin(host.now(), 0)
     fresh.engine.replace(host.engine, [row])
     fresh.engine.finished([(row, RetryAt(0, None))])
-    assert fresh.engine.finish().freed == [row.slot]
+    assert fresh.engine.finish().freed == [(row.slot, 1)]
 
 
 def test_the_store_clock_of_the_next_life_is_made_of_what_the_last_commit_held() -> None:

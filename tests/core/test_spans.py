@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tests.core.pump import QUEUE, Host, Pump, pair
 from zmqrel.core import commands as c
 from zmqrel.core.buffer import HANDLED, Failed, MoveTo, Rejected, RetryAt
-from zmqrel.core.row import Place, Row
+from zmqrel.core.row import Place, Row, Span
+from zmqrel.outcome import Cause
 
 RESULTS: list[Any] = [HANDLED, HANDLED, HANDLED, Rejected("no"), Failed("oops"), RetryAt(0, None), MoveTo("other")]
 STEPS = st.one_of(
@@ -25,13 +26,14 @@ STEPS = st.one_of(
 
 
 class Run:
-    """Two peers, one of which sends in batches or one by one."""
+    """Two peers, one of which sends in batches or one by one; workers take from spans with or without the lock."""
 
-    def __init__(self, together: bool) -> None:
+    def __init__(self, together: bool, locked: bool) -> None:
         self.a, self.b, self.pump = pair()
         self.b.serve("other")
         self.together = together
-        self.running: list[Row] = []
+        self.locked = locked
+        self.running: list[tuple[Row, Span | None]] = []
         self.sent: list[tuple[int, int]] = []
         self.told: list[object] = []
         self.results = iter(RESULTS * 100)
@@ -50,12 +52,17 @@ class Run:
     def step(self, what: str, number: int) -> None:
         if what == "take":
             for _ in range(number):
-                row = self.b.buffers[QUEUE].take(self.b.now().store_us)
+                row, span = self.take()
                 if row is not None:
                     self.told.append(("handed over", bytes(row.body), row.attempts, row.redelivered))
-                    self.running.append(row)
+                    self.running.append((row, span))
         elif what == "finish" and self.running:
-            self.b.buffers[QUEUE].finish(self.running.pop(number % len(self.running)), next(self.results))
+            row, span = self.running.pop(number % len(self.running))
+            result = next(self.results)
+            if span is not None and result is HANDLED:
+                self.b.buffers[QUEUE].acknowledge(span, row.seq - span.first)
+            else:
+                self.b.buffers[QUEUE].finish(row, result)
         elif what == "recall":
             self.a.turn([], c.Recall([self.sent[number % len(self.sent)]]))
         elif what == "list":
@@ -70,9 +77,18 @@ class Run:
             self.pump.connect()
         self.settle()
 
+    def take(self) -> tuple[Row | None, Span | None]:
+        buffer, now_us = self.b.buffers[QUEUE], self.b.now().store_us
+        span = None if self.locked else buffer.next_span()
+        if span is None:
+            return buffer.take(now_us), None
+        at = next(span.left)
+        buffer.hand_over(span, at, now_us)
+        return span.row(at), span
+
     def end(self) -> tuple[object, ...]:
         for queue in (QUEUE, "other"):
-            for row in [row for row in self.running if row.queue == queue]:
+            for row in [row for row, _ in self.running if row.queue == queue]:
                 self.b.buffers[queue].finish(row, HANDLED)
         self.running.clear()
         for _ in range(200):
@@ -91,14 +107,14 @@ class Run:
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_it_makes_no_difference_whether_messages_come_together(steps: list[tuple[str, int]]) -> None:
     ends = []
-    for together in (True, False):
-        run = Run(together)
+    for together, locked in ((True, False), (True, True), (False, True)):
+        run = Run(together, locked)
         for step in steps:
             run.step(*step)
         ends.append(run.end())
         assert run.b.engine.stats()["inbox_messages"] == 0
         assert not any(lane.spans or lane.rows for lane in run.b.engine.shared.in_lanes.values())
-    assert ends[0] == ends[1]
+    assert ends[0] == ends[1] == ends[2]
 
 
 def with_span(count: int = 4, **options: Any) -> tuple[Host, Host, Pump]:
@@ -143,16 +159,17 @@ def test_a_span_that_is_broken_up_leaves_its_rows_where_they_were(taken: int) ->
 
 def test_a_row_that_is_taken_while_its_span_is_broken_up_is_with_its_worker() -> None:
     a, b, pump = with_span()
-    span = span_of(b)
     taken: list[Row] = []
+    contended = False
 
     class Contended:
         """A lock that the loop gets after a worker has had it."""
 
         def __enter__(self) -> None:
-            if not taken:
-                taken.append(span.next())  # never this one: it only keeps the worker from taking another
-                taken[0] = b.take()
+            nonlocal contended
+            if not contended:
+                contended = True
+                taken.append(b.take())
 
         def __exit__(self, *_error: object) -> None:
             pass
@@ -170,6 +187,90 @@ def test_a_row_that_is_taken_while_its_span_is_broken_up_is_with_its_worker() ->
     pump.run()
     assert a.outcomes() == [(1, "HANDLED", None)]
     assert b.engine.stats()["inbox_messages"] == 3
+
+
+def test_what_a_worker_is_just_taking_is_handed_over_though_its_span_is_broken_up_meanwhile() -> None:
+    a, b, pump = with_span()
+    buffer = b.buffers[QUEUE]
+    span = buffer.next_span()
+    assert span is not None
+    at = next(span.left)
+    a.turn([], c.Recall([(lane.no, 1) for lane in a.engine.shared.out_lanes.values() if lane.queue]))
+    pump.run()
+    b.time.pass_s(1)
+    buffer.hand_over(span, at, b.now().store_us)
+    [row] = buffer.handed_over()
+    assert (row.seq, row.withdrawn, row.handed_us) == (1, Cause.RECALL, b.now().store_us)
+    buffer.acknowledge(span, at)
+    buffer.acknowledge(span, at)
+    pump.run()
+    assert a.outcomes() == [(1, "HANDLED", None)]
+    assert [b.take().seq for _ in range(3)] == [2, 3, 4]
+
+
+def test_an_acknowledgement_that_its_breaking_up_overtakes_counts_once() -> None:
+    a, b, pump = with_span()
+    buffer = b.buffers[QUEUE]
+    span = buffer.next_span()
+    assert span is not None
+    at = next(span.left)
+    buffer.hand_over(span, at, b.now().store_us)
+    claims = b.engine._inbox.claims
+
+    class Overtaken(set[int]):
+        """The worker's step ends here, and the loop's begins."""
+
+        def remove(self, at: int) -> None:
+            super().remove(at)
+            claims.break_up(span)
+
+    span.running = Overtaken(span.running)
+    buffer.acknowledge(span, at)
+    assert not buffer.finish(span.row(at), Rejected("too late"))
+    pump.run()
+    assert a.outcomes() == [(1, "HANDLED", None)]
+
+
+def test_a_message_of_a_span_is_settled_once() -> None:
+    a, b, pump = with_span()
+    buffer = b.buffers[QUEUE]
+    row = b.take()
+    assert not row.is_settled
+    assert buffer.finish(row, Rejected("no"))
+    assert row.is_settled
+    assert not buffer.finish(row, HANDLED)
+    assert row.span is not None
+    buffer.acknowledge(row.span, 0)
+    pump.run()
+    assert a.outcomes() == [(1, "REJECTED", "no")]
+
+
+def test_nothing_is_left_to_workers_of_a_buffer_that_is_closed() -> None:
+    a, b, pump = with_span()
+    buffer = b.buffers[QUEUE]
+    span = buffer.next_span()
+    assert span is not None
+    buffer.hand_over(span, next(span.left), b.now().store_us)
+    buffer.close()
+    assert list(span.left) == []
+    assert buffer.next_span() is None
+    buffer.acknowledge(span, 0)
+    b.turn()
+    pump.run()
+    assert a.outcomes() == [(1, "HANDLED", None)]
+    b.reopen("clean")
+    pump.connect()
+    assert [b.take().seq for _ in range(3)] == [2, 3, 4]
+
+
+def test_two_workers_of_one_span_may_both_find_it_empty() -> None:
+    _, b, _ = with_span()
+    buffer = b.buffers[QUEUE]
+    span = buffer.next_span()
+    assert span is not None
+    list(span.left)  # another worker has taken all of them and has not come further
+    assert buffer.take(b.now().store_us) is None
+    assert len(buffer) == 0
 
 
 def test_a_failed_attempt_is_noted_though_its_peer_closes_and_the_rest_of_its_span_is_claimed() -> None:

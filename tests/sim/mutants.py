@@ -251,8 +251,8 @@ MUTANTS = {
     ),
     "the slot of a settled row stays taken": Mutant(
         "runtime.turn",
-        "            if slot >= 0:\n",
-        "            if slot >= 2**62:\n",
+        "        for slot, count in effects.freed:\n",
+        "        for slot, count in effects.freed[:0]:\n",
         "crashes",
         0,
     ),

@@ -12,7 +12,7 @@ from threading import Barrier, Thread
 import pytest
 
 from tests.store.processes import Child
-from zmqrel.core.storage import InHand, InHandTable
+from zmqrel.core.storage import MOST_IN_BLOCK, InHand, InHandTable
 from zmqrel.store import InHandFile, MemoryInHand, in_hand
 
 Open = Callable[[], InHandTable]
@@ -108,6 +108,67 @@ def test_the_table_grows_and_keeps_what_it_holds(path: Path) -> None:
     assert left_in(path) == expected
 
 
+def test_of_neighbours_only_those_count_whose_handler_began(table: InHandTable) -> None:
+    table.open()
+    slot = table.reserve(7, 100, 5)
+    for at in range(3):
+        table.running(slot + at)
+    table.done(slot)
+    table.done(slot + 1)
+    table.free(slot + 1)
+    table.take(7, 300, 4)
+    table.close()
+    expected = {InHand(7, 100, 1, False), InHand(7, 102, 1, True), InHand(7, 300, 4, True)}
+    assert set(table.open()) == expected
+    table.clear()
+    table.close()
+    assert table.open() == []
+
+
+def test_room_for_neighbours_is_used_again_once_all_are_given_back(table: InHandTable) -> None:
+    table.open()
+    blocks = [table.reserve(1, 1000 * number, MOST_IN_BLOCK) for number in range(3)]
+    for slot in blocks:
+        table.running(slot + 10)
+        table.free(slot, 10)
+        table.free(slot + 10, MOST_IN_BLOCK - 10)
+    table.running(table.reserve(2, 5, 2))
+    table.take(3, 6, 1)
+    table.close()
+    assert set(table.open()) == {InHand(2, 5, 1, True), InHand(3, 6, 1, True)}
+
+
+def test_a_block_that_was_given_back_serves_single_rows_and_is_read_as_such(path: Path) -> None:
+    table = InHandFile(path)
+    table.open()
+    for _ in range(200):  # more than the table begins with
+        slot = table.reserve(1, 1, MOST_IN_BLOCK)
+        table.running(slot + 500)
+        table.done(slot + 500)
+        table.free(slot, MOST_IN_BLOCK)
+    size = path.stat().st_size
+    for seq in range(500):
+        table.take(2, seq, 1)
+    table.close()
+    assert path.stat().st_size == size, "the same pages served all of them"
+    assert left_in(path) == {InHand(2, seq, 1, True) for seq in range(500)}
+
+
+@pytest.mark.parametrize(("offset", "left"), [(0, []), (12, []), (16, []), (33, [InHand(1, 10, 1, True)])])
+def test_a_damaged_block_is_left_out_and_told(path: Path, offset: int, left: list[InHand]) -> None:
+    table = InHandFile(path)
+    table.open()
+    slot = table.reserve(1, 10, 3)
+    table.running(slot)
+    table.running(slot + 1)
+    table.close()
+    content = bytearray(path.read_bytes())
+    content[slot - 32 + offset] ^= 0xFF
+    path.write_bytes(content)
+    assert table.open() == left
+    assert table.damaged
+
+
 def test_done_from_other_threads_while_it_grows(path: Path) -> None:
     table = InHandFile(path)
     table.open()
@@ -201,7 +262,7 @@ def harm_header(path: Path) -> None:
 
 def make_newer(path: Path) -> None:
     content = path.read_bytes()
-    path.write_bytes(content[:15] + b"\x03" + content[16:])
+    path.write_bytes(content[:15] + b"\x04" + content[16:])
 
 
 @pytest.mark.parametrize("harm", [overwrite, shorten, harm_header, make_newer])
@@ -222,7 +283,7 @@ def test_a_damaged_table_is_begun_anew_once_that_is_noted(path: Path, harm: Call
 
 def test_a_table_cut_short_keeps_the_slots_that_it_has_and_says_so(path: Path) -> None:
     with_two_rows(path)
-    path.write_bytes(path.read_bytes()[:133])
+    path.write_bytes(path.read_bytes()[: 1024 + 69])
     table = InHandFile(path)
     assert set(table.open()) == {InHand(1, 1, 1, True), InHand(2, 2, 2, True)}
     assert table.damaged

@@ -10,11 +10,11 @@ The lock is given by the runtime, so that the core knows no threads; the simulat
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, NamedTuple
 
-from zmqrel.core.row import Place, Row, Span
+from zmqrel.core.row import ACKNOWLEDGED, COLLECTED, OPEN, SETTLED, Place, Row, Span
 
 if TYPE_CHECKING:
     from zmqrel.core.storage import InHandTable
@@ -66,6 +66,24 @@ class Returned(NamedTuple):
 
 
 Result = Handled | Rejected | Failed | RetryAt | MoveTo | Expired | Refused | Left | Returned
+
+
+class Acknowledged(NamedTuple):
+    """Neighbours of a span that were acknowledged, by position: from `start` up to, and without, `stop`."""
+
+    span: Span
+    start: int
+    stop: int
+
+    @property
+    def seqs(self) -> range:
+        """Their numbers."""
+        return range(self.span.first + self.start, self.span.first + self.stop)
+
+
+Finished = tuple[Row, Result] | Acknowledged
+"""What workers have made of one row, or of many."""
+
 HANDLED = Handled()
 EXPIRED = Expired()
 REFUSED = Refused()
@@ -81,17 +99,20 @@ class Buffer:
         "_done",
         "_in_hand",
         "_lock",
+        "_messages",
+        "_news",
         "_notify",
+        "_offered",
+        "_open",
         "_rows",
         "_running",
+        "_seen",
         "_size",
-        "_waiting",
         "_wake",
         "capacity",
         "more",
         "prefetch",
         "queue",
-        "taken",
         "time_limit_us",
     )
 
@@ -118,12 +139,19 @@ class Buffer:
         self.capacity = prefetch
         """How many rows to claim ahead: grows with what the workers took since the last claim, so that a fast
         handler does not wait for the loop, and falls back to `prefetch` for a slow one."""
-        self.taken = 0
         self.time_limit_us = time_limit_us
         self._rows: deque[Row | Span] = deque()
-        self._waiting = 0
-        """How many messages they are."""
+        self._messages = 0
+        """How many messages they stand for, those included that were handed over."""
+        self._offered = 0
+        """How many were ever offered."""
+        self._seen = 0
+        """How many of these had been taken at the last claim."""
         self._done: deque[tuple[Row, Result]] = deque()
+        self._open: list[Span] = []
+        """Spans of which something was handed over, until all of it is collected."""
+        self._news = False
+        """Something of these was acknowledged and is not collected."""
         self._running: dict[int, Row] = {}
         """By slot."""
         self._size = 0
@@ -141,16 +169,17 @@ class Buffer:
     @property
     def has_room(self) -> bool:
         """True if rows may be claimed now."""
-        return not self._closed and self._waiting < self.capacity and self.room_bytes() > 0
+        return not self._closed and len(self) < self.capacity and self.room_bytes() > 0
 
     def room(self) -> int:
         """How many rows to claim now. Ask once for each claim: the capacity follows what was taken since."""
         if self._closed:
             return 0
-        if self.taken:
-            self.capacity = min(self.MOST_CLAIMED, max(self.prefetch, 2 * self.taken, self.capacity // 2))
-            self.taken = 0
-        return self.capacity - self._waiting
+        waiting = len(self)
+        taken, self._seen = self._offered - waiting - self._seen, self._offered - waiting
+        if taken:
+            self.capacity = min(self.MOST_CLAIMED, max(self.prefetch, 2 * taken, self.capacity // 2))
+        return self.capacity - waiting
 
     def room_bytes(self) -> int:
         """How many bytes of rows to claim now: up to the row that passes this."""
@@ -163,21 +192,47 @@ class Buffer:
                 self._rows.extend(rows)
                 self._size += sum([row.size for row in rows])
                 messages = sum([row.messages for row in rows])
-                self._waiting += messages
+                self._messages += messages
+                self._offered += messages
                 self._notify(messages)
 
     def break_up(self, span: Span) -> list[Row]:
-        """Let rows take the place of what is left of a span that was offered; returns them."""
+        """Let rows take the place of a span that was offered, as far as it has not ended; returns them, in order."""
         with self._lock:
-            rows = span.rest()
+            self._let_go(span)
+            rest = span.rest()
             if span in self._rows:
                 at = self._rows.index(span)
                 del self._rows[at]
                 self._rows.rotate(-at)
-                self._rows.extendleft(reversed(rows))
+                self._rows.extendleft(reversed(rest))
                 self._rows.rotate(at)
+                self._messages -= span.taken
+                self._size -= span.size - sum([row.size for row in rest])
             span.place = Place.GONE
-            return rows
+            return [span.row(at) for at in range(span.taken) if span.through[at] != SETTLED] + rest
+
+    def _let_go(self, span: Span) -> None:
+        """Let what was handed over of a span stand by itself."""
+        span.stop()
+        if span in self._open:
+            self._open.remove(span)
+            if span.taken < len(span.records):
+                self._in_hand.free(span.slot + span.taken, len(span.records) - span.taken)
+        for at in range(span.taken):
+            if span.through[at] == ACKNOWLEDGED:
+                self._acknowledge_apart(span, at)
+            elif span.through[at] == COLLECTED:
+                span.row(at).place = Place.DONE
+            elif span.through[at] == OPEN and span.row(at).place is not Place.DONE:
+                self._running[span.slot + at] = span.row(at)
+
+    def _acknowledge_apart(self, span: Span, at: int) -> None:
+        span.through[at] = COLLECTED
+        row = span.row(at)
+        row.place = Place.DONE
+        self._running.pop(row.slot, None)
+        self._done.append((row, HANDLED))
 
     def withdraw(self, row: Row) -> bool:
         """Take a claimed row back. False if a worker has it, or had it."""
@@ -187,10 +242,17 @@ class Buffer:
             row.place = Place.GONE
             return True
 
-    def finished(self) -> list[tuple[Row, Result]]:
+    def finished(self) -> list[Finished]:
         """What workers have finished since the last call."""
         done = self._done
-        return [done.popleft() for _ in range(len(done))]
+        results: list[Finished] = [done.popleft() for _ in range(len(done))]
+        if self._news:
+            with self._lock:
+                self._news = False
+                for span in self._open:
+                    results += [Acknowledged(span, start, stop) for start, stop in span.collect()]
+                self._open = [span for span in self._open if not span.is_collected]
+        return results
 
     def put_back(self, results: list[tuple[Row, Result]]) -> None:
         """The commit of these results failed: they are to be settled again."""
@@ -199,32 +261,45 @@ class Buffer:
     def close(self) -> None:
         """Hand over nothing more."""
         with self._lock:
-            self._rows.clear()
-            self._size = self._waiting = 0
             self._closed = True
+            for row in self._rows:
+                if isinstance(row, Span):
+                    self._let_go(row)  # workers take what is left of it without the lock
+            self._rows.clear()
+            self._size = self._messages = self._offered = self._seen = 0
 
     def clear(self) -> None:
-        """Forget claimed rows; the core is loaded anew."""
+        """Forget claimed rows, and let those that were handed over stand by themselves; the core is loaded anew."""
         with self._lock:
             for row in self._rows:
                 if row.place is Place.CLAIMED:
                     row.place = Place.GONE
             self._rows.clear()
-            self._size = self._waiting = 0
+            self._size = self._messages = self._offered = self._seen = 0
+            for span in list(self._open):
+                self._let_go(span)
 
     def handed_over(self) -> list[Row]:
         """Rows that workers have, or had and whose results were not collected."""
         with self._lock:
             done = [row for row, result in self._done if not isinstance(result, Left | Returned)]
-            return [row for row in self._running.values() if row.place is not Place.GONE] + done
+            of_spans = [span.row(at) for span in self._open for at in sorted(span.running)]
+            return [row for row in self._running.values() if row.place is not Place.GONE] + of_spans + done
+
+    @property
+    def acknowledged(self) -> int:
+        """How many messages of spans were acknowledged and not collected."""
+        with self._lock:
+            return sum([span.through.count(ACKNOWLEDGED) for span in self._open])
 
     @property
     def unsettled(self) -> bool:
         """True if there are results to collect."""
-        return bool(self._done)
+        return self._news or bool(self._done)
 
     def __len__(self) -> int:
-        return self._waiting
+        with_workers = self._rows[0].taken if self._rows and isinstance(self._rows[0], Span) else 0
+        return self._messages - with_workers
 
     # -------------------------------------------------------------------------------------- the workers' side
 
@@ -239,6 +314,41 @@ class Buffer:
                 self._hand_over(row, now_us)
             return row
 
+    def next_span(self) -> Span | None:
+        """The span that is next, if it is a span: `hand_over` what is taken out of its `left`. None else."""
+        with self._lock:
+            first = self._rows[0] if self._rows else None
+            if not isinstance(first, Span):
+                return None
+            self._begin(first)
+            return first
+
+    def hand_over(self, span: Span, at: int, now_us: int) -> None:
+        """A worker has taken this position out of what was left of the span, which was the hand-over."""
+        span.handed_us[at] = now_us
+        span.running.add(at)
+        self._in_hand.running(span.slot + at)
+        if span.is_apart:
+            span.row(at).handed_us = now_us
+        if at + 1 == len(span.records):
+            with self._lock:
+                if self._rows and self._rows[0] is span:
+                    self._drop_first()
+
+    def acknowledge(self, span: Span, at: int) -> None:
+        """The worker is through with it, and there is nothing else to say of it; unless it was settled before."""
+        try:
+            span.running.remove(at)
+        except KeyError:
+            return
+        self._in_hand.done(span.slot + at)
+        span.through[at] = ACKNOWLEDGED
+        self._news = True
+        if span.is_apart:
+            with self._lock:
+                if span.through[at] == ACKNOWLEDGED:
+                    self._acknowledge_apart(span, at)
+
     def ask(self, now_us: int) -> Row | None:
         """The next row, to ask whether it is to be handed over; `admit` or `refuse` follows. Until then it can be
         withdrawn, and nobody else gets it."""
@@ -246,6 +356,7 @@ class Buffer:
             row = self._next(now_us)
             if row is not None:
                 row.place = Place.ASKED
+                row.attempts -= row.span is not None
             return row
 
     def admit(self, row: Row, now_us: int) -> bool:
@@ -264,7 +375,7 @@ class Buffer:
 
     def _leave(self, row: Row, result: Result) -> None:
         """A row that was asked about is not handed over."""
-        self._running.pop(row.slot, None)
+        self._forget_running(row)
         # At once, not when it is settled: should the process die before that, no attempt was made.
         self._in_hand.free(row.slot)
         row.slot = -1
@@ -274,67 +385,97 @@ class Buffer:
             row.place = Place.DONE
         self._done.append((row, result))
 
+    def _forget_running(self, row: Row) -> None:
+        self._running.pop(row.slot, None)
+        if row.span is not None:
+            row.span.running.discard(row.seq - row.span.first)
+
     def _next(self, now_us: int) -> Row | None:
         """Take the next row out, with a slot that says so."""
         rows = self._rows
         while rows:
             row = rows[0]
             if isinstance(row, Span):
-                return self._next_of(row)
+                taken = self._next_of(row)
+                if taken is not None:
+                    return taken
+                continue
             if row.place is Place.CLAIMED and not row.expired(now_us):
                 # First the slot, for it may raise StoreFull: then the row stays where it is.
                 row.slot = self._in_hand.take(row.lane.no, row.seq, row.attempts + 1)
                 self._running[row.slot] = row
-                self._drop_first(row)
+                self._drop_first()
                 return row
-            self._drop_first(row)
+            self._drop_first()
             if row.place is Place.CLAIMED:
                 row.place = Place.DONE
                 self._done.append((row, EXPIRED))
         return None
 
-    def _next_of(self, span: Span) -> Row:
-        row = span.next()
-        row.slot = self._in_hand.take(row.lane.no, row.seq, 1)
-        self._running[row.slot] = row
-        self._took_of(span, row)
-        return row
+    def _next_of(self, span: Span) -> Row | None:
+        """The next row of the first span. None if others have taken the last, and the span is gone for that."""
+        self._begin(span)
+        at = next(span.left, None)
+        if at is None:
+            self._drop_first()
+            return None
+        span.running.add(at)
+        self._in_hand.running(span.slot + at)
+        if at + 1 == len(span.records):
+            self._drop_first()
+        return span.row(at)
 
-    def _took_of(self, span: Span, row: Row) -> None:
-        span.taken.append(row)
-        if row.seq == span.last:
-            self._drop_first(row)
-        else:
-            self._count_taken(row)
+    def _begin(self, span: Span) -> None:
+        """Make ready to hand over a span. Raises StoreFull if the in-hand table has no room for it."""
+        if span.slot < 0:
+            span.begin(self._in_hand.reserve(span.lane.no, span.first, len(span.records)))
+            self._open.append(span)
 
-    def _drop_first(self, row: Row) -> None:
-        self._rows.popleft()
-        self._count_taken(row)
+    def _drop_first(self) -> None:
+        row = self._rows.popleft()
+        self._size -= row.size
+        self._messages -= row.messages
         if self.more and not self._rows:
             # Other workers may be idle: the loop is not to wait until this row is through.
             self.more = False
             self._wake()
 
-    def _count_taken(self, row: Row) -> None:
-        self._size -= row.size
-        self._waiting -= 1
-        self.taken += 1
-
     def _hand_over(self, row: Row, now_us: int) -> None:
-        row.attempts += 1
+        if row.place is not Place.RUNNING:  # as one of a span is made
+            row.attempts += 1
+        if row.span is not None:
+            row.span.handed_us[row.seq - row.span.first] = now_us
         row.handed_us = now_us
         row.place = Place.RUNNING
         if self.time_limit_us:
             row.overdue_us = now_us + self.time_limit_us
 
-    def finish(self, row: Row, result: Result) -> None:
-        """A worker is through with a row that it took."""
+    def finish(self, row: Row, result: Result) -> bool:
+        """A worker is through with a row that it took. False, and nothing changed, if that was said before."""
         # One step: a row is running or its result is there, and its slot is not used again before.
         with self._lock:
+            if not self._settles(row):
+                return False
             row.place = Place.DONE
             self._running.pop(row.slot, None)
             self._in_hand.done(row.slot)
-            self._done.append((row, result))
+            if row.span is not None and not row.span.is_apart and result is HANDLED and not self.time_limit_us:
+                row.span.through[row.seq - row.span.first] = ACKNOWLEDGED
+                self._news = True
+            else:
+                self._done.append((row, result))
+            return True
+
+    @staticmethod
+    def _settles(row: Row) -> bool:
+        """Whether who asks is the first to settle a row."""
+        if row.span is None:
+            return row.place is Place.RUNNING
+        try:
+            row.span.running.remove(row.seq - row.span.first)
+        except KeyError:
+            return False
+        return True
 
     def returned(self, row: Row) -> None:
         """The handler of a row has returned; unless it is settled already, that comes later."""
@@ -343,3 +484,14 @@ class Buffer:
                 self._in_hand.done(row.slot)
                 if row.suspect:
                     self._done.append((row, RETURNED))
+
+
+def one_by_one(results: Iterable[Finished]) -> list[tuple[Row, Result]]:
+    """The same, each message by itself."""
+    rows: list[tuple[Row, Result]] = []
+    for item in results:
+        if isinstance(item, Acknowledged):
+            rows += [(item.span.row(at), HANDLED) for at in range(item.start, item.stop)]
+        else:
+            rows.append(item)
+    return rows

@@ -20,6 +20,7 @@ from zmqrel.core.row import Place, Row, Span
 from zmqrel.core.rows import NEVER, Policy, Queue, Rows, RowState, decode_state
 from zmqrel.core.runs import Entry, Piece
 from zmqrel.core.shared import Shared
+from zmqrel.core.storage import MOST_IN_BLOCK
 
 if TYPE_CHECKING:
     from zmqrel.core.channel import Channel
@@ -97,25 +98,20 @@ class Claims:
         """Let each of a span's rows stand by itself, as far as it has not ended."""
         lane = span.lane
         lane.spans.remove(span)
-        if span.place is Place.CLAIMED:
+        if span.place is Place.AHEAD:
+            span.stop()
+            rows = span.rest()
+            at = lane.head.index(span)
+            lane.head.rotate(-at)
+            lane.head.popleft()
+            lane.head.extendleft(reversed(rows))
+            lane.head.rotate(at)
+        else:
             rows = cast(Buffer, self._rows.queue(lane.queue).buffer).break_up(span)
             for _, offered in self._shared.effects.offers:
                 if span in offered:
                     at = offered.index(span)
                     offered[at : at + 1] = rows
-        else:
-            rows = span.rest()
-            if span.place is Place.AHEAD:  # not one of a buffer that was cleared, for the peer closes
-                at = lane.head.index(span)
-                lane.head.rotate(-at)
-                lane.head.popleft()
-                lane.head.extendleft(reversed(rows))
-                lane.head.rotate(at)
-        # Not before: until the span was out of its buffer, workers went on taking rows of it.
-        for row in span.taken:
-            if row.place is not Place.GONE:
-                row.span = None
-                lane.rows[row.seq] = row
         lane.rows.update((row.seq, row) for row in rows)
 
     # ------------------------------------------------------------------------------------------------------ claiming
@@ -480,8 +476,8 @@ def _hold(lane: InLane, row: Row | Span) -> None:
 def _first(lane: InLane, room: int) -> Row | Span:
     """Take the first out of what lies ahead of a lane: of a span, as much as there is room for."""
     row = lane.head.popleft()
-    if isinstance(row, Span) and row.messages > room:
-        others = row.cut(room)
+    if isinstance(row, Span) and row.messages > min(room, MOST_IN_BLOCK):
+        others = row.cut(min(room, MOST_IN_BLOCK))
         lane.spans.insert(lane.spans.index(row) + 1, others)
         lane.head.appendleft(others)
     lane.head_bytes -= row.size

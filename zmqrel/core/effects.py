@@ -103,8 +103,8 @@ class Effects:
     """Everything that one turn asks for, apart from what it wrote into the open transaction."""
 
     offers: list[tuple[Buffer, list[Row | Span]]] = field(default_factory=list)
-    freed: list[int] = field(default_factory=list)
-    """Slots of the in-hand table whose rows are settled by this commit."""
+    freed: list[tuple[int, int]] = field(default_factory=list)
+    """Slots of the in-hand table whose rows are settled by this commit: the first, and how many."""
     frames: list[tuple[int, list[bytes]]] = field(default_factory=list)
     """Link and parts, in order."""
     replies: list[tuple[Any, Any]] = field(default_factory=list)

@@ -9,12 +9,12 @@ store for longer than a turn. `next_wake_us` is a pure query.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zmqrel.core import commands as c
 from zmqrel.core import frames, tables
-from zmqrel.core.buffer import Buffer, Result
+from zmqrel.core.buffer import Acknowledged, Buffer, Finished
 from zmqrel.core.channel import Channel
 from zmqrel.core.dead import DeadLetters
 from zmqrel.core.effects import Effects, Ended, HandedOver, ReceiptNotice
@@ -240,10 +240,12 @@ class Engine:
         """A handler, or the callers of `receive`, take this queue's rows from `buffer`."""
         self._inbox.claims.serve(queue, buffer, policy)
 
-    def finished(self, results: list[tuple[Row, Result]]) -> None:
+    def finished(self, results: Sequence[Finished]) -> None:
         """Workers are through with rows, all of one buffer."""
-        if results and results[0][0].overdue_us:
-            self.shared.counters["overdue"] += sum(is_overdue(row, self.shared.now.store_us) for row, _ in results)
+        now_us = self.shared.now.store_us
+        # Of messages that are told by ranges, none had a time limit.
+        overdue = (is_overdue(item[0], now_us) for item in results if not isinstance(item, Acknowledged))
+        self.shared.counters["overdue"] += sum(overdue)
         self._inbox.finish_all(results)
 
     def command(self, command: c.Command) -> None:

@@ -9,11 +9,24 @@ transitions.py  what each event makes of a message
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
 from zmqrel.core import history, tables
-from zmqrel.core.buffer import Expired, Failed, Handled, MoveTo, Refused, Rejected, Result, RetryAt, Returned
+from zmqrel.core.buffer import (
+    HANDLED,
+    Acknowledged,
+    Expired,
+    Failed,
+    Finished,
+    Handled,
+    MoveTo,
+    Refused,
+    Rejected,
+    Result,
+    RetryAt,
+    Returned,
+)
 from zmqrel.core.claims import Claims
 from zmqrel.core.credit import Credit
 from zmqrel.core.dead import DeadLetters
@@ -126,7 +139,6 @@ class Inbox:
 
     def rebind(self, row: Row) -> None:
         """After the core was loaded anew: this row is still with a worker."""
-        row.span = None
         lane = self._shared.in_lanes.get(row.lane.no)
         if lane is None:
             return
@@ -264,23 +276,48 @@ class Inbox:
 
     # ------------------------------------------------------------------------------------------------------- results
 
-    def finish_all(self, results: list[tuple[Row, Result]]) -> None:
+    def finish_all(self, results: Iterable[Finished]) -> None:
         """What workers made of rows, in the order in which they were through."""
-        plain = [row for row, result in results if type(result) is Handled and row.is_plain]
-        if len(plain) < len(results):
-            for row, result in results:
-                if not (type(result) is Handled and row.is_plain):
-                    if row.span is not None:
-                        self.claims.break_up(row.span)
+        plain: list[Row] = []
+        for item in results:
+            if isinstance(item, Acknowledged) and not item.span.is_apart:
+                self._end_part(item)
+                continue
+            for row, result in self._apart(item):
+                if type(result) is Handled and row.is_plain:
+                    plain.append(row)
+                else:
                     self.finish(row, result)
         if plain:
             self._finish_plain(plain)
 
+    def _apart(self, item: Finished) -> list[tuple[Row, Result]]:
+        """Of each message by itself: nothing else stands for it any more."""
+        if isinstance(item, Acknowledged):
+            rows = [self.claims.find(item.span.lane, seq) for seq in item.seqs]
+            return [(row, HANDLED) for row in rows if row is not None]
+        row, _ = item
+        if row.span is not None and self._shared.in_lanes.get(row.lane.no) is row.lane:
+            self.claims.find(row.lane, row.seq)
+        return [item]
+
+    def _end_part(self, part: Acknowledged) -> None:
+        """HANDLED, at the first attempt, for neighbours in a span."""
+        span, start, stop = part
+        lane, shared = span.lane, self._shared
+        shared.effects.freed.append((span.slot + start, stop - start))
+        shared.counters["handled"] += stop - start
+        span.settle(start, stop)
+        if span.settled == len(span.records):
+            lane.spans.remove(span)
+        self._end_neighbours(lane, span.first + start, span.records[start:stop], span.handed_us[stop - 1])
+        self.rows.queue(lane.queue).examine = True
+
     def _finish_plain(self, rows: list[Row]) -> None:
         """Settle rows that were acknowledged and have no more than their row in INBOX: in runs, not one by one."""
         shared = self._shared
-        shared.effects.freed.extend([row.slot for row in rows])
-        rows = [row for row in rows if _leaves(row)]
+        shared.effects.freed += [(row.slot, 1) for row in rows]
+        rows = [row for row in rows if row.lane.rows.pop(row.seq, None) is row]
         if not rows:
             return
         shared.counters["handled"] += len(rows)
@@ -289,20 +326,20 @@ class Inbox:
         for at, row in enumerate(rows):
             following = rows[at + 1] if at + 1 < len(rows) else None
             if following is None or following.lane is not row.lane or following.seq != row.seq + 1:
-                self._end_run(rows[start : at + 1])
+                run = rows[start : at + 1]
+                self._end_neighbours(row.lane, run[0].seq, [row.record for row in run], row.handed_us)
                 start = at + 1
+        for row in rows:
+            row.place = Place.GONE
         for name in {row.queue for row in rows}:
             self.rows.queue(name).examine = True
 
-    def _end_run(self, rows: list[Row]) -> None:
-        """HANDLED, at the first attempt, for neighbours of one lane."""
-        lane, first, last = rows[0].lane, rows[0].seq, rows[-1].seq
+    def _end_neighbours(self, lane: InLane, first: int, records: list[bytes], handed_us: int) -> None:
+        """HANDLED, at the first attempt, for neighbours of one lane; `handed_us` is when the last was handed over."""
+        last = first + len(records) - 1
         self._shared.inbox_runs.discard(lane.no, first, last)
-        for row in rows:
-            row.place = Place.GONE
-        self._count(lane, -len(rows), -sum([len(row.record) for row in rows]))
-        now_us = self._shared.now.store_us
-        settled = Settled(first, last, _HANDLED, None, 1, rows[-1].handed_us, now_us, False)
+        self._count(lane, -len(records), -sum(map(len, records)))
+        settled = Settled(first, last, _HANDLED, None, 1, handed_us, self._shared.now.store_us, False)
         self.settlements.add(lane, settled)
 
     def finish(self, row: Row, result: Result) -> None:
@@ -313,12 +350,11 @@ class Inbox:
             return
         if row.lane.rows.get(row.seq) is not row:
             # The peer was forgotten or its store was replaced meanwhile: nobody waits for this.
-            self._shared.effects.freed.append(row.slot)
+            self._free(row)
             return
         if row.suspect:
             self.claims.suspect_is_through(row)
-        if row.slot >= 0:
-            self._shared.effects.freed.append(row.slot)
+        self._free(row)
         if isinstance(result, Handled):
             self._shared.counters["handled"] += 1
             self._end(row, outcome_of(stage_at_receiver(row), Event.ACKNOWLEDGED), None, row.attempts)
@@ -335,6 +371,10 @@ class Inbox:
             self._retry(row, result)
         queue = self.rows.queue(row.queue)
         queue.examine = True
+
+    def _free(self, row: Row) -> None:
+        if row.slot >= 0:
+            self._shared.effects.freed.append((row.slot, 1))
 
     def _retry(self, row: Row, result: Failed | RetryAt) -> None:
         queue = self.rows.queue(row.queue)
@@ -637,17 +677,6 @@ class Inbox:
     def message_id(self, row: Row) -> str:
         """The id of a message: the sender's own, or made of lane and sequence number."""
         return row.head.meta.id or f"{row.lane.id:016x}-{row.seq}"
-
-
-def _leaves(row: Row) -> bool:
-    """Let go of a row that ends. False if the core does not hold it (any more)."""
-    span = row.span
-    if span is None:
-        return row.lane.rows.pop(row.seq, None) is row
-    span.settled += 1
-    if span.settled == len(span.records):
-        row.lane.spans.remove(span)
-    return True
 
 
 def _check(records: list[bytes]) -> bool:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgpack
 
+from zmqrel.core.row import SETTLED
+
 if TYPE_CHECKING:
     from zmqrel.core.row import Row, Span
 
@@ -294,10 +296,10 @@ class InLane:
         return self.spans[at] if at >= 0 and seq <= self.spans[at].last else None
 
     def in_hand(self, seq: int) -> Row | None:
-        """The row with this number, if it is in memory by itself or was handed over."""
+        """The row with this number, if it is in memory by itself or was handed over. It is only to be looked at."""
         span = self.span_of(seq)
-        if span is not None and seq - span.first < len(span.taken):
-            return span.taken[seq - span.first]
+        if span is not None and seq - span.first < span.taken:
+            return None if span.through[seq - span.first] == SETTLED else span.row(seq - span.first)
         return self.rows.get(seq)
 
 

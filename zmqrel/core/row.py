@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from enum import Enum
+from operator import length_hint
 from typing import TYPE_CHECKING
 
 from zmqrel.core.entries import CHECK_BYTES, HEADER, MessageHead, decode_head
@@ -56,7 +59,7 @@ class Row:
     overdue_us = 0
     """When its handler's time limit is over, 0 without one."""
     span: Span | None = None
-    """The span that it was handed over from, unless that was broken up."""
+    """The span that it was handed over from."""
     messages = 1
 
     def __init__(self, lane: InLane, seq: int, order_us: int, record: bytes) -> None:
@@ -79,6 +82,13 @@ class Row:
         if self.key is not None or self.deadline_us or self.stated or self.waiting_at_us or self.suspect:
             return False
         return self.attempts == 1
+
+    @property
+    def is_settled(self) -> bool:
+        """A worker had it, and is through with it."""
+        if self.span is not None:
+            return self.seq - self.span.first not in self.span.running
+        return self.place is not Place.RUNNING
 
     @property
     def doubt(self) -> bool:
@@ -112,15 +122,25 @@ class Row:
         return deadline_us is not None and now_us > deadline_us
 
 
+OPEN, ACKNOWLEDGED, COLLECTED, SETTLED = range(4)
+"""How far a message of a span is: with nobody or with a worker; acknowledged; known to the loop as such; ended."""
+
+
 class Span:
     """Neighbours of one lane that have nothing but their records, and have one time of readiness.
 
-    It stands for their Rows, which are made when they are handed over: so what is received, handed over and
-    acknowledged in order is never looked at one by one by the loop. Whoever needs one of its rows by itself has it
-    broken up (`Claims.find`).
+    It stands for their Rows, which are made for those who want to look at one: so what is received, handed over and
+    acknowledged is never looked at one by one by the loop, and a worker needs no lock for it. Whoever needs one of its
+    rows by itself has it broken up (`Claims.find`).
+
+    Messages are named by their position. `left` is what makes a hand-over one step: whoever takes a position out of it
+    decides, be it a worker or who breaks the span up. In the same way, who takes a position out of `running` settles.
     """
 
-    __slots__ = ("first", "lane", "order_us", "place", "records", "settled", "size", "taken")
+    __slots__ = (
+        "first", "handed_us", "is_apart", "lane", "left", "order_us", "place", "records", "rows", "running", "settled",
+        "size", "slot", "stopped_at", "through",
+    )  # fmt: skip
 
     def __init__(self, lane: InLane, first: int, order_us: int, records: list[bytes]) -> None:
         self.lane = lane
@@ -128,11 +148,25 @@ class Span:
         self.order_us = order_us
         self.records = records
         self.size = sum(map(len, records))
-        self.taken: list[Row] = []
-        """Rows that were handed over: the first ones, in order."""
-        self.settled = 0
-        """How many of these have ended."""
         self.place = Place.AHEAD
+        self.is_apart = False
+        """Its messages stand by themselves."""
+        self.stopped_at = -1
+        """How many had been handed over by then."""
+        self.slot = -1
+        """Of the first one, in the in-hand table; those of the others follow. -1 until something is handed over."""
+        self.left: Iterator[int] = iter(())
+        """Those that are to be handed over, in order, once this has begun."""
+        self.running: set[int] = set()
+        """Those that a worker has and that are not settled."""
+        self.through = bytearray()
+        """How far each one is: OPEN, ACKNOWLEDGED, COLLECTED or SETTLED."""
+        self.handed_us: list[int] = []
+        """When each one was handed over; 0 while it is not."""
+        self.rows: dict[int, Row] = {}
+        """Those that somebody wanted to look at."""
+        self.settled = 0
+        """How many have ended."""
 
     @property
     def messages(self) -> int:
@@ -144,18 +178,69 @@ class Span:
         """The number of the last one."""
         return self.first + len(self.records) - 1
 
-    def next(self) -> Row:
-        """The next row to be handed over."""
-        at = len(self.taken)
-        row = Row(self.lane, self.first + at, self.order_us, self.records[at])
-        row.span = self
+    @property
+    def taken(self) -> int:
+        """How many were handed over: the first ones, in order."""
+        if self.is_apart:
+            return self.stopped_at
+        return len(self.records) - length_hint(self.left) if self.slot >= 0 else 0
+
+    @property
+    def is_collected(self) -> bool:
+        """All of it was handed over, and the loop has learnt what became of it."""
+        return min(self.through) >= COLLECTED
+
+    def begin(self, slot: int) -> None:
+        """Its messages are handed over from now on; `slot` is that of the first."""
+        count = len(self.records)
+        self.left = iter(range(count))
+        self.through = bytearray(count)
+        self.handed_us = [0] * count
+        self.slot = slot
+
+    def row(self, at: int) -> Row:
+        """One that was handed over, or is being so just now."""
+        row = self.rows.get(at)
+        if row is None:
+            row = Row(self.lane, self.first + at, self.order_us, self.records[at])
+            row.span = self
+            row.slot = self.slot + at
+            row.attempts = 1
+            row.handed_us = self.handed_us[at]
+            row.place = Place.RUNNING
+            row = self.rows.setdefault(at, row)  # a worker and the loop may want it at once
         return row
 
+    def body(self, at: int) -> bytes:
+        """The encoded body of one."""
+        return self.records[at][HEADER.size : -CHECK_BYTES]
+
+    def collect(self) -> list[tuple[int, int]]:
+        """Positions (first, behind the last) of neighbours that were acknowledged since they were last collected."""
+        found = [match.span() for match in _SOME_ACKNOWLEDGED.finditer(bytes(self.through))]
+        for start, stop in found:
+            self.through[start:stop] = bytes((COLLECTED,)) * (stop - start)
+        return found
+
+    def settle(self, start: int, stop: int) -> None:
+        """These positions have ended."""
+        self.through[start:stop] = bytes((SETTLED,)) * (stop - start)
+        self.settled += stop - start
+        if self.settled == len(self.records):
+            self.rows.clear()  # each of them refers to this
+
+    def stop(self) -> None:
+        """Hand over nothing more of it: from now on its messages stand by themselves."""
+        # First, for a worker that acknowledges without a lock looks at it afterwards.
+        self.is_apart = True
+        if self.stopped_at < 0:
+            self.stopped_at = len(self.records) - len(list(self.left)) if self.slot >= 0 else 0
+
     def rest(self) -> list[Row]:
-        """Rows of those that were not handed over, to stand where the span stood."""
+        """Rows of those that were not handed over before it was stopped, to stand where it stood."""
         rows = [
             Row(self.lane, seq, self.order_us, record)
-            for seq, record in enumerate(self.records[len(self.taken) :], self.first + len(self.taken))
+            for seq, record in enumerate(self.records[self.taken :], self.first + self.taken)
         ]
         for row in rows:
             row.place = self.place
@@ -167,6 +252,9 @@ class Span:
         self.records = self.records[:count]
         self.size -= others.size
         return others
+
+
+_SOME_ACKNOWLEDGED = re.compile(bytes((ACKNOWLEDGED,)) + b"+")
 
 
 def is_overdue(row: Row, now_us: int) -> bool:

@@ -130,6 +130,10 @@ class Store(Storage, Protocol):
         ...
 
 
+MOST_IN_BLOCK = 992
+"""Rows that `InHandTable.reserve` makes room for."""
+
+
 class InHand(NamedTuple):
     """One row that the previous life had handed over and not settled."""
 
@@ -146,7 +150,8 @@ class InHand(NamedTuple):
 class InHandTable(Protocol):
     """The rows handed over and not yet settled by a commit; outlives the process, not the machine.
 
-    `take`, `done` and `free` are called from any thread, several at once; all others from one thread.
+    `take`, `reserve`, `running`, `done` and `free` are called from any thread, several at once; all others from one
+    thread.
     """
 
     @property
@@ -171,12 +176,25 @@ class InHandTable(Protocol):
         """Note that a handler is about to run on this row; return the slot."""
         ...
 
+    def reserve(self, lane: int, first: int, count: int) -> int:
+        """Slots for neighbouring rows, at most MOST_IN_BLOCK, that are about to be handed over for the first time.
+
+        Returns the slot of the row with the number `first`; those of the others follow it. None of them counts as
+        handed over before `running` says so.
+        """
+        ...
+
+    def running(self, slot: int) -> None:
+        """Note that a handler is about to run on the row of this slot, which was reserved."""
+        ...
+
     def done(self, slot: int) -> None:
         """Note that the handler of this slot has returned."""
         ...
 
-    def free(self, slot: int) -> None:
-        """Give the slot back: the row's settlement is committed. The slot is the next user's from here on."""
+    def free(self, slot: int, count: int = 1) -> None:
+        """Give slots that follow each other back, each once: the settlement of their rows is committed, or they are not
+        needed any more. They are the next user's from here on."""
         ...
 
     def check(self) -> None:

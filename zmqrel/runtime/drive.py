@@ -34,6 +34,8 @@ class Drive(ABC):
         self.clock: Clock
         self.shrinks = 0
         """How many turns have left the outbox with fewer messages or bytes than the turn before."""
+        self.finished_rows = False
+        """`row_finished` was called and no turn has begun since: the next one learns of what is finished now, too."""
         self.failure: BaseException | None = None
         """What ended it, if nobody asked it to end."""
 

@@ -138,7 +138,6 @@ class Loop(Drive):
         self._started = Call()
         self._wire: Wire
         self._turns: Turns
-        self._finished_rows = False
         self._room_made = False
         """The outbox has become smaller: sends may wait for that."""
 
@@ -195,7 +194,7 @@ class Loop(Drive):
 
     def row_finished(self) -> None:
         """A worker has finished a row, or taken the last one that was claimed."""
-        self._finished_rows = True
+        self.finished_rows = True
         self._wire.wake()
 
     def new_buffer(
@@ -379,7 +378,7 @@ class Loop(Drive):
     def _turn(self) -> None:
         self._wire.wait(self._timeout_s(), self._has_work)
         self._send_later()
-        self._finished_rows = self._room_made = False
+        self.finished_rows = self._room_made = False
         frames = self._wire.receive(_FRAMES_PER_TURN, _BYTES_PER_TURN)
         self._drop_closed({link for link, _ in frames})
         for send, refusal in self._room.give_up():
@@ -413,7 +412,7 @@ class Loop(Drive):
         calls.clear()
 
     def _has_work(self) -> bool:
-        if self._queue or self._finished_rows or self._wire.closed or self._room_made:
+        if self._queue or self.finished_rows or self._wire.closed or self._room_made:
             return True
         return self._stopping and not self._leaving
 

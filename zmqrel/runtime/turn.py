@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from zmqrel.core import commands as c
-from zmqrel.core.buffer import Buffer, Left, Result, Returned
+from zmqrel.core.buffer import Buffer, Finished, Left, Result, Returned, one_by_one
 from zmqrel.core.effects import Effects, Event, ReceiptNotice
 from zmqrel.core.engine import Engine
 from zmqrel.core.row import Row, is_overdue
@@ -27,6 +27,12 @@ _REDIAL_US = 1_000_000
 """How often a socket that was not to be had is asked for again."""
 _ENOUGH_INTAKE_BYTES = 16 * 1024 * 1024
 """A turn that takes in so much after the store was full needs no limit any more."""
+
+
+Results = Sequence[tuple[Buffer, Sequence[Finished]]]
+"""What workers have finished since the last turn."""
+RowResults = Sequence[tuple[Buffer, list[tuple[Row, Result]]]]
+"""The same, each message by itself."""
 
 
 class World(Protocol):
@@ -148,9 +154,7 @@ class Turns:
         self._widen_intake()
         self._apply(effects)
 
-    def _step(
-        self, now: Now, wall_us: int, work: Work, results: list[tuple[Buffer, list[tuple[Row, Result]]]]
-    ) -> Effects:
+    def _step(self, now: Now, wall_us: int, work: Work, results: Results) -> Effects:
         engine = self.engine
         flush_at_us = engine.flush_due_us()
         flush = flush_at_us is not None and flush_at_us <= now.mono_us
@@ -178,9 +182,8 @@ class Turns:
 
     def _apply(self, effects: Effects) -> None:
         world = self._world
-        for slot in effects.freed:
-            if slot >= 0:
-                self._in_hand.free(slot)
+        for slot, count in effects.freed:
+            self._in_hand.free(slot, count)
         for buffer, rows in effects.offers:
             buffer.offer(rows)
         for link, parts in effects.frames:
@@ -222,15 +225,9 @@ class Turns:
 
     # ------------------------------------------------------------------------------------------- a full store
 
-    def _after_full(
-        self,
-        now: Now,
-        wall_us: int,
-        work: Work,
-        results: list[tuple[Buffer, list[tuple[Row, Result]]]],
-        error: StoreFull,
-    ) -> None:
+    def _after_full(self, now: Now, wall_us: int, work: Work, results: Results, error: StoreFull) -> None:
         """Nothing of the turn was kept: load anew, use the headroom, and do over what frees room."""
+        results = _one_by_one(results)
         self._full = True
         self._probe_at_us = now.mono_us + PROBE_US
         if self.engine.intake_bytes:
@@ -250,7 +247,7 @@ class Turns:
             return
         self._apply(effects)
 
-    def _reload(self, now: Now, wall_us: int, results: list[tuple[Buffer, list[tuple[Row, Result]]]]) -> None:
+    def _reload(self, now: Now, wall_us: int, results: RowResults) -> None:
         # What is still running is told by its buffer; what was withdrawn at the door is with nobody.
         with_workers: list[Row] = [
             row for _, finished in results for row, result in finished if not isinstance(result, Left | Returned)
@@ -278,17 +275,15 @@ class Turns:
             if self._intake_bytes > _ENOUGH_INTAKE_BYTES:
                 self._intake_bytes = None
 
-    def _stall(self, work: Work, results: list[tuple[Buffer, list[tuple[Row, Result]]]], error: StoreFull) -> None:
+    def _stall(self, work: Work, results: Results, error: StoreFull) -> None:
         self._stalled = True
         self.store.abort()
         for command in work.commands:
             self._world.reply(command, error)
-        for buffer, finished in results:
+        for buffer, finished in _one_by_one(results):
             buffer.put_back(finished)
 
-    def _retry_stalled(
-        self, now: Now, wall_us: int, work: Work, results: list[tuple[Buffer, list[tuple[Row, Result]]]]
-    ) -> None:
+    def _retry_stalled(self, now: Now, wall_us: int, work: Work, results: Results) -> None:
         error = StoreFull("the store is full, its headroom too: nothing can be written until there is room")
         if now.mono_us < self._probe_at_us:
             self._stall(work, results, error)
@@ -308,7 +303,7 @@ class Turns:
         rows = [row for buffer, _ in self._served.values() for row in buffer.handed_over()]
         stats = self.engine.stats()
         stats["overdue"] += sum(is_overdue(row, now.store_us) for row in rows)
-        return stats | {"in_hand": len(rows)}
+        return stats | {"in_hand": len(rows) + sum(buffer.acknowledged for buffer, _ in self._served.values())}
 
     def next_wake_us(self, now: Now) -> int | None:
         """The monotonic time at which a turn is due though nothing comes in."""
@@ -351,9 +346,7 @@ class Turns:
         self._in_hand.clear()
         self.store.close()
 
-    def _last_turn(
-        self, now: Now, wall_us: int, results: list[tuple[Buffer, list[tuple[Row, Result]]]], running: list[Row]
-    ) -> list[Effects]:
+    def _last_turn(self, now: Now, wall_us: int, results: Results, running: list[Row]) -> list[Effects]:
         first = self._step(now, wall_us, Work(), results)
         self.engine.leave(running)
         self.engine.close("closing")
@@ -362,14 +355,17 @@ class Turns:
         self.store.flush()
         return [first, last]
 
-    def _last_turn_in_full_store(
-        self, now: Now, wall_us: int, results: list[tuple[Buffer, list[tuple[Row, Result]]]], running: list[Row]
-    ) -> list[Effects]:
+    def _last_turn_in_full_store(self, now: Now, wall_us: int, results: Results, running: list[Row]) -> list[Effects]:
         """With the headroom, so that what was handled is settled and not handed over again; empty if that fails too."""
         try:
             self.store.abort()
             self.store.set_growing(False)
+            results = _one_by_one(results)
             self._reload(now, wall_us, results)
             return self._last_turn(now, wall_us, results, running)
         except StoreFull:
             return []
+
+
+def _one_by_one(results: Results) -> RowResults:
+    return [(buffer, one_by_one(finished)) for buffer, finished in results]

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from zmqrel.core.buffer import HANDLED, Buffer, Failed, Result
-from zmqrel.core.row import Row
+from zmqrel.core.row import Row, Span
 from zmqrel.core.rows import Policy
 from zmqrel.errors import ForkedPeer, PeerClosed, StoreDamaged, StoreFull
 from zmqrel.message import Handler, Message, result_of
@@ -48,8 +48,6 @@ class Handling:
 class Consumer(ABC):
     """One queue's buffer and those who take from it, be they threads or the simulator's."""
 
-    settling: AbstractContextManager[object]
-    """Held for the instant in which a message of this queue is settled."""
     _asking: AbstractContextManager[object]
     """Held while `admit` is asked."""
 
@@ -101,30 +99,30 @@ class Consumer(ABC):
         elif self._buffer.admit(row, self.now_us()):
             if failure is None:
                 return True
-            self._settle(Message(row, self), failure)
+            self._settle(row, failure)
         self._drive.row_finished()
         return False
 
     def _handle(self, handling: Handling, row: Row) -> None:
-        message = Message(row, self)
         result: Result | None = None if handling.manual else HANDLED
         try:
-            handling.function(message)
+            handling.function(Message(row, self))
         except BaseException as error:  # SystemExit and KeyboardInterrupt are failed attempts too
             result = self._result_of(error)
-        if result is not None:
-            self._settle(message, result)
-        else:
+        if result is None:
             self._buffer.returned(row)
             if self._buffer.unsettled:
                 self._drive.row_finished()
+        elif not row.is_settled:  # by the handler itself
+            self._settle(row, result)
 
-    def _settle(self, message: Message, result: Result) -> None:
+    def _settle(self, row: Row, result: Result) -> None:
         try:
-            message._settle_if_open(result)
+            self.finish(row, result)
         except PeerClosed:
             # The handler outlived its peer: the next life hands the message over again, and says so.
-            _log.warning("handler of %s returned after its peer was closed; %s is redelivered", self.queue, message.id)
+            outlived = Message(row, self).id
+            _log.warning("handler of %s returned after its peer was closed; %s is redelivered", self.queue, outlived)
 
     def _result_of(self, error: BaseException) -> Result:
         result = result_of(error)
@@ -149,16 +147,20 @@ class Consumer(ABC):
         self._drive.check()
         return None
 
-    def finish(self, row: Row, result: Result) -> None:
-        """A message was settled. Raises PeerClosed if that cannot be kept any more, ForkedPeer in a child."""
-        if self._drive.forked:
-            raise ForkedPeer(
-                f"the message belongs to peer {self._drive.name!r} of the process that this one forked from"
-            )
-        if self._drive.closed:
-            raise self._drive.refusal("the message is handed over again in its next life")
-        self._buffer.finish(row, result)
-        self._drive.row_finished()
+    def finish(self, row: Row, result: Result) -> bool:
+        """A message was settled; False if it was before.
+
+        Raises PeerClosed if that cannot be kept any more, ForkedPeer in a child.
+        """
+        drive = self._drive
+        if drive.forked:
+            raise ForkedPeer(f"the message belongs to peer {drive.name!r} of the process that this one forked from")
+        if drive.closed:
+            raise drive.refusal("the message is handed over again in its next life")
+        finished = self._buffer.finish(row, result)
+        if not drive.finished_rows:
+            drive.row_finished()
+        return finished
 
     def to_datetime(self, row: Row, their_us: int) -> datetime:
         """A time by the sender's clock as an aware datetime by the local clock."""
@@ -181,7 +183,6 @@ class ThreadConsumer(Consumer):
         buffer = loop.new_buffer(queue, prefetch, lock, self._condition.notify, time_limit_us)
         super().__init__(loop, queue, buffer, policy)
         self._loop = loop
-        self.settling = threading.Lock()
         self._asking = threading.Lock()
         self._threads: list[threading.Thread] = []
         loop.when_ended(self.stop)
@@ -199,10 +200,15 @@ class ThreadConsumer(Consumer):
             thread.start()
 
     def _work(self, handling: Handling) -> None:
-        admit, take, now_us = handling.admit, self._buffer.take, self._loop.clock.store_us
+        admit, buffer = handling.admit, self._buffer
+        together = admit is None and not handling.manual and not handling.time_limit_us
         while not self._stopping:
             try:
-                row = take(now_us()) if admit is None else self._take_admitted(admit)
+                span = buffer.next_span() if together else None
+                if span is not None:
+                    self._handle_all(handling.function, span)
+                    continue
+                row = buffer.take(self.now_us()) if admit is None else self._take_admitted(admit)
             except StoreFull:
                 self._pause()
                 continue
@@ -215,6 +221,25 @@ class ThreadConsumer(Consumer):
                 self._sleep(None)
             else:
                 self._handle(handling, row)
+
+    def _handle_all(self, function: Handler, span: Span) -> None:
+        """Handle messages of a span one after the other, until none is left. Other workers may do the same with it."""
+        drive, buffer = self._drive, self._buffer
+        now_us, hand_over, acknowledge = drive.clock.store_us, buffer.hand_over, buffer.acknowledge
+        for at in span.left:
+            hand_over(span, at, now_us())
+            try:
+                function(Message(span, self, at))
+            except BaseException as error:
+                self._settle(span.row(at), self._result_of(error))
+                continue
+            if self._stopping or drive.forked:
+                if at in span.running:
+                    self._settle(span.row(at), HANDLED)
+                return
+            acknowledge(span, at)
+            if not drive.finished_rows:
+                drive.row_finished()
 
     def _monotonic_s(self) -> float:
         return monotonic()

@@ -294,10 +294,11 @@ class ObservedBuffer(Buffer):
         super().refuse(row)
         self._tell("refused", row)
 
-    def finish(self, row: Row, result: Result) -> None:
+    def finish(self, row: Row, result: Result) -> bool:
         """See Buffer."""
-        self._tell("finished", row, result)
-        super().finish(row, result)
+        if not row.is_settled:
+            self._tell("finished", row, result)
+        return super().finish(row, result)
 
 
 class SimulatedConsumer(Consumer):
@@ -308,7 +309,6 @@ class SimulatedConsumer(Consumer):
         limit_us = 0 if handling is None else handling.time_limit_us
         buffer = ObservedBuffer(drive, queue, drive.options.prefetch, self._offered, limit_us)
         super().__init__(drive, queue, buffer, policy)
-        self.settling = nullcontext()
         self._asking = TaskLock(drive.wait)
         self._simulated = drive
         self._handling = handling
