@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import sqlite3
 import threading
@@ -18,7 +19,7 @@ from tests.real.line import Line
 from tests.real.net import LIMIT_S
 from tests.real.soak.node import triangle_node
 from tests.real.wan import enter
-from zmqrel import Message, Peer, PeerClosed, Receipt, Retry
+from zmqrel import Message, Peer, PeerClosed, Receipt, Retry, StoreFull
 from zmqrel.store.in_hand import InHandFile
 from zmqrel.store.lmdb import LmdbStore
 
@@ -259,6 +260,52 @@ def far_peer(line: Line, name: str, options: dict[str, Any], namespace: str) -> 
         recall=lambda id: peer.recall(id).verdict.name,
         verdict=lambda id: peer.recall(id, timeout=LIMIT_S).verdict.name,
         serve_shelf=lambda: peer.handler("shelf")(tell) is not None,
+    )
+
+
+# ------------------------------------------------------------------------------------- without room
+
+
+def narrow_peer(line: Line, name: str, options: dict[str, Any], most_file_bytes: int = 0) -> None:
+    """Fills its store when asked to, whose files can have so many bytes; tells of each hand-over."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if most_file_bytes:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most_file_bytes, limits[1]))
+    peer = Peer(name, **options)
+    peer.start()
+    line.say(ready=True)
+
+    def fill(to: str, size: int) -> list[Any]:
+        for number in count():
+            try:
+                peer.send(to, bytes(size), id=f"m{number}")
+            except StoreFull as error:
+                return [number, str(error)]
+        raise AssertionError
+
+    def takes() -> bool:
+        try:
+            peer.send("billing", bytes(10_000))
+        except StoreFull:
+            return False
+        return True
+
+    def serve() -> bool:
+        peer.handler()(lambda message: line.say(handled=[message.id, message.attempt, message.redelivered]))
+        return True
+
+    _serve(
+        line,
+        peer,
+        fill=fill,
+        takes=takes,
+        serve=serve,
+        send=lambda to, ids, size, **arguments: [peer.send_nowait(to, bytes(size), id=n, **arguments).id for n in ids],
+        state=lambda id: peer.receipt(id).state.name,
+        outcome=lambda id: peer.receipt(id).wait(LIMIT_S).name,
+        outcomes=lambda ids: sorted({peer.receipt(id).wait(LIMIT_S).name for id in ids}),
+        verdict=lambda id: peer.recall(id, timeout=LIMIT_S).verdict.name,
+        cpu=lambda: [process_time(), monotonic()],
     )
 
 

@@ -6,9 +6,7 @@ import asyncio
 import logging
 import os
 import random
-import shutil
 import socket
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -581,21 +579,6 @@ def test_odd_reasons(text: str) -> None:
 
 
 # --------------------------------------------------------------------------------------------------- a full disk
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 16 MiB in memory, mounted; needs root. To be asked for before the peers that use it."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16M", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or not shutil.which("mount"):
-        pytest.skip("a disk of a known size can be mounted by root only")
-    if (tried := subprocess.run(mount, capture_output=True, text=True)).returncode:
-        pytest.skip(f"no disk of a known size: {tried.stderr.strip()}")
-    yield disk
-    # Lazily: what a failed test still has open must not keep it.
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 @pytest.mark.parametrize("durability", ["fsync", "relaxed"])
