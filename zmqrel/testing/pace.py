@@ -47,6 +47,6 @@ class Pace:
     def __str__(self) -> str:
         """In a line."""
         return (
-            f"{self.virtual_s:.1f} virtual seconds in {self.core_s:.1f} s of one core: {self.rate:.0f} times real time, "
-            f"{self.loaded_rate:.0f} times without the quiet ends"
+            f"{self.virtual_s:.1f} virtual seconds in {self.core_s:.1f} s of one core: "
+            f"{self.rate:.0f} times real time, {self.loaded_rate:.0f} times without the quiet ends"
         )
