@@ -25,10 +25,14 @@ class Credit:
         """Lanes that were granted less than they could use."""
         self._to_tell: dict[InLane, None] = {}
         """No set: in which order they are told is not to hang on where they lie in memory."""
+        self._changes = 0
+        """How often a lane was filled or granted anew."""
+        self._seen: tuple[object, ...] = ()
 
     def tell(self, lane: InLane) -> None:
         """The lane's sender is to be told floor and grant at the end of this turn."""
         self._to_tell[lane] = None
+        self._changes += 1
 
     def forget(self, lane: InLane) -> None:
         """The lane's sender is not to be told anything any more."""
@@ -91,6 +95,7 @@ class Credit:
 
     def grant(self, lane: InLane) -> tuple[int, int]:
         """How far the sender of this lane may go now: an absolute sequence number, and bytes beyond the floor."""
+        self._changes += 1
         messages, size = self._grantable(lane)
         if messages < _MOST_GRANTED or size < _ENOUGH_BYTES:
             self._starved[lane.no] = lane
@@ -114,7 +119,7 @@ class Credit:
 
         Only what `grant` then really raises counts, or the turn would never come to an end.
         """
-        if not self._starved:
+        if not self._starved or not self._is_news():
             return
         options = self._shared.options
         worth_messages = max(1, min(256, options.inbox_max_messages // 8))
@@ -128,6 +133,14 @@ class Credit:
             first = messages > 0 and not lane.count and lane.granted <= lane.floor
             if more or larger or first:
                 self._to_tell[lane] = None
+
+    def _is_news(self) -> bool:
+        """Whether anything happened since the last time that can leave more room for a lane."""
+        shared, ledger = self._shared, self._shared.ledger
+        seen = self._changes, len(shared.in_lanes), ledger.inbox_messages, ledger.inbox_bytes
+        seen += shared.accepting, shared.most_intake_bytes
+        known, self._seen = self._seen, seen
+        return known != seen
 
     def take_lanes_to_tell(self) -> Iterable[InLane]:
         """Lanes whose sender is to be told floor and grant."""
