@@ -143,11 +143,8 @@ MUTANTS = {
     ),
     "a full queue leaves nothing to the others (F7)": Mutant(
         "core.credit",
-        (
-            "others = [other for other in shared.in_lanes.values() if other.kind in (DATA, DELAYED) and "
-            "other is not lane]"
-        ),
-        "others = list[InLane]()",
+        "return max(0, part, free - (unused - own))",
+        "return max(0, part, free)",
         "full queues",
         0,
     ),

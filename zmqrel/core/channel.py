@@ -142,6 +142,7 @@ class Channel:
         if self._shared.options.durability == "relaxed":
             # How much of what it sent before is flushed is not known here: it goes on with the next flush.
             lane.sendable_upto = lane.sent_upto or MOST_UNFLUSHED
+            self._shared.unflushed[lane] = None
         if not lane.closed:
             self.out[(lane.kind, lane.queue)] = lane
 
@@ -188,15 +189,10 @@ class Channel:
         self._shared.outbox_runs.put(lane.no, first, [record], plain=True)
         if isinstance(entry, Settle) and self._shared.options.durability == "relaxed" and lane.hold_after is None:
             lane.hold_after = first - 1
+            self._shared.unflushed[lane] = None
         self._shared.touch(lane)
         self.activate(lane)
         return lane
-
-    def flushed(self) -> None:
-        """Everything committed so far survives power loss: what was held back may leave."""
-        for lane in self.own.values():
-            if lane.flushed():
-                self.activate(lane)
 
     def activate(self, lane: OutLane) -> None:
         """The lane may have something to transmit."""
@@ -466,6 +462,8 @@ class Channel:
             return 0
         if batch.last > lane.sent_upto:
             lane.transmitted(batch.last, batch.records_above(lane.sent_upto))
+            if lane.sendable_upto is not None:
+                self._shared.unflushed[lane] = None
             self._shared.touch(lane)
             if lane.kind != CONTROL:
                 self._shared.effects.notices.append(Sent(lane.no, batch.last))

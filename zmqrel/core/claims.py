@@ -122,8 +122,10 @@ class Claims:
         A full store does not stop it: what is settled makes room, and the headroom is there for that.
         """
         gate = self._suspect_gate()
-        for queue in self._rows.queues.values():
-            if queue.examine and queue.buffer is not None and not (gate and cast(Policy, queue.policy).push):
+        for queue in list(self._rows.awake.values()):
+            if queue.buffer is None:
+                queue.examine = False  # until somebody serves it
+            elif not (gate and cast(Policy, queue.policy).push):
                 self._claim_queue(queue, queue.buffer)
 
     def _claim_queue(self, queue: Queue, buffer: Buffer) -> None:
@@ -192,11 +194,8 @@ class Claims:
         """True if a queue has room and rows that this turn did not get to."""
         gate = self._suspect_out is not None
         return any(
-            queue.examine
-            and queue.buffer is not None
-            and queue.buffer.has_room
-            and not (gate and cast(Policy, queue.policy).push)
-            for queue in self._rows.queues.values()
+            queue.buffer is not None and queue.buffer.has_room and not (gate and cast(Policy, queue.policy).push)
+            for queue in self._rows.awake.values()
         )
 
     def _claimable(self, queue: Queue, row: Row | Span) -> bool:

@@ -28,6 +28,8 @@ class Credit:
         self._changes = 0
         """How often a lane was filled or granted anew."""
         self._seen: tuple[object, ...] = ()
+        self._shared_when: tuple[int, ...] = ()
+        self._known_shares = (0, 0, 0, 0)
 
     def tell(self, lane: InLane) -> None:
         """The lane's sender is to be told floor and grant at the end of this turn."""
@@ -86,12 +88,27 @@ class Credit:
         free, free_size = messages - options.inbox_max_messages // 2, size - options.inbox_max_bytes // 2
         if free > _MOST_GRANTED and free_size > options.max_body_bytes + _ENOUGH_BYTES:
             return free, free_size  # the others' halves of their shares are not more than half of all
-        others = [other for other in shared.in_lanes.values() if other.kind in (DATA, DELAYED) and other is not lane]
-        share = 2 * (len(others) + 1)
+        share, unused, share_size, unused_size = self._shares()
         return (
-            _fair(messages, options.inbox_max_messages // share, lane.count, [other.count for other in others]),
-            _fair(size, options.inbox_max_bytes // share, lane.size, [other.size for other in others]),
+            _fair(messages, max(0, share - lane.count), unused),
+            _fair(size, max(0, share_size - lane.size), unused_size),
         )
+
+    def _shares(self) -> tuple[int, int, int, int]:
+        """Half of the fair share of a lane, and what all lanes together have not used of theirs: messages, then bytes.
+
+        Summed up once for whatever is asked until something comes or goes.
+        """
+        shared, ledger, options = self._shared, self._shared.ledger, self._shared.options
+        held = (len(shared.in_lanes), shared.counters["received"], ledger.inbox_messages, ledger.inbox_bytes)
+        if held != self._shared_when:
+            lanes = [lane for lane in shared.in_lanes.values() if lane.kind in (DATA, DELAYED)]
+            share = options.inbox_max_messages // (2 * len(lanes) or 1)
+            share_size = options.inbox_max_bytes // (2 * len(lanes) or 1)
+            unused = sum([max(0, share - lane.count) for lane in lanes])
+            unused_size = sum([max(0, share_size - lane.size) for lane in lanes])
+            self._shared_when, self._known_shares = held, (share, unused, share_size, unused_size)
+        return self._known_shares
 
     def grant(self, lane: InLane) -> tuple[int, int]:
         """How far the sender of this lane may go now: an absolute sequence number, and bytes beyond the floor."""
@@ -137,8 +154,8 @@ class Credit:
     def _is_news(self) -> bool:
         """Whether anything happened since the last time that can leave more room for a lane."""
         shared, ledger = self._shared, self._shared.ledger
-        seen = self._changes, len(shared.in_lanes), ledger.inbox_messages, ledger.inbox_bytes
-        seen += shared.accepting, shared.most_intake_bytes
+        limits = shared.accepting, shared.most_intake_bytes
+        seen = (self._changes, len(shared.in_lanes), ledger.inbox_messages, ledger.inbox_bytes, *limits)
         known, self._seen = self._seen, seen
         return known != seen
 
@@ -148,9 +165,7 @@ class Credit:
         return lanes
 
 
-def _fair(free: int, share: int, used: int, others: list[int]) -> int:
-    """What one who has used `used` may take of what is free, where each other may still take up to `share`."""
-    kept = sum(max(0, share - other) for other in others)
-    own = max(0, share - used)
-    part = free * own // (own + kept) if own else 0
-    return max(0, part, free - kept)
+def _fair(free: int, own: int, unused: int) -> int:
+    """What one who has not used `own` of its share may take of what is free, where all have not used `unused`."""
+    part = free * own // unused if own else 0
+    return max(0, part, free - (unused - own))

@@ -576,8 +576,10 @@ class Engine:
         self._flushed_us = self.shared.now.mono_us
         self._released = _joined(self._released, self._held)
         self._held = Held([], [])
-        for channel in self.channels.values():
-            channel.flushed()
+        flushed, self.shared.unflushed = self.shared.unflushed, {}
+        for lane in flushed:
+            if lane.flushed() and not lane.over:
+                self.channels[lane.peer].activate(lane)
 
     # ---------------------------------------------------------------------------------------------- queries
 

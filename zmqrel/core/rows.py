@@ -100,8 +100,20 @@ class Queue:
     """(order, lane number, seq) of rows that were passed over and whose key is free now."""
     passed: bool = False
     """Rows were passed over for another reason than their key."""
-    examine: bool = True
-    """There may be something to claim."""
+    awake: dict[str, Queue] = field(default_factory=dict, repr=False)
+    """All queues of the peer in which there may be something to claim, so that a turn does not ask each of them."""
+
+    @property
+    def examine(self) -> bool:
+        """There may be something to claim."""
+        return self.name in self.awake
+
+    @examine.setter
+    def examine(self, there_may_be: bool) -> None:
+        if there_may_be:
+            self.awake[self.name] = self
+        else:
+            self.awake.pop(self.name, None)
 
 
 class Rows:
@@ -112,20 +124,27 @@ class Rows:
         self._channels = channels
         self._damaged = damaged
         self.queues: dict[str, Queue] = {}
+        self.awake: dict[str, Queue] = {}
+        """Those in which there may be something to claim; others cost a turn nothing."""
 
     def load(self) -> None:
         """Read the queues."""
         for key, value in self._shared.journal.scan(*tables.table_bounds(tables.QUEUE), limit=2**31):
             name = key[1:].decode()
-            self.queues[name] = Queue(name, int.from_bytes(value, "big"))
+            self._add(Queue(name, int.from_bytes(value, "big"), awake=self.awake))
 
     def queue(self, name: str) -> Queue:
         """The queue of that name, made if need be."""
         queue = self.queues.get(name)
         if queue is None:
-            queue = self.queues[name] = Queue(name, self._shared.ledger.next_queue)
+            queue = self._add(Queue(name, self._shared.ledger.next_queue, awake=self.awake))
             self._shared.ledger.next_queue += 1
             self._shared.journal.put(tables.named(tables.QUEUE, name), queue.no.to_bytes(4, "big"))
+        return queue
+
+    def _add(self, queue: Queue) -> Queue:
+        self.queues[queue.name] = queue
+        queue.examine = True
         return queue
 
     def queue_of(self, row: Row) -> Queue:

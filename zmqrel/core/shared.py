@@ -110,6 +110,8 @@ class Shared:
     stale: dict[int, OutLane | InLane] = field(default_factory=dict)
     """Lanes whose row is to be written with the next commit, but is not worth one."""
 
+    unflushed: dict[OutLane, None] = field(default_factory=dict)
+    """Under "relaxed" durability: lanes that sent, or hold back, something that no flush covers yet."""
     stale_peers: dict[str, Any] = field(default_factory=dict)
     """Channels whose row is to be written with the next commit."""
     outbox_runs: Runs = field(init=False)
