@@ -288,8 +288,8 @@ class Checker:
 
     def _is_prompt(self, receipt: Sent) -> bool:
         """Neither its peers nor its queue have any reason to let it wait."""
-        healthy = self.rules.healthy.issuperset((receipt.sender, receipt.to))
-        return healthy and receipt.queue in self.rules.prompt_queues
+        rules = self.rules
+        return receipt.queue in rules.prompt_queues and rules.healthy.issuperset((receipt.sender, receipt.to))
 
     def _expect(self, what: str, body: Any) -> None:
         self._due.pop((what, body), None)

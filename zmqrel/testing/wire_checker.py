@@ -162,28 +162,29 @@ class WireChecker:
 
     def _check_entry(self, sender: str, lane_id: int, lane: SeenLane, seq: int, entry: bytes) -> None:
         before = lane.entries.get(seq)
-        where = f"{seq} of lane {lane_id:016x}"
         if before is None:
             if entry and lane.kind != CONTROL:
-                self._check_grant(lane, where, seq)
-        elif entry and before != entry:
-            raise self._broken(sender, f"sends {where} with two bodies" if before else f"takes the void {where} back")
-        elif before and not entry:
-            if lane.kind == CONTROL and seq > lane.acknowledged:
-                raise self._broken(sender, f"forgot the control entry {where}, which was not acknowledged")
-            self._voids.append((sender, lane_id, seq))
-            self.seen["void for a message that was sent"] += 1
-        else:
+                self._check_grant(lane, lane_id, seq)
+            return
+        if before == entry:
             self.seen["resent"] += 1
+            return
+        where = f"{seq} of lane {lane_id:016x}"
+        if entry:
+            raise self._broken(sender, f"sends {where} with two bodies" if before else f"takes the void {where} back")
+        if lane.kind == CONTROL and seq > lane.acknowledged:
+            raise self._broken(sender, f"forgot the control entry {where}, which was not acknowledged")
+        self._voids.append((sender, lane_id, seq))
+        self.seen["void for a message that was sent"] += 1
 
-    def _check_grant(self, lane: SeenLane, where: str, seq: int) -> None:
+    def _check_grant(self, lane: SeenLane, lane_id: int, seq: int) -> None:
         """A record needs a grant, unless it is alone on the wire."""
-        if not self._healthy.issuperset((lane.sender, lane.receiver or "")) or not lane.unacknowledged:
+        if not lane.unacknowledged or not self._healthy.issuperset((lane.sender, lane.receiver or "")):
             return
         arrived = [at for at, _ in lane.grants if at < self._network.now - _ON_THE_WAY_S]
         known = [grant for at, grant in lane.grants if not arrived or at >= arrived[-1]]
         if arrived and seq > max(known):
-            raise self._broken(lane.sender, f"sends {where}, but was granted {known}")
+            raise self._broken(lane.sender, f"sends {seq} of lane {lane_id:016x}, but was granted {known}")
 
     def _check_voids(self, name: str) -> None:
         """A message that was sent is sent as itself until its outcome is final."""
