@@ -391,6 +391,15 @@ def test_a_silent_link_is_down_and_dialled_anew() -> None:
     assert bytes(b.take().body) == b"x"
 
 
+def test_a_link_that_answered_and_carries_nothing_more_one_way_is_dialled_anew() -> None:
+    a, b, pump = pair()
+    pump.pass_s(15, keep=lambda host, frame: host is b)
+    assert b.kinds()[0] == "silent"
+    assert a.hung_up == [1]
+    pump.pass_s(2)
+    assert a.engine.stats()["peers_connected"] == b.engine.stats()["peers_connected"] == 1
+
+
 def test_a_transport_that_says_the_link_is_gone_is_believed() -> None:
     a, b, pump = pair()
     b.engine.link_down(1)

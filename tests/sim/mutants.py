@@ -4,6 +4,7 @@
     python -m tests.sim.mutants NAME ...        search for these
     python -m tests.sim.mutants find NAME       the same, but where it was found before comes first
     python -m tests.sim.mutants NAME MIX SEED   run that seed with the bug; the exit status says whether it was found
+    python -m tests.sim.mutants with NAME ...   `python -m zmqrel.testing ...` with the bug
 
 A bug is put into the source as it is imported, in a process of its own; no file is changed. This module imports nothing
 of zmqrel before that is arranged.
@@ -411,7 +412,7 @@ def infect(mutant: Mutant) -> None:
 
 def found(mix: str, seed: int, steps: int | None = None) -> str | None:
     """What a run finds, None if it finds nothing."""
-    from zmqrel.testing.workload import run
+    from zmqrel.testing.case import run
 
     try:
         run(seed, mix, steps)
@@ -454,6 +455,11 @@ def main(arguments: list[str]) -> int:
         what = found(arguments[1], int(arguments[2]))
         print(what or "nothing is found")
         return SURVIVED if what is None else FOUND
+    if arguments[:1] == ["with"] and set(arguments[1:2]) <= MUTANTS.keys():
+        infect(MUTANTS[arguments[1]])
+        from zmqrel.testing.__main__ import main as run_simulator
+
+        return run_simulator(arguments[2:])
     if len(arguments) == 2 and arguments[0] in ("search", "find") and arguments[1] in MUTANTS:
         infect(MUTANTS[arguments[1]])
         return search(arguments[1], anew=arguments[0] == "search")

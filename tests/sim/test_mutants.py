@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.sim.mutants import FOUND, MUTANTS, mutated, source_of, start
-from zmqrel.testing.workload import run
+from zmqrel.testing.case import run
 
 
 @pytest.mark.parametrize("name", MUTANTS)

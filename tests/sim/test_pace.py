@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from zmqrel.testing.case import run
 from zmqrel.testing.pace import Pace
-from zmqrel.testing.workload import run
 
 
 def test_a_run_says_how_long_it_took_and_how_long_was_quiet() -> None:

@@ -757,3 +757,40 @@ def test_clocks_an_hour_apart(error_s: int) -> None:
     receipt = network.send("shop", "bank", 1, ttl=2)
     assert settled(network, [receipt], 1)
     assert receipt.outcome is Outcome.HANDLED
+
+
+def test_a_peer_whose_disk_was_full_to_the_last_byte_goes_on_when_there_is_room() -> None:
+    network, seen = pair(), Seen()
+    network.handler("bank", "default", seen)
+    network.fill_disk("bank")
+    receipts = [network.send("shop", "bank", n) for n in range(5)]
+    network.advance(3)
+    assert seen.bodies == []
+    network.free_disk("bank")
+    assert settled(network, receipts, 20)
+    assert outcomes(receipts) == ["HANDLED"] * 5
+    network.advance(1)
+    assert leftovers(network) == {}
+
+
+@pytest.mark.parametrize("commits", [1, 2, 3, 10])
+def test_commits_that_fail_are_done_over(commits: int) -> None:
+    network, seen = pair(), Seen()
+    network.handler("bank", "default", seen)
+    network.fail_commits("bank", commits)
+    receipts = [network.send("shop", "bank", n) for n in range(5)]
+    assert settled(network, receipts, 20)
+    assert seen.bodies == list(range(5))
+    network.advance(1)
+    assert leftovers(network) == {}
+
+
+@pytest.mark.parametrize("to_dialler", [True, False])
+@pytest.mark.parametrize("to_acceptor", [True, False])
+def test_a_half_open_connection_is_given_up_and_made_anew(to_dialler: bool, to_acceptor: bool) -> None:
+    network, seen = pair(), Seen()
+    network.handler("bank", "default", seen)
+    network.half_open("shop", "bank", to_dialler=to_dialler, to_acceptor=to_acceptor)
+    receipts = [network.send("shop", "bank", n) for n in range(5)]
+    assert settled(network, receipts, 30)
+    assert seen.bodies == list(range(5))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from zmqrel.core import frames
@@ -80,6 +81,8 @@ class Sessions:
         self._instance = 0
         """The life of the peer that clock samples are of."""
         self._hello_wait_us = FIRST_HELLO_US
+        self._deaf_at_us: int | None = None
+        """When the dialled link is given up if its HELLO finds no answer: there was somebody who said BYE."""
         self._challenged_us = _LONG_AGO_US
 
     # ------------------------------------------------------------------------------------------ connector
@@ -88,6 +91,7 @@ class Sessions:
         """There is a socket to the peer: say HELLO until it answers."""
         self.dialled_link = link
         self._hello_wait_us = FIRST_HELLO_US
+        self._deaf_at_us = None
         self._new_half()
         self._hello()
 
@@ -107,7 +111,10 @@ class Sessions:
         """Repeat what was not answered: HELLO, or OPEN."""
         session = self.open.get(self.dialled_link or 0)
         if session is None:
-            self._hello()
+            if self.dialled_link is not None and self._shared.now.mono_us >= (self._deaf_at_us or inf):
+                self._dial_anew(self.dialled_link)
+            else:
+                self._hello()
         elif not session.answered:
             self._send_open(session)
             self._shared.timers.set(("hello", self._name), self._shared.now.mono_us + self._hello_wait_us)
@@ -136,6 +143,7 @@ class Sessions:
             return
         self._take_instance(frame.instance)
         self._clock.sample(echoed_us, received_there_us, sent_there_us, now.store_us)
+        self._deaf_at_us = None
         session = self._session(link, frame, identity, info, dialled=True)
         # Judged before OPEN is written, for OPEN says what this side found out.
         if not self._adopt(session, info, frame.commits):
@@ -320,6 +328,7 @@ class Sessions:
             self.end(session, frame.fields[0])
         if link == self.dialled_link:
             self._new_half()
+            self._deaf_at_us = self._shared.now.mono_us + int(self._shared.options.liveness_s * 1e6)
             delay_us = MOST_HELLO_US if refused else BYE_TO_HELLO_US
             self._shared.timers.set(("hello", self._name), self._shared.now.mono_us + delay_us)
 
@@ -327,9 +336,12 @@ class Sessions:
         """The link is down: a DEALER is made anew, for one with a half-open connection can stay deaf."""
         self.end(session, "silent")
         if session.link == self.dialled_link:
-            self._shared.effects.hang_up.append(session.link)
-            self.dialled_link = None
-            self._shared.effects.dial.append(self._name)
+            self._dial_anew(session.link)
+
+    def _dial_anew(self, link: int) -> None:
+        self._shared.effects.hang_up.append(link)
+        self.dialled_link = None
+        self._shared.effects.dial.append(self._name)
 
     def link_down(self, link: int) -> None:
         """The transport says that an inbound link is gone."""

@@ -137,7 +137,7 @@ class Turns:
         """One turn. Raises only what leaves the peer unable to go on."""
         self.store.check()
         self._in_hand.check()
-        if self._full and now.mono_us >= self._probe_at_us:
+        if self._full and not self._stalled and now.mono_us >= self._probe_at_us:
             self._probe(now)
         if self._redial and now.mono_us >= self._redial_at_us:
             self._dial_again(now)
@@ -293,7 +293,7 @@ class Turns:
 
     def _probe(self, now: Now) -> None:
         self._probe_at_us = now.mono_us + PROBE_US
-        if not self._stalled and self.store.room():
+        if self.store.room():
             self.store.set_growing(True)
             self.engine.set_accepting(True)
             self._full = False
@@ -304,6 +304,11 @@ class Turns:
         stats = self.engine.stats()
         stats["overdue"] += sum(is_overdue(row, now.store_us) for row in rows)
         return stats | {"in_hand": len(rows) + sum(buffer.acknowledged for buffer, _ in self._served.values())}
+
+    @property
+    def stalled(self) -> bool:
+        """True while nothing can be written, so that a turn before the next wake does nothing."""
+        return self._stalled
 
     def next_wake_us(self, now: Now) -> int | None:
         """The monotonic time at which a turn is due though nothing comes in."""

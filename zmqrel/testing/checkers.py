@@ -600,7 +600,7 @@ class Checker:
 
     def _broken(self, body: Any, what: str) -> PromiseBroken:
         history = self.histories.get(body)
-        return PromiseBroken(f"at {self._world.now:.6f}: message {str(body)[:40]!r}: {what}\n{history}")
+        return PromiseBroken(f"at {self._world.now:.6f}: message {str(body)[:40]!r}: {what}\n{history}", body)
 
     # ------------------------------------------------------------------------------------------ the end
 

@@ -27,6 +27,10 @@ class SimulatedDisk(MemoryStore):
         super().__init__(durability=durability, capacity=capacity)
         self._dies: CrashPoint | None = None
         self._commits_left = 0
+        self._failures_left = 0
+        self._usual_capacity = capacity
+        self.may_be_full = capacity is not None
+        """There may have been commits that it did not take."""
         self.commits = 0
         """Commits that wrote something."""
         self.refuses: Callable[[], bool] | None = None
@@ -40,19 +44,43 @@ class SimulatedDisk(MemoryStore):
         """Take `die_at` back."""
         self._dies = None
 
+    def new(self) -> SimulatedDisk:
+        """An empty one in its place."""
+        disk = SimulatedDisk(durability="relaxed" if self.was_relaxed else "fsync", capacity=self._usual_capacity)
+        disk.may_be_full = self.may_be_full
+        return disk
+
+    def fill(self, bytes_left: int) -> None:
+        """Let others take all of the disk but so many bytes."""
+        self.may_be_full = True
+        self.capacity = self._size + bytes_left
+
+    def free(self) -> None:
+        """Take `fill` back."""
+        self.capacity = self._usual_capacity
+
+    def fail(self, commits: int) -> None:
+        """Let so many of the next commits that write something fail."""
+        self.may_be_full = self.may_be_full or bool(commits)
+        self._failures_left = commits
+
     @property
     def dying(self) -> CrashPoint | None:
         """The point at which the process is to die with the next commit that writes something."""
         return self._dies if self._commits_left <= 0 else None
 
     def commit(self) -> bool:
-        """Commit, unless the process is to die here."""
+        """Commit, unless the process is to die here, or the commit is to fail."""
         if self.dying == "before commit" and self._undo:
             self._dies = None
             raise ProcessDied
         if self.refuses is not None and self._takes_in and self.refuses():
             self.abort()
             raise StoreFull("the simulated disk does not take what came in")
+        if self._failures_left and self._undo:
+            self._failures_left -= 1
+            self.abort()
+            raise StoreFull("the simulated disk did not take this commit")
         wrote = super().commit()
         if not wrote:
             return False

@@ -65,6 +65,8 @@ class Connection:
     """When the last frame of each direction arrives."""
     number: int = 0
     """Raised by every break: frames of an older number are late ones."""
+    deaf: tuple[int, ...] = ()
+    """Ways in which it carries nothing more, though it stays: 0 from who dialled, 1 to it."""
 
 
 class Links:
@@ -88,6 +90,8 @@ class Links:
         """Loses the frames for which it returns True: called with sender, receiver and parts."""
         self.tap: Callable[[Process, str | None, list[bytes]], None] | None = None
         """Sees every frame as it leaves, lost or not: called with sender, receiver (None if that is gone) and parts."""
+        self.arrival_tap: Callable[[Process, list[bytes]], None] | None = None
+        """Sees every frame that is delivered: called with receiver and parts, the same list that left."""
 
     def bind(self, endpoint: str, process: Process) -> None:
         """Whoever dials `endpoint` reaches `process` whenever it runs."""
@@ -132,6 +136,13 @@ class Links:
             acceptor = self._bound.get(connection.endpoint)
             if acceptor is not None and {connection.dialler.name, acceptor.name} == {one, other}:
                 self._break(connection)
+
+    def deafen(self, one: str, other: str, to_dialler: bool, to_acceptor: bool) -> None:
+        """Let every connection between two peers carry nothing more in these directions, until it is dialled anew."""
+        for connection in self._dialled.values():
+            acceptor = self._bound.get(connection.endpoint)
+            if acceptor is not None and {connection.dialler.name, acceptor.name} == {one, other}:
+                connection.deaf = (0,) * to_acceptor + (1,) * to_dialler
 
     # ------------------------------------------------------------------------------------------------ frames
 
@@ -190,6 +201,9 @@ class Links:
         if self.censor is not None and self.censor(sender.name, receiver.name, parts):
             self.lost += 1
             return
+        if connection.deaf and way in connection.deaf:
+            self.lost += 1
+            return
         if (sender.name, receiver.name) in self._blocked:
             self._lose(connection, sender, receiver, link, parts)
             return
@@ -241,4 +255,6 @@ class Links:
     def _hand_in(self, receiver: Process, life: int, link: int, parts: list[bytes]) -> None:
         closed = link % 2 == 0 and (receiver.name, life, link) not in self._dialled
         if receiver.running and receiver.life == life and not closed:
+            if self.arrival_tap is not None:
+                self.arrival_tap(receiver, parts)
             receiver.deliver(link, parts)

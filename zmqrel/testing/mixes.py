@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from random import Random
+from typing import Any
 
 from zmqrel.testing.links import LinkFaults
 
@@ -12,6 +14,8 @@ from zmqrel.testing.links import LinkFaults
 class Mix:
     """What may happen, and how often: chances per step of the workload, of which there are about ten a second."""
 
+    about: str = ""
+    """In a line."""
     peers: int = 2
     steps: int = 200
     both_dial: float = 0.5
@@ -20,6 +24,8 @@ class Mix:
     recall_where: float = 0.01
     ttl: float = 0.2
     delay: float = 0.1
+    on_expiry: float = 0.1
+    """Of messages: what expires is dropped or goes to another queue, and is no dead letter."""
     fail: float = 0.1
     reconnect: float = 0.0
     partition: float = 0.0
@@ -29,6 +35,15 @@ class Mix:
     """All machines lose power at once, so that nobody remembers what was flushed nowhere."""
     store_loss: float = 0.0
     rollback: float = 0.0
+    """A copy of a store is made, and put back a little later."""
+    full_disk: float = 0.0
+    """Others fill the disk of a store for a while, its headroom too."""
+    commit_errors: float = 0.0
+    """The next commits of a peer fail."""
+    half_open: float = 0.0
+    """Connections of two peers carry nothing more, one way or both, though neither end is told."""
+    vanish: float = 0.0
+    """One of the peers dies and never returns; at the end the others forget it."""
     close: float = 0.0
     relaxed: bool = False
     tiny: bool = False
@@ -75,54 +90,98 @@ class Mix:
 
 BAD_LINKS = LinkFaults(delay_s=(0.0005, 0.05), loss=0.05, duplication=0.05, breaks=0.01, late=0.3)
 MIXES: dict[str, Mix] = {
-    "calm": Mix(),
-    "links": Mix(faults=BAD_LINKS, reconnect=0.02, partition=0.03),
-    "crashes": Mix(faults=BAD_LINKS, crash=0.05, close=0.02),
-    "all but losses": Mix(peers=3, faults=BAD_LINKS, partition=0.02, crash=0.03, close=0.01, reconnect=0.01),
-    "relaxed": Mix(faults=BAD_LINKS, relaxed=True, crash=0.03, close=0.01),
-    "power": Mix(faults=BAD_LINKS, power_loss=0.03, blackout=0.01, crash=0.02),
-    "relaxed power": Mix(faults=BAD_LINKS, relaxed=True, power_loss=0.03, blackout=0.02, crash=0.02),
-    "store loss": Mix(faults=BAD_LINKS, store_loss=0.02, crash=0.02, partition=0.02),
-    "rollback": Mix(faults=BAD_LINKS, rollback=0.03, crash=0.02, partition=0.02),
-    "tiny": Mix(faults=BAD_LINKS, tiny=True, crash=0.02),
-    "full": Mix(faults=BAD_LINKS, capacity=60_000, crash=0.02),
-    "forgetting": Mix(peers=3, faults=BAD_LINKS, forget=0.04, crash=0.03, close=0.01, reconnect=0.02),
-    "conditions": Mix(faults=BAD_LINKS, refuse=0.2, dead=0.2, fail=0.3, ttl=0.5, recall=0.4, crash=0.03, close=0.01),
-    "refused and rolled back": Mix(faults=BAD_LINKS, refuse=0.2, dead=0.2, recall=0.4, rollback=0.03, power_loss=0.02),
-    "clocks": Mix(faults=BAD_LINKS, skew=True, ttl=0.6, delay=0.2, crash=0.03),
+    "calm": Mix("good links, no faults: sends, recalls, failures, deadlines, delays"),
+    "links": Mix(
+        "lossy, doubling, breaking links; partitions, half-open connections, late frames",
+        faults=BAD_LINKS, reconnect=0.02, partition=0.03, half_open=0.02,
+    ),
+    "crashes": Mix("processes die at and between commits", faults=BAD_LINKS, crash=0.05, close=0.02),
+    "all but losses": Mix(
+        "three peers, bad links, crashes; no store forgets anything",
+        peers=3, faults=BAD_LINKS, partition=0.02, crash=0.03, close=0.01, reconnect=0.01,
+    ),
+    "relaxed": Mix(
+        "commits without a flush, and processes that die",
+        faults=BAD_LINKS, relaxed=True, crash=0.03, close=0.01,
+    ),
+    "power": Mix("machines lose power", faults=BAD_LINKS, power_loss=0.03, blackout=0.01, crash=0.02),
+    "relaxed power": Mix(
+        "machines lose power and what was not flushed",
+        faults=BAD_LINKS, relaxed=True, power_loss=0.03, blackout=0.02, crash=0.02,
+    ),
+    "store loss": Mix("stores are deleted", faults=BAD_LINKS, store_loss=0.02, crash=0.02, partition=0.02),
+    "rollback": Mix("stores are put back to older copies", faults=BAD_LINKS, rollback=0.03, crash=0.02, partition=0.02),
+    "tiny": Mix("credit, windows and buffers of a few messages", faults=BAD_LINKS, tiny=True, crash=0.02),
+    "full": Mix("stores of 60 kB", faults=BAD_LINKS, capacity=60_000, crash=0.02),
+    "forgetting": Mix(
+        "peers forget each other and meet again",
+        peers=3, faults=BAD_LINKS, forget=0.04, crash=0.03, close=0.01, reconnect=0.02,
+    ),
+    "conditions": Mix(
+        "admit refuses; dead letters are retried and purged",
+        faults=BAD_LINKS, refuse=0.2, dead=0.2, fail=0.3, ttl=0.5, recall=0.4, crash=0.03, close=0.01,
+    ),
+    "refused and rolled back": Mix(
+        "the same, with stores put back and power lost",
+        faults=BAD_LINKS, refuse=0.2, dead=0.2, recall=0.4, rollback=0.03, power_loss=0.02,
+    ),
+    "clocks": Mix("wall clocks hours apart, and stepped", faults=BAD_LINKS, skew=True, ttl=0.6, delay=0.2, crash=0.03),
     "everything": Mix(
+        "three peers and most faults at once",
         peers=3, faults=BAD_LINKS, partition=0.02, crash=0.02, power_loss=0.01, store_loss=0.01, rollback=0.01,
         close=0.01, reconnect=0.01, skew=True,
     ),
-    "five peers": Mix(
-        peers=5, faults=BAD_LINKS, partition=0.02, crash=0.02, power_loss=0.01, blackout=0.005, store_loss=0.01,
-        rollback=0.01, close=0.01, reconnect=0.02, skew=True, kill=0.002, suspend=0.01, busy=0.02, told=True,
-    ),
     "tiny losses": Mix(
+        "tiny limits, and stores lost and put back",
         faults=BAD_LINKS, tiny=True, store_loss=0.01, rollback=0.02, crash=0.02, partition=0.02, skew=True, ttl=0.5,
         recall=0.5,
     ),
     "tiny everything": Mix(
+        "three peers, tiny limits, most faults at once",
         peers=3, faults=BAD_LINKS, tiny=True, partition=0.02, crash=0.02, power_loss=0.01, store_loss=0.01,
         rollback=0.02, close=0.01, reconnect=0.01, skew=True, ttl=0.4, recall=0.3,
     ),
     "relaxed everything": Mix(
+        "three peers, relaxed, most faults at once",
         peers=3, faults=BAD_LINKS, relaxed=True, partition=0.02, crash=0.02, power_loss=0.02, store_loss=0.01,
         rollback=0.02, close=0.01, reconnect=0.01, skew=True, ttl=0.3, recall=0.3,
     ),
     "neighbours": Mix(
+        "one of four peers is at fault, one queue is slow: nobody else may notice",
         peers=4, quiet_pairs=True, fail=0.0, crash=0.02, partition=0.03, recall=0.3, busy=0.05, tiny=True
     ),
+    "full disks": Mix(
+        "disks fill up for a while, commits fail", faults=BAD_LINKS, full_disk=0.03, commit_errors=0.05, crash=0.02,
+        told=True, close=0.01,
+    ),
+    "impostors": Mix(
+        "other processes say that they are one of the peers",
+        peers=3, faults=LinkFaults(delay_s=(0.0005, 0.05)), impostor=0.05, recall=0.3,
+    ),
+    "never returns": Mix(
+        "one of the peers dies for ever, and is forgotten", peers=3, faults=BAD_LINKS, vanish=0.01, crash=0.02,
+    ),
+    "five peers": Mix(
+        "five peers and every fault at once", peers=5, steps=120, faults=BAD_LINKS, partition=0.02, half_open=0.02,
+        crash=0.03, power_loss=0.01, blackout=0.003, store_loss=0.01, rollback=0.01, close=0.01, reconnect=0.01,
+        full_disk=0.01, commit_errors=0.02, skew=True, suspend=0.01, kill=0.002, busy=0.05,
+        vanish=0.003, dead=0.05, refuse=0.05, recall=0.3, told=True,
+    ),
     "full queues": Mix(
+        "backlogs fill inboxes on slow links: served queues may not notice",
         peers=3, quiet_pairs=True, faults=LinkFaults(delay_s=(0.04, 0.06)), fail=0.0, crash=0.01, partition=0.02,
         inbox_max_messages=240, burst=0.1,
     ),
-    "killers": Mix(crash=0.01, kill=0.01, busy=0.1, recall=0.3, told=True, repeat=0.3),
+    "killers": Mix(
+        "messages that kill their process; callbacks are told outcomes",
+        crash=0.01, kill=0.01, busy=0.1, recall=0.3, told=True, repeat=0.3,
+    ),
     "odds": Mix(
+        "damaged rows, large messages, suspended machines, messages given up",
         faults=BAD_LINKS, crash=0.02, suspend=0.01, repeat=0.3, large=0.005, damage=0.03, told=True, give_up=True,
         partition=0.02, busy=0.05,
     ),
-    "swarm": Mix(swarm=True),
+    "swarm": Mix("each seed draws a mix of its own", swarm=True),
 }  # fmt: skip
 """Workloads by name."""
 
@@ -151,6 +210,10 @@ def drawn(rng: Random, mix: Mix) -> Mix:
         fail=rng.choice([0.0, 0.1, 0.4]),
         reconnect=perhaps(0.3, 0.05),
         partition=perhaps(0.5, 0.06),
+        half_open=perhaps(0.3, 0.05),
+        full_disk=perhaps(0.2, 0.03),
+        commit_errors=perhaps(0.2, 0.05),
+        vanish=perhaps(0.1, 0.005),
         crash=perhaps(0.7, 0.08),
         close=perhaps(0.3, 0.03),
         power_loss=perhaps(0.5, 0.03) if lossy else 0.0,
@@ -179,3 +242,20 @@ def chosen(seed: int, mix: Mix) -> Mix:
 def with_steps(mix: Mix, steps: int | None) -> Mix:
     """The mix, with another number of steps if one is given."""
     return mix if steps is None else replace(mix, steps=steps)
+
+
+_LINK_KINDS = ("loss", "duplication", "breaks", "late")
+_OTHER_KINDS = ("fail", "refuse")
+
+
+def kinds_of(mix: Mix) -> list[str]:
+    """What is left to chance all the time and could be left out as a whole: faults of links, failing handlers."""
+    links = [kind for kind in _LINK_KINDS if getattr(mix.faults, kind)]
+    return links + [kind for kind in _OTHER_KINDS if getattr(mix, kind)]
+
+
+def without(mix: Mix, kinds: Collection[str]) -> Mix:
+    """The mix without these kinds of chance."""
+    links: dict[str, Any] = {kind: 0.0 for kind in kinds if kind in _LINK_KINDS}
+    others: dict[str, Any] = {kind: 0.0 for kind in kinds if kind in _OTHER_KINDS}
+    return replace(mix, faults=replace(mix.faults, **links), **others)

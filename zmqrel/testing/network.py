@@ -251,6 +251,25 @@ class Network:
         """Break the connections between two peers; they are made anew at once."""
         self.links.break_all(one, other)
 
+    def half_open(self, one: str, other: str, *, to_dialler: bool = True, to_acceptor: bool = True) -> None:
+        """Let the present connections of two peers carry nothing more, to who dialled, to the other or to both.
+
+        Neither end is told. They stay so until who dialled gives them up and dials anew.
+        """
+        self.links.deafen(one, other, to_dialler, to_acceptor)
+
+    def fill_disk(self, name: str, bytes_left: int = 0) -> None:
+        """Let others take all of the disk of a peer's store but so many bytes."""
+        self.peers[name].disk.fill(bytes_left)
+
+    def free_disk(self, name: str) -> None:
+        """Let there be room on that disk again."""
+        self.peers[name].disk.free()
+
+    def fail_commits(self, name: str, commits: int) -> None:
+        """Let so many of the next commits of a peer fail that write something, as on a full disk."""
+        self.peers[name].disk.fail(commits)
+
     def crash(self, name: str, at: CrashPoint | None = None, commits: int = 0) -> None:
         """Kill the process of a peer: now, or at a commit that writes something, after so many more.
 
@@ -304,7 +323,7 @@ class Network:
     def delete_store(self, name: str) -> None:
         """Take the store of a stopped peer away."""
         peer = self.peers[name]
-        peer.disk = SimulatedDisk(durability=peer.options.durability, capacity=peer.disk.capacity)
+        peer.disk = peer.disk.new()
         peer.in_hand = MemoryInHand()
         peer.forget_all_but(())
         self.observe("store lost", name)
@@ -374,6 +393,10 @@ class Network:
         """Call `observer(*details)` whenever this happens."""
         self._observers_of[what].append(observer)
 
+    def watch_first(self, observer: Callable[..., None]) -> None:
+        """Likewise, and before those who watch already: they may raise."""
+        self._observers.insert(0, observer)
+
     def observe(self, what: str, *details: Any) -> None:
         """Something happened."""
         try:
@@ -398,8 +421,8 @@ class Network:
         return self.peers[one].agrees_with(other) and self.peers[other].agrees_with(one)
 
     def may_fill_up(self, name: str) -> bool:
-        """True if the store of a peer is limited."""
-        return self.peers[name].disk.capacity is not None
+        """True if the store of a peer is limited, or refused commits."""
+        return self.peers[name].disk.may_be_full
 
     def was_found_old(self, name: str, by: str, since: float) -> bool:
         """True if a peer reported, after that time, that the other called its store an old copy."""

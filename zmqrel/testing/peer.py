@@ -18,7 +18,7 @@ from zmqrel.core.entries import Meta, encode_messages, encode_meta
 from zmqrel.core.row import Row
 from zmqrel.core.rows import Policy
 from zmqrel.core.times import Now
-from zmqrel.errors import Reject, RetryLater
+from zmqrel.errors import Reject, RetryLater, StoreFull
 from zmqrel.options import Options
 from zmqrel.outcome import Outcome, Verdict
 from zmqrel.retry import Retry
@@ -213,7 +213,10 @@ class SimulatedPeer:
     # --------------------------------------------------------------------------------------------- life
 
     def start(self) -> None:
-        """Open the store and begin a life; nothing if one is under way."""
+        """Open the store and begin a life; nothing if one is under way.
+
+        Raises StoreFull if there is no room for that; then it does not run.
+        """
         if self.running:
             return
         self.life += 1
@@ -230,7 +233,7 @@ class SimulatedPeer:
         if self.application is not None:
             self.application.starting()
         with self._mortal():
-            self.turns.open(self.clock.now(), self.clock.wall_us())
+            self._open()
             if self.application is not None:
                 self.application.started()
             for handler in self.handlers.values():
@@ -239,6 +242,17 @@ class SimulatedPeer:
                 self.command(c.Connect(name, endpoint))
             self._look_up_receipts()
         self.wake()
+
+    def _open(self) -> None:
+        assert self.turns is not None
+        try:
+            self.turns.open(self.running_clock.now(), self.running_clock.wall_us())
+        except StoreFull:
+            # As Peer.start does: there is no life.
+            self.life += 1
+            self.running, self.turns = False, None
+            self.disk.abort()
+            raise
 
     def _make_engine(self, now: Now) -> Engine:
         engine = Engine(self.name, self.options, self.rng, lambda: self.rng.getrandbits(64) or 1, self.disk, now)
@@ -358,7 +372,7 @@ class SimulatedPeer:
             delay_us = int(max(0, wake_us - now.mono_us) * (1 - self.hardware.drift)) + 1
             self._turn_not_after(self.network.true_us() + delay_us)
         for handler in self.handlers.values():
-            if handler.buffer is not None and handler.buffer.unsettled:
+            if handler.buffer is not None and handler.buffer.unsettled and not self.turns.stalled:
                 self.wake(1)
 
     def _count_turn(self, at_us: int) -> None:

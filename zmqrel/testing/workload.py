@@ -1,70 +1,67 @@
-"""Random work for a simulated network, with faults of every kind; checked as it runs, and at its end."""
+"""Random work for a simulated network, with faults of every kind; checked as it runs, and at its end.
+
+Whatever is left to chance is drawn by who needs it from a generator of its own, made of the seed and of what it is for:
+each action of each step, each attempt of each handler. So parts of a run can be left out while the others stay.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import replace
-from functools import partial
 from random import Random
 from typing import Any
 
 from zmqrel.core import tables
-from zmqrel.core.commands import Connect, Forget, PurgeDead, RetryDead
 from zmqrel.errors import Reject, RetryLater
 from zmqrel.retry import Retry
+from zmqrel.testing.actions import CLOCK_ERRORS_S, QUEUES, SMALL_BODY_BYTES, Actions
 from zmqrel.testing.bounds import BoundsChecker
 from zmqrel.testing.broken import PromiseBroken
 from zmqrel.testing.checkers import Checker, Rules
-from zmqrel.testing.disk import CrashPoint
 from zmqrel.testing.links import LinkFaults
 from zmqrel.testing.listener import Listener
-from zmqrel.testing.mixes import MIXES, Mix, chosen, with_steps
-from zmqrel.testing.network import Copy, Network
+from zmqrel.testing.mixes import Mix, chosen, kinds_of, without
+from zmqrel.testing.network import Network
 from zmqrel.testing.pace import Pace
-from zmqrel.testing.peer import Delivery, Moving, SimulatedReceipt
+from zmqrel.testing.peer import Delivery, Moving
 from zmqrel.testing.sights import Sights
 from zmqrel.testing.wire_checker import WireChecker
 
-_QUEUES = ("a", "b", "c")
-_KEYS = ("red", "green", None, None, None)
-_CLOCK_ERRORS_S = (0, 3600, -3600, 2)
 _QUIET_S = 600.0
 _MAX_ATTEMPTS = 5
-_BURST, _BACKLOG = 80, 120
 _BURST_PROMPT_S = 4.0
-"""A burst of `_BURST` takes one second with a fair share of the inbox, and eight if each grant is one message."""
-_SMALL_BODY_BYTES = 1000
-_LARGE_BODY_BYTES = 70_000
-"""More than `_SMALL_BODY_BYTES` and the largest headers together."""
+"""A burst takes one second with a fair share of the inbox, and eight if each grant is one message."""
 
 
 class Workload:
     """One run: random steps under faults, then quiet, then every promise is looked at."""
 
-    def __init__(self, seed: int, mix: Mix) -> None:
-        """Make the peers. One seed gives the same run."""
+    def __init__(self, seed: int, mix: Mix, kept: Collection[str] | None = None) -> None:
+        """Make the peers. One seed gives the same run.
+
+        `kept`, if given, are the kinds and actions (as in `parts`) that it is to consist of; all else is left out.
+        """
         self.pace = Pace()
-        self.mix = mix = chosen(seed, mix)
-        self.rng = Random(seed)
+        mix = chosen(seed, mix)
+        self.parts = [kind for kind in kinds_of(mix) if kept is None or kind in kept]
+        """What it consisted of so far: kinds of chance ("loss"), and actions with the step of each ("12:send0")."""
+        self.mix = mix = mix if kept is None else without(mix, set(kinds_of(mix)).difference(kept))
+        self.step = 0
         self.network = Network(seed, faults=replace(mix.faults))
         self.names = [f"p{number}" for number in range(mix.peers)]
-        self._victims = self.names[-1:] if mix.quiet_pairs else self.names
+        self.actions = Actions(self.network, mix, self.names)
         rules = self._rules()
         self.checker = Checker(self.network, rules)
         self.wire = WireChecker(self.network, rules.healthy)
         self.bounds = BoundsChecker(self.network)
         self._sights = Sights(self.network)
-        self.receipts: list[SimulatedReceipt] = []
-        self._copies: dict[str, Copy] = {}
-        self._bodies = 0
+        self._seed = seed
+        self._kept = None if kept is None else frozenset(kept)
+        self._first_step = 0 if kept is None else min(map(_step_of, kept), default=0)
         self._quiet = False
-        # What is sent again to a store that does not know it any more is another message.
-        self._may_repeat = bool(mix.repeat) and not (
-            mix.rollback or mix.store_loss or mix.power_loss or mix.capacity is not None
-        )
-        self._killers: set[Any] = set()
-        self._busy: set[Any] = set()
+        self._asked: Counter[tuple[Any, ...]] = Counter()
+        """What was left to chance in handlers, and how often."""
         for name in self.names:
             self._make_peer(name)
 
@@ -74,260 +71,107 @@ class Workload:
         # Half of the best round trip: of two frames, the turns that read them, and whatever makes them late.
         late_s = (mix.faults.late_s if mix.faults.late else 0.0) + (3.0 if mix.suspend else 0.0)
         error_s = 0.1 + mix.faults.delay_s[1] + late_s / 2
-        prompt = frozenset(_QUEUES[:2] if mix.quiet_pairs else ())
+        prompt = frozenset(QUEUES[:2] if mix.quiet_pairs else ())
         prompt_s = _BURST_PROMPT_S if mix.burst else 1.0
         return Rules(_MAX_ATTEMPTS, error_s, mix.skew, healthy, prompt, mix.told, prompt_s)
 
     def _make_peer(self, name: str) -> None:
+        rng = self._chance(name)
         options: dict[str, Any] = {"durability": "relaxed" if self.mix.relaxed else "fsync"}
         if self.mix.tiny:
-            options |= {"inbox_max_messages": self.rng.choice([2, 5, 12]), "window_bytes": 400, "prefetch": 2}
+            options |= {"inbox_max_messages": rng.choice([2, 5, 12]), "window_bytes": 400, "prefetch": 2}
         elif self.mix.inbox_max_messages is not None:
             options["inbox_max_messages"] = self.mix.inbox_max_messages
-        options |= {"prefetch": self.rng.choice([1, 4, 64]), "liveness_s": self.rng.choice([1.5, 4])}
+        options |= {"prefetch": rng.choice([1, 4, 64]), "liveness_s": rng.choice([1.5, 4])}
         if self.mix.capacity is not None:
             options |= {"outcome_retention_s": 3, "dead_retention_s": 3}
         if self.mix.give_up:
             options["give_up_after_s"] = 2
         if self.mix.uncertain:
             options["on_store_loss"] = "uncertain"
-        if self.mix.large and self.rng.random() < 0.5:
-            options["max_body_bytes"] = _SMALL_BODY_BYTES
+        if self.mix.large and rng.random() < 0.5:
+            options["max_body_bytes"] = SMALL_BODY_BYTES
         dials = {other: self._dials(name, other) for other in self.names if other != name}
         if self.mix.skew:
-            options |= {"drift": self.rng.uniform(-5e-5, 5e-5), "clock_error_s": self.rng.choice(_CLOCK_ERRORS_S)}
+            options |= {"drift": rng.uniform(-5e-5, 5e-5), "clock_error_s": rng.choice(CLOCK_ERRORS_S)}
         self.network.peer(name, dials, capacity=self.mix.capacity, **options)
-        for queue in _QUEUES[:2]:
-            self._serve(name, queue)
+        for queue in QUEUES[:2]:
+            self._serve(name, queue, rng)
         if self.mix.told:
             Listener(self.network, name)
 
     def _dials(self, name: str, other: str) -> bool:
-        return name < other or Random(f"{self.network.seed} {other} {name}").random() < self.mix.both_dial
+        return name < other or self._chance(other, name).random() < self.mix.both_dial
 
-    def _serve(self, name: str, queue: str) -> None:
-        duration = self.rng.choice([0.0, 0.01, 0.01 if self.mix.quiet_pairs else 0.3])
+    def _serve(self, name: str, queue: str, rng: Random) -> None:
+        duration = rng.choice([0.0, 0.01, 0.01 if self.mix.quiet_pairs else 0.3])
         self.network.handler(
             name,
             queue,
             self._handle,
-            workers=self.rng.choice([1, 3]),
+            workers=rng.choice([1, 3]),
             duration=lambda delivery: self._duration(delivery, duration),
             retry=Retry.fixed(0.2, max_attempts=_MAX_ATTEMPTS),
             admit=self._admit if self.mix.refuse else None,
         )
 
-    def _admit(self, _delivery: Delivery) -> bool:
-        return self._quiet or self.rng.random() >= self.mix.refuse
+    def _chance(self, *what: Any) -> Random:
+        """What is left to chance in one thing."""
+        return Random(f"{self._seed} {what}")
+
+    def _of_delivery(self, what: str, delivery: Delivery) -> Random:
+        # Not the attempt: a message that is moved begins anew with it, and would be moved for ever.
+        which = (what, delivery.to, delivery.origin_id and delivery.id, str(delivery.body)[:20])
+        self._asked[which] += 1
+        return self._chance(*which, self._asked[which])
+
+    def _admit(self, delivery: Delivery) -> bool:
+        return self._quiet or self._of_delivery("admit", delivery).random() >= self.mix.refuse
 
     def _duration(self, delivery: Delivery, usual: float) -> float:
-        return self.rng.random() * (4 if delivery.body in self._busy else 2 * usual)
+        most = 4 if delivery.body in self.actions.busy else 2 * usual
+        return self._of_delivery("duration", delivery).random() * most if most else 0.0
 
     def _handle(self, delivery: Delivery) -> None:
-        if delivery.body in self._killers and not self._quiet:
+        if self._quiet:
+            return
+        rng = self._of_delivery("handle", delivery)
+        if delivery.body in self.actions.killers:
             self.network.crash(delivery.to)
-            self._start_later(delivery.to)
+            self.network.after(rng.choice([0.0, 0.3, 3]), lambda: self.actions.start(delivery.to))
             return
-        if self._quiet or self.rng.random() >= self.mix.fail:
+        if rng.random() >= self.mix.fail:
             return
-        what = self.rng.randrange(5)
+        what = rng.randrange(5)
         if what == 0:
             raise Reject("no")
         if what == 1:
-            raise RetryLater(self.rng.random())
+            raise RetryLater(rng.random())
         if what == 2 and delivery.origin_id is None:
-            raise Moving(self.rng.choice(_QUEUES))
+            self.actions.done["moved"] += 1
+            raise Moving(rng.choice(QUEUES))
         raise RuntimeError("failed")
 
     # --------------------------------------------------------------------------------------------- steps
 
     def run(self) -> None:
         """All of it. Raises PromiseBroken, or whatever the core raised."""
-        for _ in range(self.mix.steps):
+        for step in range(self._first_step, self.mix.steps):
+            self.step = step
             self._step()
-            self.network.advance(self.rng.random() * 0.2)
+            self.network.advance(self._chance(self.step, "pause").random() * 0.2)
         self.pace.calms_down(self.network.now)
         self._calm_down()
         self._check_end()
         self.pace.ends(self.network.now)
 
     def _step(self) -> None:
-        mix, rng = self.mix, self.rng
-        for _ in range(rng.choice([0, 1, 1, 2, 20])):
-            self._send()
-        faults: list[tuple[float, Callable[[], None]]] = [
-            (mix.recall, self._recall),
-            (mix.recall_where, self._recall_where),
-            (mix.dead, self._retry_or_purge_dead),
-            (mix.forget, self._forget),
-            (mix.reconnect, self._reconnect),
-            (mix.partition, self._partition),
-            (mix.crash, self._crash),
-            (mix.close, self._close),
-            (mix.power_loss, self._power_loss),
-            (mix.blackout, self._blackout),
-            (mix.store_loss, self._lose_store),
-            (mix.rollback, self._roll_back),
-            (0.05 if mix.skew else 0.0, self._step_clock),
-        ]
-        for chance, action in faults:
-            if rng.random() < chance:
-                action()
-        rarer: list[tuple[float, Callable[[], None]]] = [
-            (mix.suspend, self._suspend),
-            (mix.damage, self._damage),
-            (mix.impostor, self._impersonate),
-            (mix.burst, self._burst),
-        ]
-        for chance, action in rarer:
-            if chance and rng.random() < chance:
-                action()
-
-    def _send(self) -> None:
-        mix, rng = self.mix, self.rng
-        sender, to = rng.sample(self.names, 2)
-        if not self.network.peers[sender].running:
-            return
-        self._bodies += 1
-        arguments: dict[str, Any] = {"queue": rng.choice(_QUEUES), "key": rng.choice(_KEYS)}
-        if rng.random() < mix.ttl:
-            arguments["ttl"] = rng.choice([0.05, 0.5, 3])
-        if rng.random() < mix.delay:
-            arguments["delay"] = rng.random() * 3
-            arguments["ttl"] = arguments["delay"] + arguments["ttl"] if "ttl" in arguments else None
-        if rng.random() < 0.3:
-            arguments["id"] = f"id-{self._bodies}"
-        if rng.random() < 0.05:
-            arguments["max_attempts"] = 1
-        if rng.random() < 0.2:
-            arguments["headers"] = {"pad": "x" * rng.choice([10, 300])}
-        body = self._body(arguments["queue"])
-        self.receipts.append(self.network.send(sender, to, body, **arguments))
-        if self._may_repeat and "id" in arguments and rng.random() < mix.repeat:
-            again = partial(self._send_again, sender, to, body, arguments)
-            self.network.after(rng.choice([0.0, 0.3, 3]), again)
-
-    def _send_again(self, sender: str, to: str, body: Any, arguments: dict[str, Any]) -> None:
-        """A caller is not sure whether its first call went through."""
-        if self.network.peers[sender].running:
-            self.network.send(sender, to, body, **arguments)
-
-    def _burst(self) -> None:
-        """Far more at once to one queue than is granted at once; what nobody serves fills the inbox."""
-        sender, to = self.rng.sample(self.names, 2)
-        queue = self.rng.choice([*_QUEUES[:2], *_QUEUES[2:] * 3])
-        if not self.network.peers[sender].running:
-            return
-        count = _BACKLOG if queue == _QUEUES[2] else _BURST
-        bodies = list(range(self._bodies + 1, self._bodies + count + 1))
-        self._bodies += count
-        self.receipts += self.network.peers[sender].send(to, bodies, queue=queue)
-
-    def _body(self, queue: str) -> Any:
-        mix, rng = self.mix, self.rng
-        body: Any = self._bodies
-        if mix.large and rng.random() < mix.large:
-            body = f"{body} " + "x" * _LARGE_BODY_BYTES
-        if mix.kill and rng.random() < mix.kill:
-            self._killers.add(body)
-        if mix.busy and rng.random() < mix.busy and not (mix.quiet_pairs and queue != _QUEUES[2]):
-            self._busy.add(body)
-        return body
-
-    def _recall(self) -> None:
-        recent = self.receipts[-40:]
-        if recent:
-            receipt = self.rng.choice(recent)
-            self.network.recall(receipt)
-
-    def _recall_where(self) -> None:
-        peer = self.network.peers[self.rng.choice(self.names)]
-        if peer.running:
-            peer.recall_where(self.rng.choice(_QUEUES), self.rng.choice(_KEYS))
-
-    def _forget(self) -> None:
-        one, other = self._pair()
-        peer = self.network.peers[one]
-        if peer.running:
-            self.network.observe("forgot", one, other)
-            peer.command(Forget(other))
-            peer.command(Connect(other, peer.peers[other]))
-
-    def _retry_or_purge_dead(self) -> None:
-        peer = self.network.peers[self.rng.choice(self.names)]
-        if peer.running:
-            first = self.rng.randrange(1, 5)
-            peer.command(RetryDead(first) if self.rng.random() < 0.8 else PurgeDead(1, first))
-
-    # -------------------------------------------------------------------------------------------- faults
-
-    def _pair(self) -> list[str]:
-        if self.mix.quiet_pairs:
-            return [self._victims[0], self.rng.choice(self.names[:-1])]
-        return self.rng.sample(self.names, 2)
-
-    def _reconnect(self) -> None:
-        self.network.reconnect(*self._pair())
-
-    def _partition(self) -> None:
-        one, other = self._pair()
-        self.network.partition(one, other, one_way=self.rng.random() < 0.3)
-        self.network.after(self.rng.choice([0.1, 1, 6]), lambda: self.network.heal(one, other))
-
-    def _crash(self) -> None:
-        name = self.rng.choice(self._victims)
-        points: list[CrashPoint | None] = [None, "before commit", "after commit", "while sending"]
-        at = self.rng.choice(points)
-        self.network.crash(name, at, self.rng.randrange(3))
-        self._start_later(name)
-
-    def _close(self) -> None:
-        name = self.rng.choice(self._victims)
-        self.network.close(name)
-        self._start_later(name)
-
-    def _power_loss(self) -> None:
-        name = self.rng.choice(self._victims)
-        self.network.power_loss(name)
-        self._start_later(name)
-
-    def _blackout(self) -> None:
-        for name in self.names:
-            self.network.power_loss(name)
-            self._start_later(name)
-
-    def _lose_store(self) -> None:
-        name = self.rng.choice(self._victims)
-        self.network.crash(name)
-        self.network.delete_store(name)
-        self._start_later(name)
-
-    def _suspend(self) -> None:
-        self.network.suspend(self.rng.choice(self._victims), self.rng.choice([0.5, 3]))
-
-    def _damage(self) -> None:
-        """A byte of a row that holds a message, or what is told of messages, is flipped on the disk."""
-        self.network.damage(self.rng.choice(self._victims), self.rng)
-
-    def _impersonate(self) -> None:
-        self.network.impersonate(self.rng.choice(self._victims))
-
-    def _roll_back(self) -> None:
-        name = self.rng.choice(self._victims)
-        copy = self._copies.pop(name, None)
-        if copy is None:
-            self._copies[name] = self.network.backup(name)
-            return
-        self.network.crash(name)
-        self.network.restore(name, copy)
-        self._start_later(name)
-
-    def _start_later(self, name: str) -> None:
-        self.network.after(self.rng.choice([0.0, 0.3, 3]), lambda: self.network.restart(name))
-
-    def _step_clock(self) -> None:
-        error_s = self.rng.choice(_CLOCK_ERRORS_S)
-        self.network.peers[self.rng.choice(self._victims)].hardware.wall_error_us = error_s * 1_000_000
+        for name in self.actions.drawn(self.step, self._chance(self.step)):
+            part = f"{self.step}:{name}"
+            if self._kept is None or part in self._kept:
+                self.parts.append(part)
+                said = self.actions.do(self.step, name, self._chance(self.step, name))
+                self.network.observe("action", part, said)
 
     # --------------------------------------------------------------------------------------------- the end
 
@@ -338,12 +182,13 @@ class Workload:
         self.network.links.faults = LinkFaults()
         self.network.heal()
         for name in self.names:
-            self.network.restart(name)
-            peer = self.network.peers[name]
-            peer.disk.survive()
-            for queue in _QUEUES:
+            self.network.free_disk(name)
+            self.network.fail_commits(name, 0)
+            self.actions.start(name)
+            for queue in QUEUES:
                 retry = Retry.fixed(0.2, max_attempts=_MAX_ATTEMPTS)
                 self.network.handler(name, queue, self._handle, workers=3, duration=0.001, retry=retry)
+        self.actions.forget_gone()
         self.network.advance(0.5)
         if not self.network.until(self._is_quiet, _QUIET_S):
             self.checker.check_all_ended()
@@ -354,7 +199,7 @@ class Workload:
         if self.network.now < self._next_look:
             return False
         self._next_look = self.network.now + 0.5
-        if not all(r.outcome or r.forgotten or not r.accepted for r in self.receipts):
+        if not all(r.outcome or r.forgotten or not r.accepted for r in self.actions.receipts):
             return False
         return not self.left() and not self.checker.untold()
 
@@ -362,12 +207,14 @@ class Workload:
 
     def seen(self) -> Counter[str]:
         """What happened, and how often; see sights.py."""
-        return self.checker.seen + self.wire.seen + self._sights.counters()
+        return self.checker.seen + self.wire.seen + self._sights.counters() + self.actions.done
 
     def left(self) -> dict[str, int]:
         """What lies in the stores though it should be gone: peer and table, and how many rows."""
         found: dict[str, int] = {}
         for name in self.names:
+            if name in self.actions.gone:
+                continue
             found |= leftovers(self.network, name)
         return found
 
@@ -409,17 +256,6 @@ def leftovers(network: Network, name: str) -> dict[str, int]:
     return found
 
 
-def run(seed: int, mix: str, steps: int | None = None) -> Workload:
-    """Run the workload of that name with that seed, for so many steps or as many as its mix says.
-
-    Raises PromiseBroken, or whatever a peer raised, with a note that says how to run it again.
-    """
-    described = with_steps(MIXES[mix], steps)
-    try:
-        workload = Workload(seed, described)
-        workload.run()
-    except Exception as error:
-        again = f"again: python -m zmqrel.testing {mix!r} {seed} {described.steps}"
-        error.args = (f"{error}\nseed {seed} of {mix!r} after {described.steps} steps; {again}",)
-        raise
-    return workload
+def _step_of(part: str) -> int:
+    step = part.partition(":")[0]
+    return int(step) if step.isdigit() else 2**31
