@@ -785,6 +785,24 @@ def test_commits_that_fail_are_done_over(commits: int) -> None:
     assert leftovers(network) == {}
 
 
+@pytest.mark.parametrize("ends", [None, RuntimeError("no"), Reject("no")])
+def test_a_commit_that_fails_when_a_handler_is_through_is_done_over(ends: Exception | None) -> None:
+    network, seen = pair(), Seen()
+
+    def handle(delivery: Delivery) -> None:
+        seen(delivery)
+        if ends is not None:
+            raise ends
+
+    network.handler("bank", "default", handle, duration=0.5)
+    receipts = [network.send("shop", "bank", 1, max_attempts=1, key="k")]
+    network.advance(0.3)
+    network.fail_commits("bank", 1)
+    assert settled(network, receipts, 20)
+    assert seen.bodies == [1]
+    assert receipts[0].attempts == 1
+
+
 @pytest.mark.parametrize("to_dialler", [True, False])
 @pytest.mark.parametrize("to_acceptor", [True, False])
 def test_a_half_open_connection_is_given_up_and_made_anew(to_dialler: bool, to_acceptor: bool) -> None:

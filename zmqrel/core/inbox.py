@@ -152,6 +152,7 @@ class Inbox:
         stored = self.rows.read(row.lane.no, row.seq)
         if stored is None:
             return
+        row.place = Place.DONE if row.place is Place.GONE else row.place
         for name in _KEPT_IN_STORE:
             setattr(row, name, getattr(stored, name))
         # A withdrawal while it ran wrote the attempt that runs; else the store knows those before it. A row that
