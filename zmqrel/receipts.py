@@ -12,6 +12,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from operator import itemgetter
 from time import monotonic
 from typing import NamedTuple
 from weakref import ReferenceType, ref
@@ -24,6 +25,7 @@ from zmqrel.core.lane import OutLane
 from zmqrel.outcome import Cause, Outcome, State, Verdict
 
 _MOST_RESENT = 64
+_FIRST = itemgetter(0)
 _WHAT = {Cause.RECALL: history.RECALLED, Cause.DEADLINE: history.EXPIRED, Cause.GIVE_UP: history.GIVEN_UP}
 _ORDER = (
     history.STORED, history.SENT, history.RESENT, history.RECEIVED, history.RECALLED, history.EXPIRED,
@@ -138,9 +140,13 @@ class Ticket:
 
     def ended(self, index: int) -> EndedAs | None:
         """The outcome of a message, None while it has none."""
-        at = bisect_right(self._ended, index, key=lambda item: item[0])
-        if at and self._ended[at - 1][1] >= index:
-            return self._ended[at - 1][2]
+        ended = self._ended
+        # Messages of one call mostly end together, so mostly there is one range.
+        at = bisect_right(ended, index, key=_FIRST) if len(ended) > 1 else len(ended)
+        if at:
+            first, last, how = ended[at - 1]
+            if first <= index <= last:
+                return how
         return None
 
     def handed_at_us(self, index: int) -> int:

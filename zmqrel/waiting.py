@@ -24,6 +24,10 @@ def wait_all(receipts: Iterable[Receipt], timeout: Duration | None = None) -> li
     give_up_at = None if timeout_s is None else now_s() + timeout_s
     outcomes = []
     for position, receipt in enumerate(waited):
+        outcome = receipt.outcome
+        if outcome is not None:
+            outcomes.append(outcome)
+            continue
         try:
             outcomes.append(receipt.wait(None if give_up_at is None else max(0.0, give_up_at - now_s())))
         except TimeoutError:
