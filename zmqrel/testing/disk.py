@@ -69,6 +69,11 @@ class SimulatedDisk(MemoryStore):
         """The point at which the process is to die with the next commit that writes something."""
         return self._dies if self._commits_left <= 0 else None
 
+    @property
+    def uncommitted(self) -> bool:
+        """True if something was written since the last commit."""
+        return bool(self._undo)
+
     def commit(self) -> bool:
         """Commit, unless the process is to die here, or the commit is to fail."""
         if self.dying == "before commit" and self._undo:
