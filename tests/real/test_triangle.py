@@ -16,6 +16,7 @@ import pytest
 from tests.real.net import Net
 from tests.real.processes import Nursery
 from tests.real.soak.judge import Judgement, judge
+from tests.real.soak.record import Hold
 from tests.real.soak.samples import Sample, growth
 from tests.real.soak.triangle import NAMES, Plan, Triangle, verify
 
@@ -26,8 +27,8 @@ def nursery() -> Iterator[Nursery]:
         yield nursery
 
 
-def run(nursery: Nursery, net: Net, plan: Plan) -> dict[str, Path]:
-    """The records of a run, after which nothing is left in the stores."""
+def run(nursery: Nursery, net: Net, plan: Plan) -> tuple[dict[str, Path], list[Hold]]:
+    """The records of a run, after which nothing is left in the stores, and when what was stopped."""
     triangle = Triangle(nursery, net, plan)
     triangle.run()
     for name in NAMES:
@@ -35,7 +36,7 @@ def run(nursery: Nursery, net: Net, plan: Plan) -> dict[str, Path]:
         assert verify(net.folder, name) == []
     done = triangle.progress.faults
     assert (done["kills"], done["stops"], done["partitions"]) == (plan.kills, plan.stops, plan.partitions)
-    return {name: triangle.record(name) for name in NAMES}
+    return {name: triangle.record(name) for name in NAMES}, triangle.holds
 
 
 @pytest.mark.long
@@ -43,7 +44,7 @@ def run(nursery: Nursery, net: Net, plan: Plan) -> dict[str, Path]:
 def test_kills_stops_and_partitions(nursery: Nursery, durability: str) -> None:
     with Net("tcp") as net:
         plan = Plan(messages=2_000, kills=9, stops=6, partitions=4, seed=7, durability=durability)
-        found = judge(run(nursery, net, plan))
+        found = judge(*run(nursery, net, plan))
     assert found.broken == []
     assert found.lost == found.late == found.unmarked == 0
     assert found.messages > 5_000  # a deadline may have passed before `send` was called
@@ -102,7 +103,7 @@ class Records:
 def quiet(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("quiet")
     with Net("tcp") as net:
-        for path in run(nursery, net, Plan(messages=250)).values():
+        for path in run(nursery, net, Plan(messages=250))[0].values():
             shutil.copy(path, folder)
     return folder
 

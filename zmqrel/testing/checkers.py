@@ -418,7 +418,7 @@ class Checker:
             raise self._broken(history.receipt.body, f"handed over after {history.outcome} was told")
 
     def _check_time(self, history: History, delivery: HandOver) -> None:
-        receipt, error_us = history.receipt, int(self.rules.clock_error_s * 1e6)
+        receipt, error_us = history.receipt, self._clock_error_us(history.receipt)
         after_us, by_us = self._sender_us(history, delivery.after_us), self._sender_us(history, delivery.by_us)
         if after_us is None or by_us is None:
             return
@@ -427,6 +427,10 @@ class Checker:
             raise self._broken(receipt.body, f"handed over {late_s:.3f} s after its deadline")
         if receipt.not_before_us and by_us < receipt.not_before_us - error_us:
             raise self._broken(receipt.body, f"handed over {(receipt.not_before_us - by_us) / 1e6:.3f} s too early")
+
+    def _clock_error_us(self, receipt: Sent) -> int:
+        held_up_s = self._world.held_up_s(receipt.sender, receipt.to, receipt.sent_us)
+        return int((self.rules.clock_error_s + held_up_s / 2) * 1e6)
 
     def _sender_us(self, history: History, true_us: int) -> int | None:
         """The sender's store clock at a true time, None if it, or what the receiver makes of it, may have jumped."""
@@ -456,7 +460,7 @@ class Checker:
     def _check_order_of_delayed(self, history: History, delivery: HandOver, where: tuple[str, str, str]) -> None:
         receipt = history.receipt
         due_us, number, body, by_us = self._first_delayed.get(where, (0, -1, None, 0))
-        later = due_us - receipt.not_before_us > 2 * self.rules.clock_error_s * 1e6
+        later = due_us - receipt.not_before_us > 2 * self._clock_error_us(receipt)
         if later and history.number < number and delivery.after_us >= by_us and not self.rules.clocks_step:
             raise self._broken(receipt.body, f"first handed over after {body!r}, which was sent and due later")
         one, other = (
@@ -570,7 +574,7 @@ class Checker:
         if not receipt.deadline_us:
             raise self._broken(receipt.body, f"{outcome} was told for its deadline, but it has none")
         sender_us = self._sender_us(history, self._world.true_us())
-        if sender_us is not None and sender_us < receipt.deadline_us - self.rules.clock_error_s * 1e6:
+        if sender_us is not None and sender_us < receipt.deadline_us - self._clock_error_us(receipt):
             early_s = (receipt.deadline_us - sender_us) / 1e6
             raise self._broken(receipt.body, f"{outcome} was told {early_s:.3f} s before its deadline")
 

@@ -420,6 +420,10 @@ class Network:
         """True if two peers have a session and nothing is to be healed."""
         return self.peers[one].agrees_with(other) and self.peers[other].agrees_with(one)
 
+    def held_up_s(self, one: str, other: str, since_us: int) -> float:  # noqa: ARG002 - the World says it
+        """Nothing is: what delays frames here is in `Rules.clock_error_s`."""
+        return 0.0
+
     def may_fill_up(self, name: str) -> bool:
         """True if the store of a peer is limited, or refused commits."""
         return self.peers[name].disk.may_be_full

@@ -100,6 +100,12 @@ class World(Protocol):
     def agree(self, one: str, other: str) -> bool:
         """True if two peers have a session and nothing is to be healed."""
 
+    def held_up_s(self, one: str, other: str, since_us: int) -> float:
+        """For how long, at most, something that a clock exchange of two peers had to wait for was stopped since then.
+
+        Half of that is added to what they may be wrong about each other's clock.
+        """
+
     def may_fill_up(self, name: str) -> bool:
         """True if what a peer decides may find no room in its store."""
 

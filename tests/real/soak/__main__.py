@@ -121,8 +121,8 @@ def main(
 ) -> None:
     """Three peers in a triangle under SIGKILL, SIGSTOP and partitions; what they recorded is judged at the end.
 
-    Writes soak.json, samples.csv, soak.png and soak.svg to OUT. Exit status: 0 if every promise held and nothing grew
-    beyond its bound, 1 if not.
+    Writes soak.json, samples.csv, soak.png and soak.svg to OUT. The judge takes some 3 KiB of memory for each message.
+    Exit status: 0 if every promise held and nothing grew beyond its bound, 1 if not.
     """
     if minutes is not None and messages is not None:
         raise click.UsageError("give --minutes or --messages, not both")
@@ -142,7 +142,7 @@ def main(
                 triangle.run()
             took_s = triangle.progress.elapsed_s
             damaged = {name: verify(net.folder, name) for name in NAMES}
-            found = judge(records)
+            found = judge(records, triangle.holds)
             console.print(f"ran {took_s:.0f} s; judged in {triangle.progress.elapsed_s - took_s:.0f} s")
         finally:
             if keep:

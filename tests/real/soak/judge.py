@@ -6,14 +6,15 @@ its effect: then the effect waits for it. All times are of one clock, which ever
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from tests.real.soak.node import MAX_ATTEMPTS
-from tests.real.soak.record import Seen, read
+from tests.real.soak.record import Hold, Seen, read
 from zmqrel import Outcome
 from zmqrel.core.buffer import HANDLED, Failed, Rejected, Result
 from zmqrel.testing.broken import PromiseBroken
@@ -23,6 +24,8 @@ from zmqrel.testing.observations import HandOver, Sent
 CLOCK_ERROR_S: Final = 0.25
 """How wrong a peer may be about another's clock: half of the best round trip, here of a busy machine. What the wall
 clock was stepped by between lives, as the records show, comes on top."""
+_MEASURED_ANEW_US: Final = 10_000_000
+"""By then a peer has measured its offset again, by some of its heartbeats."""
 _MOST_FAULTS: Final = 1_000
 _RESULTS: Final[dict[str, Result]] = {"handled": HANDLED, "rejected": Rejected(""), "failed": Failed("")}
 
@@ -62,11 +65,9 @@ class _Facts:
     """By how much the wall clock was ahead of the boot-time clock, at each start."""
 
 
-def judge(records: Mapping[str, Path]) -> Judgement:
-    """Judge the records of nodes, by their names."""
-    facts = _facts(records)
-    replay = _Replay(records, facts)
-    return replay.run()
+def judge(records: Mapping[str, Path], holds: Sequence[Hold] = ()) -> Judgement:
+    """Judge the records of nodes, by their names. `holds` are the times in which nodes or links were stopped."""
+    return _Replay(records, _facts(records), holds).run()
 
 
 def _facts(records: Mapping[str, Path]) -> _Facts:
@@ -111,7 +112,8 @@ def _caused_by(seen: Seen) -> list[tuple[str, str]]:
 class _Replay:
     """The World that a Checker asks while the records are replayed."""
 
-    def __init__(self, records: Mapping[str, Path], facts: _Facts) -> None:
+    def __init__(self, records: Mapping[str, Path], facts: _Facts, holds: Sequence[Hold]) -> None:
+        self._holds = sorted(holds, key=lambda hold: hold.to_us)
         self._records = records
         self._facts = facts
         self._now_us = facts.first_us
@@ -145,6 +147,12 @@ class _Replay:
 
     def agree(self, one: str, other: str) -> bool:
         return True  # no store is lost
+
+    def held_up_s(self, one: str, other: str, since_us: int) -> float:
+        # Sorted by their ends, of which few came after a message was sent.
+        after = bisect_left(self._holds, since_us - _MEASURED_ANEW_US, key=lambda hold: hold.to_us)
+        held = (hold for hold in self._holds[after:] if hold.from_us <= self._now_us and {one, other} >= hold.nodes)
+        return max((hold.to_us - hold.from_us for hold in held), default=0) / 1e6
 
     def may_fill_up(self, name: str) -> bool:
         return False

@@ -58,6 +58,14 @@ class Seen(NamedTuple):
     more: dict[str, Any]
 
 
+class Hold(NamedTuple):
+    """A time in which a node was stopped, or the link of two stalled: what they exchanged meanwhile took that long."""
+
+    from_us: int
+    to_us: int
+    nodes: frozenset[str]
+
+
 def now_us() -> int:
     """The boot-time clock."""
     return time.clock_gettime_ns(_BOOT_CLOCK) // 1000

@@ -21,6 +21,7 @@ from typing import Any, Final
 from tests.real.net import LIMIT_S, Net
 from tests.real.processes import ROOT, Child, Nursery
 from tests.real.soak.gate import Proxy
+from tests.real.soak.record import Hold, now_us
 
 NAMES: Final = ("anna", "bert", "cora")
 """Each dials the next one, through a gate."""
@@ -93,6 +94,7 @@ class Triangle:
         """Nodes that are stopped or dead just now, and links that are not open."""
         self.progress = Progress()
         self.finished: dict[str, dict[str, int]] = {}
+        self.holds: list[Hold] = []
         faults = ["kill"] * plan.kills + ["stop"] * plan.stops + ["partition"] * plan.partitions
         self._due = sorted(((self._rng.uniform(0.01, 0.99), fault) for fault in faults), reverse=True)
 
@@ -220,8 +222,11 @@ class Triangle:
         node.signal(signal.SIGSTOP)
         self.progress.faults["stops"] += 1
 
+        since_us = now_us()
+
         def go_on() -> None:
             node.signal(signal.SIGCONT)
+            self.holds.append(Hold(since_us, now_us(), frozenset((name,))))
             self._busy.discard(name)
 
         self._after(self._rng.choice((0.05, 0.5, 1.5, 5.0)), go_on)
@@ -236,8 +241,11 @@ class Triangle:
         self._proxy.turn(name, self._rng.choice(("stalled", "cut")))
         self.progress.faults["partitions"] += 1
 
+        since_us, ends = now_us(), frozenset((name, NAMES[(NAMES.index(name) + 1) % len(NAMES)]))
+
         def heal() -> None:
             self._proxy.turn(name, "open")
+            self.holds.append(Hold(since_us, now_us(), ends))
             self._busy.discard(link)
 
         self._after(self._rng.choice((0.3, 2.0, 6.0)), heal)
