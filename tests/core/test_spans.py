@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.core.pump import QUEUE, Host, Pump, pair
 from zmqrel.core import commands as c
-from zmqrel.core.buffer import HANDLED, Failed, MoveTo, Rejected, RetryAt
+from zmqrel.core.buffer import HANDLED, Failed, MoveTo, Rejected, RetryAt, one_by_one
 from zmqrel.core.row import Place, Row, Span
 from zmqrel.outcome import Cause
 
@@ -261,6 +261,21 @@ def test_nothing_is_left_to_workers_of_a_buffer_that_is_closed() -> None:
     b.reopen("clean")
     pump.connect()
     assert [b.take().seq for _ in range(3)] == [2, 3, 4]
+
+
+def test_what_was_acknowledged_can_be_told_one_by_one() -> None:
+    _, b, _ = with_span()
+    buffer = b.buffers[QUEUE]
+    for result in (HANDLED, HANDLED, Rejected("no"), HANDLED):
+        buffer.finish(b.take(), result)
+    results = one_by_one(buffer.finished())
+    assert [(row.seq, row.attempts, result) for row, result in results] == [
+        (3, 1, Rejected("no")),
+        (1, 1, HANDLED),
+        (2, 1, HANDLED),
+        (4, 1, HANDLED),
+    ]
+    assert all(row.place is Place.DONE for row, _ in results)
 
 
 def test_two_workers_of_one_span_may_both_find_it_empty() -> None:

@@ -490,8 +490,11 @@ def one_by_one(results: Iterable[Finished]) -> list[tuple[Row, Result]]:
     """The same, each message by itself."""
     rows: list[tuple[Row, Result]] = []
     for item in results:
-        if isinstance(item, Acknowledged):
-            rows += [(item.span.row(at), HANDLED) for at in range(item.start, item.stop)]
-        else:
+        if not isinstance(item, Acknowledged):
             rows.append(item)
+            continue
+        for at in range(item.start, item.stop):
+            row = item.span.row(at)
+            row.place = Place.DONE
+            rows.append((row, HANDLED))
     return rows
