@@ -8,6 +8,9 @@ _CALM = Budget(0, 0, 0, 0)
 _WIRE = Budget(drops=1, duplicates=1, reconnects=1, crashes=0)
 _CRASH = Budget(0, 0, 0, crashes=1)
 
+_EACH = Budget(drops=1, duplicates=1, reconnects=1, crashes=1)
+_ALL_FAULTS = 8
+
 CASES: dict[str, tuple[str, Case]] = {
     "one": ("one message that is recalled and expires, one fault of any kind", Case(messages=1, faults=1)),
     "one-b": ("the same, but the receiver dials", Case(messages=1, faults=1, dialler=B)),
@@ -26,5 +29,9 @@ CASES: dict[str, tuple[str, Case]] = {
     ),
     "two-crash-a": ("the same two messages; their sender crashes", Case(faults=1, budgets=(_CRASH, _CALM))),
     "two-crash-b": ("the same two messages; their receiver crashes", Case(faults=1, budgets=(_CALM, _CRASH))),
+    "all": (
+        "the same two messages; each side may crash, lose a frame, see one twice and make its connection anew, in one run",
+        Case(faults=_ALL_FAULTS, budgets=(_EACH, _EACH)),
+    ),
 }
 """Name -> what it is, and the case."""
