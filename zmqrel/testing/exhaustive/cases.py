@@ -30,7 +30,7 @@ CASES: dict[str, tuple[str, Case]] = {
     "two-crash-a": ("the same two messages; their sender crashes", Case(faults=1, budgets=(_CRASH, _CALM))),
     "two-crash-b": ("the same two messages; their receiver crashes", Case(faults=1, budgets=(_CALM, _CRASH))),
     "all": (
-        "the same two messages; each side may crash, lose a frame, see one twice and make its connection anew, in one run",
+        "the same two messages; each side may crash, lose a frame, see one twice, and connect anew, in one run",
         Case(faults=_ALL_FAULTS, budgets=(_EACH, _EACH)),
     ),
 }
