@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -373,11 +373,90 @@ def test_names_that_nobody_has(network: Network, shop: Peer) -> None:
         lambda: network.crash("bnk"),
         lambda: network.restart("bnk"),
         lambda: network.heal("shop", "bnk"),
+        lambda: network.reconnect("shop", "bnk"),
+        lambda: network.half_open("shop", "bnk"),
+        lambda: network.close("bnk"),
+        lambda: network.power_loss("bnk"),
+        lambda: network.suspend("bnk", 1),
+        lambda: network.backup("bnk"),
+        lambda: network.delete_store("bnk"),
+        lambda: network.fill_disk("bnk"),
     ):
         with pytest.raises(zmqrel.UnknownPeer, match=r"'bnk'.*'shop'"):
             wrong()
     with pytest.raises(zmqrel.ConfigError, match="shop"):
         network.peer("shop")
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda network: network.crash("shop", "sometime"), "at takes 'before commit' or 'after commit' or"),
+        (lambda network: network.crash("shop", "before commit", -1), "commits takes a whole number of at least 0"),
+        (lambda network: network.advance(-1), "seconds takes seconds, from 0"),
+        (lambda network: network.advance("1"), "seconds takes seconds, from 0"),
+        (lambda network: network.until(bool, -1), "timeout takes seconds, from 0"),
+        (lambda network: network.settle(-1), "timeout takes seconds, from 0"),
+        (lambda network: network.suspend("shop", -1), "seconds takes seconds, from 0"),
+        (lambda network: network.delete_store("shop"), "'shop' runs, and its store is open: crash or close it first"),
+        (lambda network: network.restore("shop", network.backup("shop")), "'shop' runs"),
+        (lambda network: network.peer("bank", ["shop"]), "peers takes a dict of names"),
+        (lambda network: network.peer("bank", setup=1), "setup takes a function or None"),
+        (lambda network: Network("1"), "seed takes a whole number"),
+        (lambda network: Network(faults={"loss": 0.1}), "faults takes a LinkFaults or None"),
+    ],
+)
+def test_what_a_network_does_not_take(
+    network: Network, shop: Peer, call: Callable[[Network], object], said: str
+) -> None:
+    with pytest.raises(zmqrel.ConfigError, match=said):
+        call(network)
+    assert network.now == 0
+    shop.send("bank", 1)  # and it runs as before
+
+
+def test_a_copy_is_what_backup_returned(network: Network, shop: Peer) -> None:
+    network.crash("shop")
+    with pytest.raises(zmqrel.ConfigError, match="copy takes what `backup` returned"):
+        network.restore("shop", None)  # type: ignore[arg-type]
+
+
+def test_a_setup_that_raises_leaves_a_peer_that_does_not_run(network: Network, shop: Peer) -> None:
+    lives: list[Peer] = []
+
+    def setup(peer: Peer) -> None:
+        lives.append(peer)
+        peer.handler()(Seen())
+        if len(lives) in (1, 3):
+            raise KeyError("a mistake of the program")
+
+    with pytest.raises(KeyError):
+        network.peer("bank", {"shop": False}, setup=setup)
+    [bank] = lives
+    with pytest.raises(zmqrel.PeerClosed, match="'bank' is not started"):
+        bank.send("shop", 1)
+    network.restart("bank")
+    assert shop.send("bank", 1).wait(timeout=60) is Outcome.HANDLED
+    network.crash("bank")
+    with pytest.raises(KeyError):
+        network.restart("bank")
+    waiting = shop.send("bank", 2)
+    network.advance(60)
+    assert waiting.outcome is None
+    network.restart("bank")
+    assert waiting.wait(timeout=60) is Outcome.HANDLED
+
+
+def test_a_peer_may_be_made_after_what_was_sent_to_it(network: Network, shop: Peer) -> None:
+    sent, stale, unwanted = shop.send("bank", 1), shop.send("bank", 2, ttl=30), shop.send("bank", 3)
+    network.advance(3600)
+    assert stale.wait(timeout=1) is Outcome.EXPIRED
+    assert unwanted.recall(timeout=1).verdict is Verdict.RECALLED
+    assert sent.outcome is None
+    seen = Seen()
+    network.peer("bank", {"shop": False}, setup=lambda bank: bank.handler()(seen))
+    assert sent.wait(timeout=60) is Outcome.HANDLED
+    assert seen.bodies == [1]
 
 
 def test_threads_of_ones_own_are_refused(network: Network, shop: Peer, bank: Peer) -> None:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from zmqrel.body import decode_body
-from zmqrel.checks import check_name
+from zmqrel.checks import Duration as Seconds
+from zmqrel.checks import check_name, duration_s, one_of, whole
 from zmqrel.core import tables
 from zmqrel.core.effects import Event
 from zmqrel.core.entries import CHECK_BYTES, BadRecord, decode_head
@@ -62,6 +63,10 @@ class Network:
 
     def __init__(self, seed: int = 0, *, faults: LinkFaults | None = None) -> None:
         """An empty network."""
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise ConfigError.of("seed", "a whole number", seed)
+        if faults is not None and not isinstance(faults, LinkFaults):
+            raise ConfigError.of("faults", "a LinkFaults or None", faults)
         self.seed = seed
         self.rng = Random(seed)
         self.faults = faults or LinkFaults()
@@ -108,23 +113,25 @@ class Network:
         """Run `action` so much later."""
         self.at(self._now_us + int(seconds * 1e6), action)
 
-    def advance(self, seconds: float) -> None:
+    def advance(self, seconds: Seconds) -> None:
         """Let so much time pass. In a handler: the handler takes so long."""
+        lasts_us = int(duration_s("seconds", seconds) * 1e6)
         if self.tasks.current is not None:
-            self.tasks.wait(bool, int(seconds * 1e6))
+            self.tasks.wait(bool, lasts_us)
             return
         self.tasks.check_thread()
-        end_us = self._now_us + int(seconds * 1e6)
+        end_us = self._now_us + lasts_us
         while self._heap and self._heap[0][0] <= end_us:
             self._step()
         self._now_us = end_us
 
-    def until(self, condition: Callable[[], bool], timeout: float = 600) -> bool:
+    def until(self, condition: Callable[[], bool], timeout: Seconds = 600) -> bool:
         """Let time pass until `condition` holds; False if it does not within `timeout`."""
+        lasts_us = int(duration_s("timeout", timeout) * 1e6)
         if self.tasks.current is not None:
-            return self.tasks.wait(condition, int(timeout * 1e6))
+            return self.tasks.wait(condition, lasts_us)
         self.tasks.check_thread()
-        end_us = self._now_us + int(timeout * 1e6)
+        end_us = self._now_us + lasts_us
         while not condition():
             if not self._heap or self._heap[0][0] > end_us:
                 self._now_us = end_us
@@ -148,13 +155,14 @@ class Network:
             raise AssertionError(f"nothing came of it in {_PATIENCE_S:g} virtual seconds: give the call a time-out")
         return True
 
-    def settle(self, timeout: float = 600) -> None:
+    def settle(self, timeout: Seconds = 600) -> None:
         """Let time pass until every message has its outcome. Raises AssertionError that names those without."""
-        if self.until(lambda: not self._unsettled(), timeout):
+        timeout_s = duration_s("timeout", timeout)
+        if self.until(lambda: not self._unsettled(), timeout_s):
             return
         unsettled = [f"{sent.body} to {sent.to}/{sent.queue}" for sent in self._unsettled()]
         named = "; ".join(unsettled[:10])
-        raise AssertionError(f"{len(unsettled)} messages have no outcome after {timeout:g} virtual seconds: {named}")
+        raise AssertionError(f"after {timeout_s:g} virtual seconds {len(unsettled)} without an outcome: {named}")
 
     def _unsettled(self) -> list[SimulatedReceipt]:
         return [
@@ -189,6 +197,10 @@ class Network:
         parsed = Options.parse(dict(options))
         if check_name(name) in self.peers:
             raise ConfigError(f"name: there is a peer {name!r} already; `restart` begins its next life")
+        if peers is not None and not isinstance(peers, Mapping):
+            raise ConfigError.of("peers", "a dict of names to True (it dials that peer) or False", peers)
+        if setup is not None and not callable(setup):
+            raise ConfigError.of("setup", "a function or None", setup)
         known = {check_name(other): _endpoint(other) if dials else None for other, dials in (peers or {}).items()}
         if name in known:
             raise UnknownPeer(f"peers: {name!r} is this peer itself; a peer does not send to itself")
@@ -249,6 +261,7 @@ class Network:
 
     def reconnect(self, one: str, other: str) -> None:
         """Break the connections between two peers; they are made anew at once."""
+        self._known(one, other)
         self.links.break_all(one, other)
 
     def half_open(self, one: str, other: str, *, to_dialler: bool = True, to_acceptor: bool = True) -> None:
@@ -256,64 +269,66 @@ class Network:
 
         Neither end is told. They stay so until who dialled gives them up and dials anew.
         """
+        self._known(one, other)
         self.links.deafen(one, other, to_dialler, to_acceptor)
 
     def fill_disk(self, name: str, bytes_left: int = 0) -> None:
         """Let others take all of the disk of a peer's store but so many bytes."""
-        self.peers[name].disk.fill(bytes_left)
+        self._named(name).disk.fill(bytes_left)
 
     def free_disk(self, name: str) -> None:
         """Let there be room on that disk again."""
-        self.peers[name].disk.free()
+        self._named(name).disk.free()
 
     def fail_commits(self, name: str, commits: int) -> None:
         """Let so many of the next commits of a peer fail that write something, as on a full disk."""
-        self.peers[name].disk.fail(commits)
+        self._named(name).disk.fail(commits)
 
     def crash(self, name: str, at: CrashPoint | None = None, commits: int = 0) -> None:
         """Kill the process of a peer: now, or at a commit that writes something, after so many more.
 
         In a handler of that very peer it does not return: the process ends there.
         """
-        self._known(name)
+        peer = self._named(name)
         if at is None:
-            self.peers[name].die()
+            peer.die()
             self.tasks.end_if_dead()
         else:
-            self.peers[name].disk.die_at(at, commits)
+            peer.disk.die_at(one_of("at", at, get_args(CrashPoint)), whole("commits", commits, 0))
 
     def restart(self, name: str) -> None:
-        """Start a peer that does not run."""
-        self._known(name)
-        peer = self.peers[name]
+        """Start a peer that does not run; of one that runs, only take back a `crash` that is still to come."""
+        peer = self._named(name)
         peer.disk.survive()
         peer.start()
 
     def close(self, name: str) -> None:
         """Stop a peer cleanly."""
-        self.peers[name].close()
+        self._named(name).close()
 
     def power_loss(self, name: str) -> None:
         """Stop the machine of a peer: the process, its in-hand table and whatever was not flushed."""
-        peer = self.peers[name]
+        peer = self._named(name)
         peer.die()
         peer.disk.lose_unflushed()
         peer.in_hand.boot_matches = False
         peer.hardware.booted_us = self._now_us
         self.observe("power lost", name, peer.options.durability == "relaxed")
 
-    def suspend(self, name: str, seconds: float) -> None:
+    def suspend(self, name: str, seconds: Seconds) -> None:
         """Put the machine of a peer to sleep; what is sent to it waits in its sockets."""
-        self.peers[name].suspend(seconds)
+        self._named(name).suspend(duration_s("seconds", seconds))
 
     def backup(self, name: str) -> Copy:
         """Copy the store of a peer, which may run."""
-        peer = self.peers[name]
+        peer = self._named(name)
         return Copy(peer.disk.snapshot(), _copy_table(peer.in_hand), self.now, frozenset(peer.receipts))
 
     def restore(self, name: str, copy: Copy) -> None:
         """Put an old copy of the store of a stopped peer back."""
-        peer = self.peers[name]
+        peer = self._stopped(name)
+        if not isinstance(copy, Copy):
+            raise ConfigError.of("copy", "what `backup` returned", copy)
         peer.disk.restore(copy.disk)
         peer.disk.previous = "crashed"
         peer.in_hand = _copy_table(copy.in_hand)
@@ -322,7 +337,7 @@ class Network:
 
     def delete_store(self, name: str) -> None:
         """Take the store of a stopped peer away."""
-        peer = self.peers[name]
+        peer = self._stopped(name)
         peer.disk = peer.disk.new()
         peer.in_hand = MemoryInHand()
         peer.forget_all_but(())
@@ -360,6 +375,16 @@ class Network:
         for name in names:
             if name not in self.peers:
                 raise UnknownPeer(f"{name!r} is no peer of this network; known are {sorted(self.peers) or 'none'}")
+
+    def _named(self, name: str) -> SimulatedPeer:
+        self._known(name)
+        return self.peers[name]
+
+    def _stopped(self, name: str) -> SimulatedPeer:
+        peer = self._named(name)
+        if peer.running:
+            raise ConfigError(f"name: {name!r} runs, and its store is open: crash or close it first")
+        return peer
 
     # ------------------------------------------------------------------------------------------- promises
 
@@ -413,8 +438,9 @@ class Network:
         return self.peers
 
     def life(self, name: str) -> int:
-        """Which life a peer is in."""
-        return self.peers[name].life
+        """Which life a peer is in; 0 before its first, also if it was not made yet."""
+        peer = self.peers.get(name)
+        return 0 if peer is None else peer.life
 
     def agree(self, one: str, other: str) -> bool:
         """True if two peers have a session and nothing is to be healed."""

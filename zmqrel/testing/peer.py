@@ -215,10 +215,12 @@ class SimulatedPeer:
     def start(self) -> None:
         """Open the store and begin a life; nothing if one is under way.
 
-        Raises StoreFull if there is no room for that; then it does not run.
+        Raises StoreFull if there is no room for that, and what the application's setup raises; then it does not run.
         """
         if self.running:
             return
+        if self.application is not None:
+            self.application.starting()  # first, for it may raise: then there is no life
         self.life += 1
         self.running = True
         self._last_link = 0
@@ -230,8 +232,6 @@ class SimulatedPeer:
             boot_ns=lambda: hardware.boot_us(true()) * 1000,
         )
         self.turns = Turns(self.disk, self.in_hand, self._make_engine, _World(self))
-        if self.application is not None:
-            self.application.starting()
         with self._mortal():
             self._open()
             if self.application is not None:
