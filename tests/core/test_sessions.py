@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -398,6 +399,20 @@ def test_a_link_that_answered_and_carries_nothing_more_one_way_is_dialled_anew()
     assert a.hung_up == [1]
     pump.pass_s(2)
     assert a.engine.stats()["peers_connected"] == b.engine.stats()["peers_connected"] == 1
+
+
+def test_a_link_on_which_nobody_answers_is_dialled_anew_more_rarely_each_time() -> None:
+    a, b, pump = pair()
+    many = []
+    for _ in range(10):
+        pump.pass_s(60, keep=lambda host, frame: False)
+        many.append(len(a.hung_up))
+    assert 4 <= many[0] <= 6
+    assert all(0 <= later - before <= 1 for before, later in pairwise(many)), "a socket a minute"
+    pump.pass_s(1)
+    assert a.engine.stats()["peers_connected"] == b.engine.stats()["peers_connected"] == 1, "each of them was as good"
+    pump.pass_s(10, keep=lambda host, frame: False)
+    assert len(a.hung_up) == many[-1] + 2, "as soon as the first time, now that there was somebody"
 
 
 def test_a_transport_that_says_the_link_is_gone_is_believed() -> None:

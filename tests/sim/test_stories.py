@@ -812,3 +812,16 @@ def test_a_half_open_connection_is_given_up_and_made_anew(to_dialler: bool, to_a
     receipts = [network.send("shop", "bank", n) for n in range(5)]
     assert settled(network, receipts, 30)
     assert seen.bodies == list(range(5))
+
+
+@pytest.mark.parametrize("to_dialler", [True, False])
+def test_a_connection_that_is_half_open_before_anybody_answered_is_made_anew(to_dialler: bool) -> None:
+    network, seen = pair(), Seen()
+    network.handler("bank", "default", seen)
+    network.crash("shop")
+    network.restart("shop")
+    network.advance(1e-4)
+    assert not network.peers["shop"].connected("bank"), "it has dialled, and nobody has answered yet"
+    network.half_open("shop", "bank", to_dialler=to_dialler, to_acceptor=not to_dialler)
+    assert settled(network, [network.send("shop", "bank", 1)], 30)
+    assert seen.bodies == [1]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
 from typing import Any
 
 from zmqrel.core import frames
@@ -23,6 +22,9 @@ from zmqrel.core.shared import Shared
 
 FIRST_HELLO_US = 50_000
 MOST_HELLO_US = 1_000_000
+MOST_DEAF_US = 60_000_000
+"""A DEALER whose HELLO finds no answer for `liveness_s` is made anew, the next one after twice as long, up to this: a
+connection can be half-open before anybody spoke on it. A peer that is not there costs a socket a minute."""
 BYE_TO_HELLO_US = 10_000
 _PENDING_US = 10_000_000
 """How long a HELLO may stay without its OPEN before its link is forgotten."""
@@ -81,9 +83,14 @@ class Sessions:
         self._instance = 0
         """The life of the peer that clock samples are of."""
         self._hello_wait_us = FIRST_HELLO_US
-        self._deaf_at_us: int | None = None
-        """When the dialled link is given up if its HELLO finds no answer: there was somebody who said BYE."""
+        self._deaf_wait_us = self._liveness_us
+        self._deaf_at_us = 0
+        """When the dialled link is given up if its HELLO has found no answer by then."""
         self._challenged_us = _LONG_AGO_US
+
+    @property
+    def _liveness_us(self) -> int:
+        return int(self._shared.options.liveness_s * 1e6)
 
     # ------------------------------------------------------------------------------------------ connector
 
@@ -91,12 +98,12 @@ class Sessions:
         """There is a socket to the peer: say HELLO until it answers."""
         self.dialled_link = link
         self._hello_wait_us = FIRST_HELLO_US
-        self._deaf_at_us = None
         self._new_half()
         self._hello()
 
     def _new_half(self) -> None:
         self._half_for = 0
+        self._deaf_at_us = self._shared.now.mono_us + self._deaf_wait_us
         self._half = self._shared.random_id().to_bytes(8, "big")
 
     def _hello(self) -> None:
@@ -111,7 +118,8 @@ class Sessions:
         """Repeat what was not answered: HELLO, or OPEN."""
         session = self.open.get(self.dialled_link or 0)
         if session is None:
-            if self.dialled_link is not None and self._shared.now.mono_us >= (self._deaf_at_us or inf):
+            if self.dialled_link is not None and self._shared.now.mono_us >= self._deaf_at_us:
+                self._deaf_wait_us = max(self._liveness_us, min(MOST_DEAF_US, 2 * self._deaf_wait_us))
                 self._dial_anew(self.dialled_link)
             else:
                 self._hello()
@@ -143,7 +151,7 @@ class Sessions:
             return
         self._take_instance(frame.instance)
         self._clock.sample(echoed_us, received_there_us, sent_there_us, now.store_us)
-        self._deaf_at_us = None
+        self._deaf_wait_us = self._liveness_us
         session = self._session(link, frame, identity, info, dialled=True)
         # Judged before OPEN is written, for OPEN says what this side found out.
         if not self._adopt(session, info, frame.commits):
@@ -228,8 +236,7 @@ class Sessions:
             return False
         if now_us - self._challenged_us < _CHALLENGE_US:
             return False
-        liveness_us = int(self._shared.options.liveness_s * 1e6)
-        if any(s.store_id != store_id and now_us - s.heard_us < liveness_us for s in others):
+        if any(s.store_id != store_id and now_us - s.heard_us < self._liveness_us for s in others):
             return False
         for session in others:
             self.end(session, "another life of this peer took over")
@@ -304,7 +311,7 @@ class Sessions:
             return
         now = self._shared.now
         silent_us = now.mono_us - session.heard_us
-        if silent_us >= int(self._shared.options.liveness_s * 1e6):
+        if silent_us >= self._liveness_us:
             self._shared.event("silent", self._name, f"nothing heard for {silent_us / 1e6:.1f} s")
             self.lost(session)
             return
@@ -327,8 +334,8 @@ class Sessions:
         if session is not None:
             self.end(session, frame.fields[0])
         if link == self.dialled_link:
+            self._deaf_wait_us = self._liveness_us
             self._new_half()
-            self._deaf_at_us = self._shared.now.mono_us + int(self._shared.options.liveness_s * 1e6)
             delay_us = MOST_HELLO_US if refused else BYE_TO_HELLO_US
             self._shared.timers.set(("hello", self._name), self._shared.now.mono_us + delay_us)
 

@@ -239,8 +239,15 @@ class Checker:
 
     def _on_forgot(self, name: str, other: str) -> None:
         """What the two sent each other may end UNCERTAIN, and come again if it says so."""
-        self._unmet.add((name, other))
         self._forgot.add((name, other))
+        self._estrange(name, other)
+
+    def _on_impersonated(self, name: str, other: str) -> None:
+        """The other took what it sent to whoever had the name, and knows `name` itself as one with another store."""
+        self._estrange(name, other)
+
+    def _estrange(self, name: str, other: str) -> None:
+        self._unmet.add((name, other))
         for history in self.histories.values():
             if {history.receipt.sender, history.receipt.to} == {name, other}:
                 history.at_risk = True

@@ -39,6 +39,11 @@ class Process(Protocol):
     """Raised by every start and every death."""
     running: bool
 
+    @property
+    def is_impostor(self) -> bool:
+        """True if it only has the name of a peer of the network."""
+        ...
+
     def new_link(self, dialled: bool) -> int:
         """A number for a link, never used before in this life; even if it was dialled, odd if it was accepted."""
         ...

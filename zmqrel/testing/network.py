@@ -443,7 +443,9 @@ class Network:
         return 0 if peer is None else peer.life
 
     def agree(self, one: str, other: str) -> bool:
-        """True if two peers have a session and nothing is to be healed."""
+        """True if two peers have a session, with each other, and nothing is to be healed."""
+        if not self.peers[one].sessions_with(other) & self.peers[other].sessions_with(one):
+            return False
         return self.peers[one].agrees_with(other) and self.peers[other].agrees_with(one)
 
     def held_up_s(self, one: str, other: str, since_us: int) -> float:  # noqa: ARG002 - the World says it

@@ -16,6 +16,7 @@ observation is a word and its details:
 | finished | HandOver, result of its handler |
 | turn | name of the peer that had one |
 | stopped | name of the peer, whether it was closed |
+| impersonated | name of the peer, and of another that takes a process with a store of its own for it |
 | store lost, rolled back, power lost, damaged, forgot | name of the peer, and what is said of it in network.py |
 """
 

@@ -206,6 +206,8 @@ class SimulatedPeer:
     _awake_us: int = 0
     """True time before which its machine sleeps."""
     _last_link: int = 0
+    _took_in: set[str] = field(default_factory=set)
+    """Of an impostor: who takes it for the peer whose name it has."""
     _turn_at_us: int | None = None
     _last_turn_us: int = -1
     _turns_at_once: int = 0
@@ -283,7 +285,7 @@ class SimulatedPeer:
     def _end_life(self, clean: bool) -> None:
         self.life += 1
         self.running = False
-        if self.network.peers.get(self.name) is self:  # no impostor
+        if not self.is_impostor:
             self.network.observe("stopped", self.name, clean)
         if self.application is not None:
             self.application.ending(clean)
@@ -324,10 +326,12 @@ class SimulatedPeer:
 
     def connected(self, other: str) -> bool:
         """True if there is a session with that peer."""
-        if not self.running:
-            return False
-        channel = self.engine.channels.get(other)
-        return channel is not None and bool(channel.sessions.open)
+        return bool(self.sessions_with(other))
+
+    def sessions_with(self, other: str) -> set[bytes]:
+        """Ids of the sessions with whoever has that name."""
+        channel = self.engine.channels.get(other) if self.running else None
+        return set() if channel is None else {session.id for session in channel.sessions.open.values()}
 
     def agrees_with(self, other: str) -> bool:
         """True if there is a session with that peer and nothing is to be healed."""
@@ -362,8 +366,22 @@ class SimulatedPeer:
             self.turns.run(now, self.running_clock.wall_us(), work)
             if self.application is not None:
                 self.application.turned()
-            self.network.observe("turn", self.name)
+            if self.is_impostor:
+                self._tell_who_was_taken_in()
+            else:
+                self.network.observe("turn", self.name)
             self._schedule_next(now)
+
+    @property
+    def is_impostor(self) -> bool:
+        """True if it only has the name of a peer of the network."""
+        return self.network.peers.get(self.name) is not self
+
+    def _tell_who_was_taken_in(self) -> None:
+        for other in self.peers:
+            if self.connected(other) and other not in self._took_in:
+                self._took_in.add(other)
+                self.network.observe("impersonated", self.name, other)
 
     def _schedule_next(self, now: Now) -> None:
         assert self.turns is not None
