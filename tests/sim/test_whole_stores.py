@@ -64,7 +64,8 @@ def test_a_look_at_what_changed_finds_what_a_look_at_all_finds(seed: int) -> Non
     workload, rng = Workload(seed, replace(MIXES["everything"], steps=0)), Random(seed)
     again: defaultdict[str, WholeStore] = defaultdict(WholeStore)
     seen = 0
-    for _ in range(25):
+    for step in range(25):
+        workload.step = step
         workload._step()
         workload.network.advance(0.1)
         for name, peer in workload.network.peers.items():
