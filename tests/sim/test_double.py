@@ -501,3 +501,33 @@ def run_of(seed: int) -> list[Any]:
 def test_one_seed_gives_one_run() -> None:
     assert run_of(5) == run_of(5)
     assert run_of(5) != run_of(6)
+
+
+def test_a_peer_that_cannot_commit_reports_what_is_committed(network: Network, shop: Peer, bank: Peer) -> None:
+    seen = Seen()
+    bank.handler()(seen)
+    network.fail_commits("bank", 1000)
+    receipt = shop.send("bank", 1)
+    network.advance(1)
+    network.fail_commits("bank", 0)
+    assert network.until(lambda: bool(seen.messages), 5)
+    network.fail_commits("shop", 1000)
+    network.advance(2)
+    report = shop.close(timeout=2, drain=True)
+    assert (report.unsent, report.unsettled) == (0, 1)
+    network.fail_commits("shop", 0)
+    shop.start()
+    assert receipt.id is not None
+    [found] = shop.find(receipt.id)
+    assert isinstance(found, zmqrel.Receipt)
+    assert found.wait(timeout=5) is Outcome.HANDLED
+
+
+def test_the_report_counts_what_was_handled_and_could_not_be_settled(network: Network, shop: Peer, bank: Peer) -> None:
+    @bank.handler()
+    def handle(message: zmqrel.Message) -> None:
+        network.fail_commits("bank", 1000)
+
+    shop.send("bank", 1)
+    network.advance(1)
+    assert bank.close(timeout=2).inbox == 1

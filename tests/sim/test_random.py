@@ -17,7 +17,8 @@ LONG_SEEDS = range(10_000, 10_005)
 """With `SEEDS`, over all mixes: more than 300 runs."""
 FOUND = {
     "swarm": ((3, 60),),
-    "full disks": ((1, 60),),
+    "full disks": ((1, 60), (100, 130)),
+    "five peers": ((1, 70), (6, 70)),
     "full queues": ((1, 200),),
     "impostors": ((113, 60),),
     "five peers": ((107, 60),),

@@ -803,6 +803,62 @@ def test_a_commit_that_fails_when_a_handler_is_through_is_done_over(ends: Except
     assert receipts[0].attempts == 1
 
 
+@pytest.mark.parametrize("handled", [False, True])
+def test_what_was_handed_over_when_a_peer_closed_that_could_not_commit_comes_again_and_says_so(handled: bool) -> None:
+    """And it is not ended for it: closing is not the fault of what a handler has."""
+    network, seen = pair(), Seen()
+    network.handler("bank", "default", seen, duration=0.2, retry=Retry.fixed(0.1, max_attempts=1))
+    receipt = network.send("shop", "bank", 1)
+    network.advance(0.1)
+    network.fail_commits("bank", 10)
+    if handled:
+        network.advance(0.15)
+    network.close("bank")
+    network.fail_commits("bank", 0)
+    network.restart("bank")
+    assert settled(network, [receipt], 20)
+    assert receipt.outcome is Outcome.HANDLED
+    told = [(delivery.attempt, delivery.redelivered) for delivery in seen.deliveries]
+    assert told == [(1, False)] * handled + [(2, True)]
+    network.advance(1)
+    assert leftovers(network) == {}
+
+
+def test_a_peer_that_closes_when_there_is_room_again_settles_what_was_handled() -> None:
+    network, seen = pair(), Seen()
+    network.handler("bank", "default", seen, duration=0.2)
+    receipts = [network.send("shop", "bank", 1)]
+    network.advance(0.1)
+    network.fail_commits("bank", 2)
+    network.advance(0.3)
+    network.close("bank")
+    network.restart("bank")
+    assert settled(network, receipts, 20)
+    assert seen.bodies == [1]
+    assert receipts[0].outcome is Outcome.HANDLED
+
+
+def test_a_peer_that_cannot_commit_tells_of_itself_what_is_committed() -> None:
+    network, seen = pair(), Seen()
+    network.handler("bank", "default", seen, duration=0.2)
+    shop, bank = network.peers["shop"], network.peers["bank"]
+    receipts = [network.send("shop", "bank", 1)]
+    network.advance(0.1)
+    for peer in (shop, bank):
+        network.fail_commits(peer.name, 1000)
+    network.advance(2)
+    assert seen.bodies == [1]
+    assert (bank.stats()["inbox_messages"], bank.stats()["in_hand"], bank.stats()["handled"]) == (1, 1, 0)
+    network.fail_commits("bank", 0)
+    network.advance(2)
+    assert (bank.stats()["inbox_messages"], bank.stats()["in_hand"], bank.stats()["handled"]) == (0, 0, 1)
+    assert (shop.stats()["outbox_messages"], shop.stats()["settled"]) == (1, 0)
+    assert receipts[0].outcome is None
+    network.fail_commits("shop", 0)
+    assert settled(network, receipts, 20)
+    assert (shop.stats()["outbox_messages"], shop.stats()["settled"]) == (0, 1)
+
+
 @pytest.mark.parametrize("to_dialler", [True, False])
 @pytest.mark.parametrize("to_acceptor", [True, False])
 def test_a_half_open_connection_is_given_up_and_made_anew(to_dialler: bool, to_acceptor: bool) -> None:

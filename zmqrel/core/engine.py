@@ -74,12 +74,15 @@ class Engine:
         journal = Journal(store)
         data = journal.get(tables.META)
         instance = random_id()
+        self._ended_life: tuple[bytes, bytes] | None = None
+        """The row about the life before, until it is written with the first commit: loading writes nothing, so that a
+        full store can be loaded."""
         if data is None:
             ledger = Ledger(random_id(), instance)
         else:
             ledger = Ledger.decode(data)
             ended = tables.numbered(tables.INSTANCE, ledger.instance)
-            journal.put(ended, ledger.commit_count.to_bytes(8, "big"))
+            self._ended_life = ended, ledger.commit_count.to_bytes(8, "big")
             ledger.instance = instance
         ledger.take_name(name)
         self.shared = Shared(name, options, rng, random_id, journal, ledger, now)
@@ -194,6 +197,7 @@ class Engine:
     def replace(self, other: Engine, rows: Iterable[Row]) -> None:
         """The commit of `other` failed, this engine takes its place: `rows` are still with workers."""
         self._held, self._released = other._held, _joined(other._telling, other._released)
+        self._counted = other._counted
         self.shared.counters.update(other._counted)
         self._outbox.search_again(other._outbox)
         self._forgetting.take_over(other._forgetting)
@@ -519,6 +523,9 @@ class Engine:
 
     def _write_ledger(self) -> None:
         shared, ledger = self.shared, self.shared.ledger
+        if self._ended_life is not None:
+            shared.journal.put(*self._ended_life)
+            self._ended_life = None
         ledger.commit_count += 1
         ledger.clock_us = max(ledger.clock_us, shared.now.store_us)
         ledger.wall_us = self._wall_us

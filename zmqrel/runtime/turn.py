@@ -244,6 +244,7 @@ class Turns:
             self.store.commit()
         except StoreFull as still_full:
             self._stall(Work(others), results, still_full)
+            self._look_back(now, wall_us)
             return
         self._apply(effects)
 
@@ -269,6 +270,19 @@ class Turns:
         for name, endpoint in self._endpoints.items():
             self.engine.command(c.Connect(name, endpoint))
 
+    def _look_back(self, now: Now, wall_us: int) -> None:
+        """Let the core be what is committed: until it can be done over, a turn that failed is not to be seen in it.
+
+        Only to be looked at: what is done over is done by a core that is loaded then.
+        """
+        try:
+            self._reload(now, wall_us, [])
+        except StoreFull:
+            # A queue or a peer is new to the store: the core is loaded, and knows as little of it.
+            pass
+        finally:
+            self.store.abort()
+
     def _widen_intake(self) -> None:
         if self._intake_bytes is not None and self.engine.intake_bytes:
             self._intake_bytes *= 2
@@ -280,6 +294,10 @@ class Turns:
         self.store.abort()
         for command in work.commands:
             self._world.reply(command, error)
+        self._put_back(results)
+
+    @staticmethod
+    def _put_back(results: Results) -> None:
         for buffer, finished in _one_by_one(results):
             buffer.put_back(finished)
 
@@ -330,16 +348,13 @@ class Turns:
         for buffer, _ in self._served.values():
             buffer.clear()
             running += buffer.handed_over()
-        if self._stalled:
-            self.store.close(clean=False)
-            return
-        try:
-            told = self._last_turn(now, wall_us, results, running)
-        except StoreFull:
-            told = self._last_turn_in_full_store(now, wall_us, results, running)
+        told = self._settle_last(now, wall_us, results, running)
         if not told:
-            # What is in hand stays in the in-hand table and is redelivered: nothing is lost, so nothing to raise.
+            # What was handed over stays in the in-hand table and is redelivered: nothing is lost, so nothing to raise.
+            self._keep_in_hand(running)
             self.store.abort()
+            self._put_back(results)
+            self._look_back(now, wall_us)
             self.store.close(clean=False)
             return
         self.engine.begin(now, wall_us)
@@ -350,6 +365,23 @@ class Turns:
             self._apply(effects)
         self._in_hand.clear()
         self.store.close()
+
+    def _settle_last(self, now: Now, wall_us: int, results: Results, running: list[Row]) -> list[Effects]:
+        """Empty if the store took none of it."""
+        if not self._stalled:
+            try:
+                return self._last_turn(now, wall_us, results, running)
+            except StoreFull:
+                pass
+        return self._last_turn_in_full_store(now, wall_us, results, running)
+
+    def _keep_in_hand(self, running: list[Row]) -> None:
+        """As `Engine.leave` would say it: closing is not the fault of what workers have, so none of it is a suspect."""
+        for row in running:
+            if row.handed_us:
+                self._in_hand.done(row.slot)
+            elif row.slot >= 0:  # asked about, and not handed over
+                self._in_hand.free(row.slot)
 
     def _last_turn(self, now: Now, wall_us: int, results: Results, running: list[Row]) -> list[Effects]:
         first = self._step(now, wall_us, Work(), results)

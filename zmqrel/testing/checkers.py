@@ -185,10 +185,9 @@ class Checker:
         self.seen[f"not accepted: {type(receipt.error).__name__}"] += 1
 
     def _on_turn(self, name: str) -> None:
-        for history in self._unsettled.pop(name, ()):
-            if history.settles:
-                # A full store may settle it later.
-                history.may_again = self._world.may_fill_up(name)
+        if name in self._unsettled and not self._world.stalled(name):
+            for history in self._unsettled.pop(name):
+                history.may_again = history.may_again and not history.settles
         if self._due:
             self._check_due()
         if self._unmet or self._unsure:

@@ -29,8 +29,6 @@ class SimulatedDisk(MemoryStore):
         self._commits_left = 0
         self._failures_left = 0
         self._usual_capacity = capacity
-        self.may_be_full = capacity is not None
-        """There may have been commits that it did not take."""
         self.commits = 0
         """Commits that wrote something."""
         self.refuses: Callable[[], bool] | None = None
@@ -46,13 +44,10 @@ class SimulatedDisk(MemoryStore):
 
     def new(self) -> SimulatedDisk:
         """An empty one in its place."""
-        disk = SimulatedDisk(durability="relaxed" if self.was_relaxed else "fsync", capacity=self._usual_capacity)
-        disk.may_be_full = self.may_be_full
-        return disk
+        return SimulatedDisk(durability="relaxed" if self.was_relaxed else "fsync", capacity=self._usual_capacity)
 
     def fill(self, bytes_left: int) -> None:
         """Let others take all of the disk but so many bytes."""
-        self.may_be_full = True
         self.capacity = self._size + bytes_left
 
     def free(self) -> None:
@@ -61,7 +56,6 @@ class SimulatedDisk(MemoryStore):
 
     def fail(self, commits: int) -> None:
         """Let so many of the next commits that write something fail."""
-        self.may_be_full = self.may_be_full or bool(commits)
         self._failures_left = commits
 
     @property

@@ -452,9 +452,10 @@ class Network:
         """Nothing is: what delays frames here is in `Rules.clock_error_s`."""
         return 0.0
 
-    def may_fill_up(self, name: str) -> bool:
-        """True if the store of a peer is limited, or refused commits."""
-        return self.peers[name].disk.may_be_full
+    def stalled(self, name: str) -> bool:
+        """True while the store of a peer takes nothing."""
+        turns = self.peers[name].turns
+        return turns is not None and turns.stalled
 
     def was_found_old(self, name: str, by: str, since: float) -> bool:
         """True if a peer reported, after that time, that the other called its store an old copy."""

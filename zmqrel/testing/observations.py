@@ -107,8 +107,8 @@ class World(Protocol):
         Half of that is added to what they may be wrong about each other's clock.
         """
 
-    def may_fill_up(self, name: str) -> bool:
-        """True if what a peer decides may find no room in its store."""
+    def stalled(self, name: str) -> bool:
+        """True while the store of a peer takes nothing, so that what it decides is to be decided again."""
 
     def was_found_old(self, name: str, by: str, since: float) -> bool:
         """True if a peer reported, after that time, that the other called its store an old copy."""

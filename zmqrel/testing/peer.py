@@ -278,9 +278,8 @@ class SimulatedPeer:
         assert self.turns is not None
         with self._mortal():
             self.turns.close(self.running_clock.now(), self.running_clock.wall_us())
-            self.in_hand.clear()
             self.network.links.died(self)
-            self._end_life(clean=self.disk.previous == "clean")
+            self._end_life(clean=True)
 
     def _end_life(self, clean: bool) -> None:
         self.life += 1

@@ -154,7 +154,7 @@ class _Replay:
         held = (hold for hold in self._holds[after:] if hold.from_us <= self._now_us and {one, other} >= hold.nodes)
         return max((hold.to_us - hold.from_us for hold in held), default=0) / 1e6
 
-    def may_fill_up(self, name: str) -> bool:
+    def stalled(self, name: str) -> bool:
         return False
 
     def was_found_old(self, name: str, by: str, since: float) -> bool:
