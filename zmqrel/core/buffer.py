@@ -298,8 +298,14 @@ class Buffer:
         return self._news or bool(self._done)
 
     def __len__(self) -> int:
-        with_workers = self._rows[0].taken if self._rows and isinstance(self._rows[0], Span) else 0
-        return self._messages - with_workers
+        # The loop asks without the lock, and workers may take the last one at any moment: read in this order, what
+        # goes meanwhile counts as waiting. Where rows came meanwhile, more may be with workers than were counted.
+        messages = self._messages
+        try:
+            first = self._rows[0]
+        except IndexError:
+            return 0
+        return max(0, messages - first.taken) if isinstance(first, Span) else messages
 
     # -------------------------------------------------------------------------------------- the workers' side
 
