@@ -29,7 +29,7 @@ from zmqrel.testing import Network
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 RECORDED = Path(__file__).with_name("counts.json")
 _MOST = 1.1
-_MESSAGES = {"stream": 2_000, "one at a time": 50}
+_MESSAGES = {"stream": 2_000, "one at a time": 30}
 _BATCH = 1_000
 _BODY = "x" * 100
 _OF_PYTHON = ("calls", "blocks")
