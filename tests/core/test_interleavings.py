@@ -242,9 +242,13 @@ def stop_everywhere(loop: Any, worker: Any, taken: int, worker_first: bool) -> i
 
 
 @pytest.mark.parametrize("worker_first", [False, True])
-@pytest.mark.parametrize(("loop", "taken"), [(measures, 3), (collects, 3), (recalls, 3)])
-def test_the_other_comes_in_between_at_any_bytecode(loop: Any, taken: int, worker_first: bool) -> None:
-    assert stop_everywhere(loop, Run.work, taken, worker_first) > 20
+@pytest.mark.parametrize("loop", [measures, collects, recalls])
+def test_the_other_comes_in_between_at_any_bytecode(loop: Any, worker_first: bool) -> None:
+    assert stop_everywhere(loop, Run.work, 3, worker_first) > 20
+
+
+def test_the_core_is_loaded_anew_whatever_a_worker_is_doing() -> None:
+    assert stop_everywhere(loses_its_turn, Run.fail_one, 2, worker_first=True) > 20
 
 
 @pytest.mark.long

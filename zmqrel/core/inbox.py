@@ -156,8 +156,10 @@ class Inbox:
         for name in _KEPT_IN_STORE:
             setattr(row, name, getattr(stored, name))
         # A withdrawal while it ran wrote the attempt that runs; else the store knows those before it. A row that
-        # expired or was refused at the door was not handed over.
-        row.attempts = stored.attempts + (1 if row.handed_us and not stored.withdrawn else 0)
+        # expired or was refused at the door was not handed over; one of a span that a worker has just taken was,
+        # though the worker has not noted yet when.
+        was_handed_over = row.handed_us or row.place is Place.RUNNING
+        row.attempts = stored.attempts + (1 if was_handed_over and not stored.withdrawn else 0)
 
     # ---------------------------------------------------------------------------------------------------- acceptance
 
