@@ -119,6 +119,24 @@ def test_what_is_noted_of_the_clock_holds_for_one_boot(
     assert open_lmdb(tmp_path).clock_ahead_us is None
 
 
+def test_a_container_whose_boot_time_clock_is_another_finds_what_was_noted_of_the_clock(
+    tmp_path: Path, open_lmdb: OpenLmdb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "store"
+    store = open_lmdb(path)
+    store.note_clock(5_000_000)
+    store.close()
+    offsets = tmp_path / "offsets"
+    offsets.write_text("monotonic           7         0\nboottime          -10  250000000\n")
+    monkeypatch.setattr(boot, "_CLOCK_OFFSETS", offsets)
+    store = open_lmdb(path)
+    assert store.clock_ahead_us == 5_000_000 + 9_750_000
+    store.note_clock(store.clock_ahead_us)
+    store.close()
+    monkeypatch.setattr(boot, "_CLOCK_OFFSETS", tmp_path / "absent")
+    assert open_lmdb(path).clock_ahead_us == 5_000_000
+
+
 def test_a_record_of_its_life_that_says_nothing_of_the_clock(tmp_path: Path, open_lmdb: OpenLmdb) -> None:
     fill_and_leave(tmp_path)
     body = f"zmqrel store, format 1\nclosed\n{boot.boot_id()}\n"

@@ -15,7 +15,7 @@ from zlib import crc32
 
 from zmqrel.core.storage import Previous
 from zmqrel.errors import ConfigError, StoreFull, StoreLocked
-from zmqrel.store.boot import boot_id
+from zmqrel.store.boot import boot_clock_offset_us, boot_id
 from zmqrel.store.limits import remedy
 from zmqrel.store.space import FULL, WAS_REMOVED
 
@@ -72,7 +72,9 @@ class StoreDirectory:
         if life is None:
             return "rebooted" if (self.path / DATA).exists() else "new"
         same_boot = bool(life.boot) and life.boot == boot_id()
-        self.clock_ahead_us = life.clock_ahead_us if same_boot else None
+        self.clock_ahead_us = None
+        if same_boot and life.clock_ahead_us is not None:
+            self.clock_ahead_us = life.clock_ahead_us - boot_clock_offset_us()
         if life.state == "closed":
             return "clean"
         return "crashed" if same_boot else "rebooted"
@@ -97,7 +99,8 @@ class StoreDirectory:
 
     def _write_life(self, state: str, *, durably: bool = True) -> None:
         # In place, for it must also be possible on a full disk. A torn one is read as None, which is safe.
-        ahead = "" if self.clock_ahead_us is None else self.clock_ahead_us
+        # Of the machine's clock: the next life may be in another container of it, with a clock of its own.
+        ahead = "" if self.clock_ahead_us is None else self.clock_ahead_us + boot_clock_offset_us()
         body = f"zmqrel store, format 1\n{state}\n{boot_id()}\n{ahead}\n"
         text = f"{body}{crc32(body.encode()):08x}\n".ljust(_LIFE_BYTES).encode()
         fd = self._open_life()
