@@ -42,7 +42,7 @@ def test_a_key_comes_up_once_at_its_time_and_earliest_first(steps: list[tuple[st
             assert times == sorted(times)
             model = {key: at for key, at in model.items() if at > at_us}
         assert all(timers.is_set(key) == (key in model) for key in ["a", ("b", 1), 3])
-        assert timers.next_us() == min(model.values(), default=None)
+        assert timers.next_us == min(model.values(), default=None)
 
 
 def test_a_timer_moved_for_ever_leaves_nothing_behind() -> None:
@@ -53,13 +53,13 @@ def test_a_timer_moved_for_ever_leaves_nothing_behind() -> None:
         timers.set("resend", now_us + 100)
         timers.due(now_us)
     timers.due(20_000)
-    assert timers.next_us() is None
+    assert timers.next_us is None
     assert timers.due(10**9) == []
 
 
 def test_asking_for_the_next_time_changes_nothing() -> None:
     timers = Timers()
     timers.set("a", 5)
-    assert [timers.next_us() for _ in range(3)] == [5, 5, 5]
+    assert [timers.next_us for _ in range(3)] == [5, 5, 5]
     assert timers.due(4) == []
     assert timers.due(5) == ["a"]

@@ -121,7 +121,9 @@ class Claims:
 
         A full store does not stop it: what is settled makes room, and the headroom is there for that.
         """
-        gate = self._suspect_gate()
+        gate = self._suspect_gate() if self._suspects else self._suspect_out is not None
+        if not self._rows.awake:
+            return
         for queue in list(self._rows.awake.values()):
             if queue.buffer is None:
                 queue.examine = False  # until somebody serves it
@@ -192,6 +194,8 @@ class Claims:
     @property
     def unexamined(self) -> bool:
         """True if a queue has room and rows that this turn did not get to."""
+        if not self._rows.awake:
+            return False
         gate = self._suspect_out is not None
         return any(
             queue.buffer is not None and queue.buffer.has_room and not (gate and cast(Policy, queue.policy).push)

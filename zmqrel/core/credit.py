@@ -21,9 +21,9 @@ class Credit:
     def __init__(self, shared: Shared, channels: Mapping[str, Channel]) -> None:
         self._shared = shared
         self._channels = channels
-        self._starved: dict[int, InLane] = {}
+        self.starved: dict[int, InLane] = {}
         """Lanes that were granted less than they could use."""
-        self._to_tell: dict[InLane, None] = {}
+        self.to_tell: dict[InLane, None] = {}
         """No set: in which order they are told is not to hang on where they lie in memory."""
         self._changes = 0
         """How often a lane was filled or granted anew."""
@@ -33,13 +33,13 @@ class Credit:
 
     def tell(self, lane: InLane) -> None:
         """The lane's sender is to be told floor and grant at the end of this turn."""
-        self._to_tell[lane] = None
+        self.to_tell[lane] = None
         self._changes += 1
 
     def forget(self, lane: InLane) -> None:
         """The lane's sender is not to be told anything any more."""
-        self._starved.pop(lane.no, None)
-        self._to_tell.pop(lane, None)
+        self.starved.pop(lane.no, None)
+        self.to_tell.pop(lane, None)
 
     def fitting(self, lane: InLane, records: list[bytes]) -> int:
         """How many of these records fit the limits. One always does if the lane holds none (F7)."""
@@ -115,9 +115,9 @@ class Credit:
         self._changes += 1
         messages, size = self._grantable(lane)
         if messages < _MOST_GRANTED or size < _ENOUGH_BYTES:
-            self._starved[lane.no] = lane
+            self.starved[lane.no] = lane
         else:
-            self._starved.pop(lane.no, None)
+            self.starved.pop(lane.no, None)
         lane.granted = lane.floor + min(messages, _MOST_GRANTED)
         lane.granted_bytes = size
         return lane.granted, size
@@ -136,12 +136,12 @@ class Credit:
 
         Only what `grant` then really raises counts, or the turn would never come to an end.
         """
-        if not self._starved or not self._is_news():
+        if not self._is_news():
             return
         options = self._shared.options
         worth_messages = max(1, min(256, options.inbox_max_messages // 8))
         worth_bytes = max(1, min(_ENOUGH_BYTES // 8, options.inbox_max_bytes // 8))
-        for lane in self._starved.values():
+        for lane in self.starved.values():
             if not self._channels[lane.peer].hears(lane):
                 continue
             messages, size = self._grantable(lane)
@@ -149,7 +149,7 @@ class Credit:
             larger = messages > 0 and min(size, _ENOUGH_BYTES) >= lane.granted_bytes + worth_bytes
             first = messages > 0 and not lane.count and lane.granted <= lane.floor
             if more or larger or first:
-                self._to_tell[lane] = None
+                self.to_tell[lane] = None
 
     def _is_news(self) -> bool:
         """Whether anything happened since the last time that can leave more room for a lane."""
@@ -161,7 +161,7 @@ class Credit:
 
     def take_lanes_to_tell(self) -> Iterable[InLane]:
         """Lanes whose sender is to be told floor and grant."""
-        lanes, self._to_tell = self._to_tell, {}
+        lanes, self.to_tell = self.to_tell, {}
         return lanes
 
 

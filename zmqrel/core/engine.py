@@ -219,9 +219,9 @@ class Engine:
         self.shared.now = now
         self._wall_us = wall_us
         self._byes.clear()
-        if any(self._fresh):
+        if self._fresh.notices or self._fresh.replies:
             self._held, self._fresh = _joined(self._held, self._fresh), Held([], [])
-        if any(self._telling):
+        if self._telling.notices or self._telling.replies:
             self._telling = Held([], [])
         self._counted = dict(self.shared.counters)
         self._forgetting.begin_turn()
@@ -429,13 +429,17 @@ class Engine:
 
     def finish(self) -> Effects:
         """The turn ends: judge what time brought, claim, transmit, and write what the commit must hold."""
+        shared, forgetting = self.shared, self._forgetting
+        # Most turns are about one message: who has nothing to do is not asked.
         self._run_timers()
-        self._outbox.work()
-        self._forgetting.work()
+        if self._outbox.searches:
+            self._outbox.work()
+        if forgetting.forgotten:
+            forgetting.work()
         self._inbox.claims.claim()
         self._transmit()
-        self._forgetting.clear_away()
-        shared = self.shared
+        if forgetting.forgotten or self._inbox.emptied:
+            forgetting.clear_away()
         if shared.journal.wrote:
             self._write_stale()
             self._write_ledger()
@@ -454,10 +458,13 @@ class Engine:
 
     def _run_timers(self) -> None:
         shared = self.shared
-        for key in shared.timers.due(shared.now.mono_us):
-            self._timer(key)
-        for key in shared.clock_timers.due(shared.now.store_us):
-            self._clock_timer(key)
+        timers, clock_timers, now = shared.timers, shared.clock_timers, shared.now
+        if timers.next_us is not None and timers.next_us <= now.mono_us:
+            for key in timers.due(now.mono_us):
+                self._timer(key)
+        if clock_timers.next_us is not None and clock_timers.next_us <= now.store_us:
+            for key in clock_timers.due(now.store_us):
+                self._clock_timer(key)
 
     def _timer(self, key: Any) -> None:
         if key == "lazy":
@@ -491,14 +498,19 @@ class Engine:
 
     def _transmit(self) -> None:
         """Until nothing is left to say: what is transmitted can end messages, and that can settle others."""
+        outbox, settlements, credit = self._outbox, self._inbox.settlements, self._inbox.credit
         while True:
-            self._outbox.write_withdrawals()
-            self._inbox.settlements.write()
-            self._inbox.credit.regrant()
-            for granted in self._inbox.credit.take_lanes_to_tell():
-                channel = self.channels.get(granted.peer)
-                if channel is not None and granted.store_id == channel.their_store:
-                    channel.ack(granted)
+            if outbox.to_withdraw:
+                outbox.write_withdrawals()
+            if settlements.to_write:
+                settlements.write()
+            if credit.starved:
+                credit.regrant()
+            if credit.to_tell:
+                for granted in credit.take_lanes_to_tell():
+                    channel = self.channels.get(granted.peer)
+                    if channel is not None and granted.store_id == channel.their_store:
+                        channel.ack(granted)
             if not self._busy:
                 break
             busy, self._busy = self._busy, {}
@@ -514,12 +526,12 @@ class Engine:
         for lane in shared.stale.values():
             if isinstance(lane, OutLane) and lane.kind == CONTROL and lane.acked:
                 shared.outbox_runs.discard(lane.no, 0, lane.acked)
-        shared.write_lanes({**shared.stale, **shared.touched}.values())
-        for channel in shared.stale_peers.values():
-            shared.journal.put(tables.named(tables.PEER, channel.name), channel.encode())
-        shared.stale.clear()
-        shared.touched.clear()
-        shared.stale_peers.clear()
+        shared.write_lanes(list({**shared.stale, **shared.touched}.values()))
+        shared.stale, shared.touched = {}, {}
+        if shared.stale_peers:
+            for channel in shared.stale_peers.values():
+                shared.journal.put(tables.named(tables.PEER, channel.name), channel.encode())
+            shared.stale_peers.clear()
 
     def _write_ledger(self) -> None:
         shared, ledger = self.shared, self.shared.ledger
@@ -527,7 +539,8 @@ class Engine:
             shared.journal.put(*self._ended_life)
             self._ended_life = None
         ledger.commit_count += 1
-        ledger.clock_us = max(ledger.clock_us, shared.now.store_us)
+        if shared.now.store_us > ledger.clock_us:
+            ledger.clock_us = shared.now.store_us
         ledger.wall_us = self._wall_us
         shared.journal.put(tables.META, ledger.encode())
         shared.journal.wrote = False
@@ -592,16 +605,15 @@ class Engine:
 
     def next_wake_us(self, now: Now) -> int | None:
         """The monotonic time at which a turn is due though nothing comes in. None: never."""
-        if self._inbox.claims.unexamined or self._outbox.searching or self._busy or self._forgetting.under_way:
+        if self._busy or self._outbox.searches:
             return now.mono_us
-        wake_us, clock_us, flush_us = (
-            self.shared.timers.next_us(),
-            self.shared.clock_timers.next_us(),
-            self.flush_due_us(),
-        )
+        if self._inbox.claims.unexamined or (self._forgetting.forgotten and self._forgetting.under_way):
+            return now.mono_us
+        wake_us, clock_us = self.shared.timers.next_us, self.shared.clock_timers.next_us
         if clock_us is not None:
             due_us = now.mono_us + max(0, clock_us - now.store_us)
-            wake_us = due_us if wake_us is None else min(wake_us, due_us)
+            wake_us = due_us if wake_us is None or due_us < wake_us else wake_us
+        flush_us = self.flush_due_us()
         if flush_us is not None:
             wake_us = flush_us if wake_us is None else min(wake_us, flush_us)
         return wake_us

@@ -47,7 +47,7 @@ class Forgetting:
         self._outbox = outbox
         self._inbox = inbox
         self._connect = connect
-        self._forgotten: dict[str, Channel] = {}
+        self.forgotten: dict[str, Channel] = {}
         """Peers that are being forgotten, or were and have left something."""
         self._asked: defaultdict[str, dict[Forget, None]] = defaultdict(dict)
         self._ended: Counter[str] = Counter()
@@ -58,18 +58,16 @@ class Forgetting:
     @property
     def under_way(self) -> bool:
         """True while a peer is being forgotten."""
-        return bool(self._forgotten) and any(
-            channel.memory is Memory.FORGETTING for channel in self._forgotten.values()
-        )
+        return bool(self.forgotten) and any(channel.memory is Memory.FORGETTING for channel in self.forgotten.values())
 
     def adopt(self, channel: Channel) -> None:
         """A peer read from the store."""
         if channel.memory is not Memory.KEPT:
-            self._forgotten[channel.name] = channel
+            self.forgotten[channel.name] = channel
 
     def remember(self, channel: Channel) -> None:
         """A peer that was forgotten is known again, as one that was never heard of."""
-        if self._forgotten.pop(channel.name, None) is not None:
+        if self.forgotten.pop(channel.name, None) is not None:
             channel.memory = Memory.KEPT
             self._write(channel)
 
@@ -86,7 +84,7 @@ class Forgetting:
         self._asked[command.name][command] = None
         if channel.memory is Memory.KEPT:
             channel.memory = Memory.FORGETTING
-            self._forgotten[channel.name] = channel
+            self.forgotten[channel.name] = channel
             self._write(channel)
 
     def connect_later(self, command: Connect) -> None:
@@ -96,11 +94,11 @@ class Forgetting:
     def take_over(self, other: Forgetting) -> None:
         """The commit of a turn failed, and this takes the place of `other`; what began in that turn is asked again."""
         self._ended = other._ended_before
-        self._asked.update({name: asked for name, asked in other._asked.items() if name in self._forgotten})
+        self._asked.update({name: asked for name, asked in other._asked.items() if name in self.forgotten})
 
     def work(self) -> None:
         """Go on with one peer, within the bounds of a turn."""
-        for channel in self._forgotten.values():
+        for channel in self.forgotten.values():
             if channel.memory is Memory.FORGETTING:
                 if self._step(channel):
                     self._finish(channel)
@@ -147,9 +145,9 @@ class Forgetting:
     def clear_away(self) -> None:
         """Delete lanes that nothing refers to any more, and the rows of forgotten peers that have none left."""
         self._inbox.delete_emptied()
-        for channel in list(self._forgotten.values()) if self._forgotten else ():
+        for channel in list(self.forgotten.values()) if self.forgotten else ():
             if channel.memory is Memory.LEFTOVERS and not self._has_lanes(channel):
-                del self._channels[channel.name], self._forgotten[channel.name]
+                del self._channels[channel.name], self.forgotten[channel.name]
                 self._shared.stale_peers.pop(channel.name, None)
                 self._shared.journal.delete(tables.named(tables.PEER, channel.name))
 

@@ -83,7 +83,7 @@ class Inbox:
         self.claims = Claims(shared, self.rows, channels, self._exhausted)
         self.settlements = Settlements(shared, channels)
         self._local: dict[str, InLane] = {}
-        self._emptied: list[InLane] = []
+        self.emptied: list[InLane] = []
         """Lanes of forgotten peers that hold nothing more."""
 
     # -------------------------------------------------------------------------------------------- opening
@@ -598,7 +598,7 @@ class Inbox:
         ledger.inbox_bytes += size
         self._shared.touch(lane)
         if lane.is_orphan and not lane.count:
-            self._emptied.append(lane)
+            self.emptied.append(lane)
 
     def _note_settled(
         self,
@@ -663,11 +663,11 @@ class Inbox:
         lane.store_id = 0
         self._shared.touch(lane)
         if not lane.count:
-            self._emptied.append(lane)
+            self.emptied.append(lane)
 
     def delete_emptied(self) -> list[str]:
         """Delete the lanes of forgotten peers that hold nothing more; returns the names of the peers."""
-        emptied, self._emptied = self._emptied, []
+        emptied, self.emptied = self.emptied, []
         for lane in emptied:
             self.claims.remove_lane(lane)
             self._shared.delete_lane(lane)

@@ -106,8 +106,10 @@ class Outbox:
         self._dead = dead
         self._channels = channels
         self._add_local = add_local
-        self._withdrawals: dict[tuple[OutLane, Cause], list[int]] = {}
-        self._searches: list[RecallSearch] = []
+        self.to_withdraw: dict[tuple[OutLane, Cause], list[int]] = {}
+        """What `write_withdrawals` is to append."""
+        self.searches: list[RecallSearch] = []
+        """Those under way, for `work`."""
 
     # --------------------------------------------------------------------------------------- acceptance
 
@@ -283,7 +285,7 @@ class Outbox:
         journal.put(key, Withdrawal(cause, self._shared.now.store_us).encode())
         lane.withdrawn += 1
         self._shared.touch(lane)
-        self._withdrawals.setdefault((lane, cause), []).append(seq)
+        self.to_withdraw.setdefault((lane, cause), []).append(seq)
         self._shared.effects.notices.append(Withdrawing(lane.no, seq, cause))
 
     def end_here(self, lane: OutLane, first: int, last: int, cause: Cause) -> None:
@@ -315,7 +317,7 @@ class Outbox:
         """The peer of a lane was forgotten, and nothing waits on it any more: it stays as long as its outcomes."""
         lane.retire()
         for cause in Cause:
-            self._withdrawals.pop((lane, cause), None)
+            self.to_withdraw.pop((lane, cause), None)
         if lane.kind == CONTROL:
             self._shared.outbox_runs.discard(lane.no, 0, MAX_SEQ)
         self._shared.touch(lane)
@@ -334,19 +336,19 @@ class Outbox:
     def write_withdrawals(self) -> None:
         """Append this turn's WITHDRAW entries."""
         store_id = self._shared.ledger.store_id
-        for (lane, cause), seqs in self._withdrawals.items():
+        for (lane, cause), seqs in self.to_withdraw.items():
             seqs.sort()
             for start in range(0, len(seqs), _MOST_IN_ENTRY):
                 ranges = to_ranges(seqs[start : start + _MOST_IN_ENTRY])
                 entry = Withdraw(store_id, lane.id, lane.kind, lane.queue, ranges, cause)
                 self._channels[lane.peer].append_control(entry)
-        self._withdrawals.clear()
+        self.to_withdraw.clear()
 
     def append_again(self, lane: OutLane) -> None:
         """The receiver forgot what it was told: say the withdrawals in force again."""
         for key, value in self._shared.journal.scan(*tables.lane_bounds(tables.WITHDRAWN, lane.no), 2**31):
             _, seq = tables.split_lane_seq(key)
-            self._withdrawals.setdefault((lane, Withdrawal.decode(value).cause), []).append(seq)
+            self.to_withdraw.setdefault((lane, Withdrawal.decode(value).cause), []).append(seq)
 
     def withdrawn_seqs(self, lane: OutLane) -> list[int]:
         """Messages of the lane with a withdrawal in force."""
@@ -364,24 +366,19 @@ class Outbox:
             and (command.to is None or lane.peer == command.to)
             and (command.queue is None or lane.queue == command.queue)
         ]
-        self._searches.append(RecallSearch(command, lanes))
+        self.searches.append(RecallSearch(command, lanes))
 
     def search_again(self, other: Outbox) -> None:
         """Begin the searches of `other` anew: this outbox takes its place."""
-        for search in other._searches:
+        for search in other.searches:
             self.start_search(search.command)
-
-    @property
-    def searching(self) -> bool:
-        """True while a search is under way."""
-        return bool(self._searches)
 
     def work(self) -> None:
         """Go on with the searches, within the bounds of a turn."""
-        for search in self._searches[:1]:
+        for search in self.searches[:1]:
             part = search.next_part()
             if part is None:
-                self._searches.remove(search)
+                self.searches.remove(search)
                 found = [self.found(*place) for place in search.places]
                 self._shared.effects.replies.append((search.command, found))
                 continue

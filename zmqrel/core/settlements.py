@@ -24,24 +24,25 @@ class Settlements:
     def __init__(self, shared: Shared, channels: Mapping[str, Channel]) -> None:
         self._shared = shared
         self._channels = channels
-        self._settled: dict[InLane, list[Settled]] = {}
+        self.to_write: dict[InLane, list[Settled]] = {}
+        """What this turn settled and `write` is to append."""
 
     def add(self, lane: InLane, settled: Settled) -> None:
         """These messages of a lane have ended."""
         if settled.outcome is Outcome.RECALLED:
             self._shared.counters["recalled"] += 1
-        self._settled.setdefault(lane, []).append(settled)
+        self.to_write.setdefault(lane, []).append(settled)
 
     def write(self) -> None:
         """Append what this turn settled to the control lanes."""
-        for lane, items in self._settled.items():
+        for lane, items in self.to_write.items():
             channel = self._waiting_for(lane)
             if channel is None:
                 continue
-            ranges = _merge(items)
+            ranges = _merge(items) if len(items) > 1 else items
             for start in range(0, len(ranges), _MOST_IN_ENTRY):
                 channel.append_control(Settle(lane.store_id, lane.id, ranges[start : start + _MOST_IN_ENTRY]))
-        self._settled.clear()
+        self.to_write.clear()
 
     def notice(self, row: Row) -> None:
         """Tell the sender that it is too late to withdraw this row."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
@@ -150,6 +150,7 @@ class Shared:
         self.counters[kind] += 1
         self.effects.events.append(Event(kind, peer, detail))
 
-    def write_lanes(self, lanes: Iterable[OutLane | InLane]) -> None:
+    def write_lanes(self, lanes: list[OutLane | InLane]) -> None:
         """Put the rows of `lanes`."""
-        self.journal.put_many(sorted((tables.numbered_u32(tables.LANE, lane.no), lane.encode()) for lane in lanes))
+        lane_key = tables.numbered_u32
+        self.journal.put_many(sorted([(lane_key(tables.LANE, lane.no), lane.encode()) for lane in lanes]))

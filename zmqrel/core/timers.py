@@ -12,7 +12,7 @@ class Timers:
     Moving a timer to a later time, or cancelling it, costs one dict write unless it is the next one to come up.
     """
 
-    __slots__ = ("_at", "_heap", "_serial", "_stands")
+    __slots__ = ("_at", "_heap", "_serial", "_stands", "next_us")
 
     def __init__(self) -> None:
         self._at: dict[Hashable, int] = {}
@@ -20,6 +20,8 @@ class Timers:
         self._stands: dict[Hashable, int] = {}
         """Where in the heap each key will be looked at; any other entry of that key is stale."""
         self._serial = 0
+        self.next_us: int | None = None
+        """When the next one comes up, None if nothing is set."""
 
     def set(self, key: Hashable, at_us: int) -> None:
         """Let `key` come up at `at_us`, whatever was set before."""
@@ -30,6 +32,7 @@ class Timers:
             self._serial += 1
             self._stands[key] = at_us
             heappush(self._heap, (at_us, self._serial, key))
+            self.next_us = self._heap[0][0]
         elif at_us > stands_us == self._heap[0][0]:
             self._settle()
 
@@ -58,10 +61,6 @@ class Timers:
             self._settle()
         return keys
 
-    def next_us(self) -> int | None:
-        """When the next one comes up, None if nothing is set."""
-        return self._heap[0][0] if self._heap else None
-
     def _settle(self) -> None:
         """Let the first entry be one that comes up."""
         heap = self._heap
@@ -72,7 +71,7 @@ class Timers:
                 continue
             at_us = self._at.get(key)
             if at_us == stood_us:
-                return
+                break
             if at_us is None:
                 del self._stands[key]
                 heappop(heap)
@@ -80,3 +79,4 @@ class Timers:
             self._serial += 1
             self._stands[key] = at_us
             heapreplace(heap, (at_us, self._serial, key))
+        self.next_us = heap[0][0] if heap else None

@@ -51,10 +51,18 @@ class MemoryStore:
 
     def put(self, key: bytes, value: bytes) -> None:
         """Set `key` to `value`."""
-        if not 1 <= len(key) <= 511:
+        length = len(key)
+        if not 1 <= length <= 511:
             self.abort()
             raise ValueError(KEY_LENGTH)
-        self._undo.append((key, self._set(key, value)))
+        old = self._values.get(key)
+        self._undo.append((key, old))
+        if old is None:
+            self._keys.add(key)
+            self._size += length + len(value) + _ROW_BYTES
+        else:
+            self._size += len(value) - len(old)
+        self._values[key] = value
         if self.capacity is not None and self._size > self.capacity:
             self._refuse()
 
@@ -65,9 +73,12 @@ class MemoryStore:
 
     def delete(self, key: bytes) -> bool:
         """Remove `key`; return whether it was there."""
-        if key not in self._values:
+        old = self._values.pop(key, None)
+        if old is None:
             return False
-        self._undo.append((key, self._set(key, None)))
+        self._undo.append((key, old))
+        self._keys.remove(key)
+        self._size -= len(key) + len(old) + _ROW_BYTES
         return True
 
     def scan(self, first: bytes, end: bytes, limit: int) -> list[Row]:
@@ -197,19 +208,14 @@ class MemoryStore:
 
     def _roll_back(self, undo: _Undo) -> None:
         while undo:
-            self._set(*undo.pop())
-
-    def _set(self, key: bytes, value: bytes | None) -> bytes | None:
-        """Set or, with None, remove a key; return what it was."""
-        old = self._values.get(key)
-        if old is not None:
-            self._size -= len(key) + len(old) + _ROW_BYTES
-        if value is not None:
-            self._size += len(key) + len(value) + _ROW_BYTES
-            if old is None:
+            key, old = undo.pop()
+            now = self._values.pop(key, None)
+            if now is not None:
+                self._size -= len(key) + len(now) + _ROW_BYTES
+            if old is not None:
+                self._size += len(key) + len(old) + _ROW_BYTES
+                self._values[key] = old
+            if now is None and old is not None:
                 self._keys.add(key)
-            self._values[key] = value
-        elif old is not None:
-            self._keys.remove(key)
-            del self._values[key]
-        return old
+            elif old is None and now is not None:
+                self._keys.remove(key)

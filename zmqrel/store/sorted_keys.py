@@ -34,7 +34,9 @@ class SortedKeys:
             chunks.append([key])
             lasts.append(key)
             return
-        at = min(bisect_left(lasts, key), len(chunks) - 1)
+        at = bisect_left(lasts, key)
+        if at == len(chunks):
+            at -= 1
         chunk = chunks[at]
         insort(chunk, key)
         if len(chunk) > _MOST:
@@ -54,17 +56,19 @@ class SortedKeys:
 
     def take(self, first: bytes, end: bytes, limit: int) -> list[bytes]:
         """Return the first `limit` keys of `first <= key < end`, ascending."""
+        chunks, lasts = self._chunks, self._lasts
+        at = bisect_left(lasts, first)
+        if at == len(lasts):
+            return []
+        start = bisect_left(chunks[at], first)
         taken: list[bytes] = []
-        at = bisect_left(self._lasts, first)
-        start = bisect_left(self._chunks[at], first) if at < len(self._chunks) else 0
-        while at < len(self._chunks) and len(taken) < limit:
-            chunk = self._chunks[at]
-            stop = len(chunk) if chunk[-1] < end else bisect_left(chunk, end)
-            taken += chunk[start : min(stop, start + limit - len(taken))]
-            if stop < len(chunk):
-                break
+        while end > lasts[at]:
+            taken += chunks[at][start : start + limit - len(taken)]
             at, start = at + 1, 0
-        return taken
+            if at == len(lasts) or len(taken) >= limit:
+                return taken
+        stop = bisect_left(chunks[at], end, start)
+        return taken + chunks[at][start : min(stop, start + limit - len(taken))]
 
     def take_back(self, first: bytes, end: bytes, limit: int) -> list[bytes]:
         """Return the last `limit` keys of `first <= key < end`, descending."""

@@ -70,21 +70,22 @@ class SimulatedDisk(MemoryStore):
 
     def commit(self) -> bool:
         """Commit, unless the process is to die here, or the commit is to fail."""
-        if self.dying == "before commit" and self._undo:
+        if not self._undo:
+            return False
+        dies = None if self._dies is None else self.dying
+        if dies == "before commit":
             self._dies = None
             raise ProcessDied
         if self.refuses is not None and self._takes_in and self.refuses():
             self.abort()
             raise StoreFull("the simulated disk does not take what came in")
-        if self._failures_left and self._undo:
+        if self._failures_left:
             self._failures_left -= 1
             self.abort()
             raise StoreFull("the simulated disk did not take this commit")
-        wrote = super().commit()
-        if not wrote:
-            return False
+        super().commit()
         self.commits += 1
-        if self.dying == "after commit":
+        if dies == "after commit":
             self._dies = None
             raise ProcessDied
         self._commits_left -= 1

@@ -77,7 +77,8 @@ class Network:
         self._observers: list[Callable[..., None]] = []
         self._observers_of: defaultdict[str, list[Callable[..., None]]] = defaultdict(list)
         """By the word that they want to hear."""
-        self._now_us = _EPOCH_US
+        self.now_us = _EPOCH_US
+        """True time, as no peer knows it (microseconds since 1970)."""
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._serial = 0
         self.tasks = Tasks(self.true_us, self.at)
@@ -98,20 +99,20 @@ class Network:
     @property
     def now(self) -> float:
         """Seconds since the network began."""
-        return (self._now_us - _EPOCH_US) / 1e6
+        return (self.now_us - _EPOCH_US) / 1e6
 
     def true_us(self) -> int:
         """True time, as no peer knows it (microseconds since 1970)."""
-        return self._now_us
+        return self.now_us
 
     def at(self, at_us: int, action: Callable[[], None]) -> None:
         """Run `action` at a point in true time."""
         self._serial += 1
-        heappush(self._heap, (max(at_us, self._now_us), self._serial, action))
+        heappush(self._heap, (at_us if at_us > self.now_us else self.now_us, self._serial, action))
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
         """Run `action` so much later."""
-        self.at(self._now_us + int(seconds * 1e6), action)
+        self.at(self.now_us + int(seconds * 1e6), action)
 
     def advance(self, seconds: Seconds) -> None:
         """Let so much time pass. In a handler: the handler takes so long."""
@@ -120,10 +121,10 @@ class Network:
             self.tasks.wait(bool, lasts_us)
             return
         self.tasks.check_thread()
-        end_us = self._now_us + lasts_us
+        end_us = self.now_us + lasts_us
         while self._heap and self._heap[0][0] <= end_us:
             self._step()
-        self._now_us = end_us
+        self.now_us = end_us
 
     def until(self, condition: Callable[[], bool], timeout: Seconds = 600) -> bool:
         """Let time pass until `condition` holds; False if it does not within `timeout`."""
@@ -131,18 +132,18 @@ class Network:
         if self.tasks.current is not None:
             return self.tasks.wait(condition, lasts_us)
         self.tasks.check_thread()
-        end_us = self._now_us + lasts_us
+        end_us = self.now_us + lasts_us
         while not condition():
             if not self._heap or self._heap[0][0] > end_us:
-                self._now_us = end_us
+                self.now_us = end_us
                 return condition()
             self._step()
         return True
 
     def _step(self) -> None:
-        self._now_us, _, action = heappop(self._heap)
+        self.now_us, _, action = heappop(self._heap)
         action()
-        if self.tasks.any_waits:
+        if self.tasks.waiting:
             self.tasks.resume()
 
     def wait(self, condition: Callable[[], bool], timeout: float | None) -> bool:
@@ -206,7 +207,7 @@ class Network:
             raise UnknownPeer(f"peers: {name!r} is this peer itself; a peer does not send to itself")
         disk = SimulatedDisk(durability=parsed.durability, capacity=capacity)
         simulated = SimulatedPeer(name, self, parsed, known, Random(self.rng.getrandbits(64)), disk)
-        simulated.hardware = Hardware(int(clock_error_s * 1e6), drift, booted_us=self._now_us)
+        simulated.hardware = Hardware(int(clock_error_s * 1e6), drift, booted_us=self.now_us)
         self.peers[name] = simulated
         self.links.bind(_endpoint(name), simulated)
         peer = Peer(simulated, setup, known, options)
@@ -312,7 +313,7 @@ class Network:
         peer.die()
         peer.disk.lose_unflushed()
         peer.in_hand.boot_matches = False
-        peer.hardware.booted_us = self._now_us
+        peer.hardware.booted_us = self.now_us
         self.observe("power lost", name, peer.options.durability == "relaxed")
 
     def suspend(self, name: str, seconds: Seconds) -> None:

@@ -107,7 +107,7 @@ class Delivery(HandOver):
     """A message as a simulated handler sees it."""
 
     def __init__(self, peer: SimulatedPeer, row: Row) -> None:
-        meta, now_us = row.head.meta, peer.network.true_us()
+        meta, now_us = row.head.meta, peer.network.now_us
         super().__init__(
             sender=row.lane.peer,
             to=peer.name,
@@ -226,12 +226,12 @@ class SimulatedPeer:
         self.life += 1
         self.running = True
         self._last_link = 0
-        hardware, true = self.hardware, self.network.true_us
+        hardware, network = self.hardware, self.network
         self.clock = Clock(
-            lambda: hardware.wall_us(true()) / 1e6,
+            lambda: hardware.wall_us(network.now_us) / 1e6,
             *read_clock(self.disk),
-            mono_ns=lambda: hardware.mono_us(true()) * 1000,
-            boot_ns=lambda: hardware.boot_us(true()) * 1000,
+            mono_ns=lambda: hardware.mono_us(network.now_us) * 1000,
+            boot_ns=lambda: hardware.boot_us(network.now_us) * 1000,
         )
         self.turns = Turns(self.disk, self.in_hand, self._make_engine, _World(self))
         with self._mortal():
@@ -343,7 +343,7 @@ class SimulatedPeer:
 
     def wake(self, delay_us: int = 0) -> None:
         """Have a turn soon."""
-        self._turn_not_after(self.network.true_us() + delay_us)
+        self._turn_not_after(self.network.now_us + delay_us)
 
     def _turn_not_after(self, at_us: int) -> None:
         if self._turn_at_us is not None and self._turn_at_us <= at_us:
@@ -355,21 +355,24 @@ class SimulatedPeer:
         if life != self.life or self._turn_at_us != at_us or self.turns is None:
             return
         self._turn_at_us = None
-        if self._sleeps(self.wake):
+        if self._awake_us > self.network.now_us and self._sleeps(self.wake):
             return
         self._count_turn(at_us)
         work = Work(self._commands, self._frames)
         self._commands, self._frames = [], []
-        with self._mortal():
-            now = self.running_clock.now()
-            self.turns.run(now, self.running_clock.wall_us(), work)
+        clock = self.running_clock
+        try:
+            now = clock.now()
+            self.turns.run(now, clock.wall_us(), work)
             if self.application is not None:
                 self.application.turned()
             if self.is_impostor:
                 self._tell_who_was_taken_in()
             else:
                 self.network.observe("turn", self.name)
-            self._schedule_next(now)
+            self._schedule_next(self.turns, now)
+        except ProcessDied:
+            self.die()
 
     @property
     def is_impostor(self) -> bool:
@@ -382,14 +385,13 @@ class SimulatedPeer:
                 self._took_in.add(other)
                 self.network.observe("impersonated", self.name, other)
 
-    def _schedule_next(self, now: Now) -> None:
-        assert self.turns is not None
-        wake_us = self.turns.next_wake_us(now)
+    def _schedule_next(self, turns: Turns, now: Now) -> None:
+        wake_us = turns.next_wake_us(now)
         if wake_us is not None:
             delay_us = int(max(0, wake_us - now.mono_us) * (1 - self.hardware.drift)) + 1
-            self._turn_not_after(self.network.true_us() + delay_us)
+            self._turn_not_after(self.network.now_us + delay_us)
         for handler in self.handlers.values():
-            if handler.buffer is not None and handler.buffer.unsettled and not self.turns.stalled:
+            if handler.buffer is not None and handler.buffer.unsettled and not turns.stalled:
                 self.wake(1)
 
     def _count_turn(self, at_us: int) -> None:
@@ -404,17 +406,17 @@ class SimulatedPeer:
     def suspend(self, seconds: float) -> None:
         """Sleep with the whole machine: the boot-time clock goes on, the monotonic clock does not."""
         self.hardware.suspended_us += int(seconds * 1e6)
-        self._awake_us = self.network.true_us() + int(seconds * 1e6)
+        self._awake_us = self.network.now_us + int(seconds * 1e6)
 
     def _sleeps(self, later: Callable[[int], None]) -> bool:
         """Whether the machine sleeps; then `later` is called with the microseconds until it wakes up."""
-        delay_us = self._awake_us - self.network.true_us()
+        delay_us = self._awake_us - self.network.now_us
         if delay_us > 0:
             later(delay_us)
         return delay_us > 0
 
     def _at(self, delay_us: int, action: Callable[[], None]) -> None:
-        self.network.at(self.network.true_us() + delay_us, action)
+        self.network.at(self.network.now_us + delay_us, action)
 
     def when_awake(self, delay_us: int, action: Callable[[], None]) -> None:
         """Do something so much later, if this life goes on, and not before the machine wakes up."""
@@ -426,7 +428,10 @@ class SimulatedPeer:
 
     def input_delay_us(self) -> int:
         """How long it takes until what came in is looked at, drawn anew each time."""
-        return self.rng.randrange(100)
+        draw = self.rng.getrandbits
+        while (delay_us := draw(7)) >= 100:
+            pass
+        return delay_us
 
     # ------------------------------------------------------------------------------------------ commands
 
@@ -464,7 +469,7 @@ class SimulatedPeer:
         deadline_us = 0 if ttl is None else now_us + int(ttl * 1e6)
         meta = Meta(key, id, dict(headers) if headers else None, not_before_us, on_expiry, max_attempts)
         records = encode_messages(map(encode_body, bodies), now_us, deadline_us, encode_meta(meta))
-        true_us = self.network.true_us()
+        true_us = self.network.now_us
         receipts = [
             SimulatedReceipt(
                 self.name, to, queue, key, body, true_us, now_us, deadline_us, not_before_us, max_attempts, id
@@ -663,7 +668,7 @@ class SimulatedPeer:
     def _wake_workers(self, handler: Handler, _rows: int = 0) -> None:
         if not handler.woken:
             handler.woken = True
-            self.network.at(self.network.true_us() + self.input_delay_us(), partial(self._work, handler, self.life))
+            self.network.at(self.network.now_us + self.input_delay_us(), partial(self._work, handler, self.life))
 
     def _work(self, handler: Handler, life: int) -> None:
         """Idle workers take what is in the buffer."""
@@ -672,8 +677,8 @@ class SimulatedPeer:
         if self._sleeps(lambda delay_us: self._at(delay_us, partial(self._work, handler, life))):
             return
         handler.woken = False
+        now_us = self.running_clock.store_us()
         while handler.busy < handler.workers and not handler.asking:
-            now_us = self.running_clock.now().store_us
             row = handler.buffer.take(now_us) if handler.admit is None else handler.buffer.ask(now_us)
             if row is None:
                 break
@@ -709,7 +714,7 @@ class SimulatedPeer:
         delivery = Delivery(self, row)
         self.network.observe("handed over", delivery)
         duration = handler.duration(delivery) if callable(handler.duration) else handler.duration
-        done_us = self.network.true_us() + int(duration * 1e6)
+        done_us = self.network.now_us + int(duration * 1e6)
         self.network.at(done_us, partial(self._worked, handler, self.life, row, delivery))
 
     def _worked(self, handler: Handler, life: int, row: Row, delivery: Delivery) -> None:

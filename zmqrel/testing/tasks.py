@@ -39,7 +39,8 @@ class Tasks:
         """`now_us` is true time, `at` has something done later: see Network."""
         self._now_us = now_us
         self._at = at
-        self._waiting: list[Task] = []
+        self.waiting: list[Task] = []
+        """What `resume` has to look at."""
         self._handed_back = allocate_lock()
         self._handed_back.acquire()
         self._owner = threading.get_ident()
@@ -96,7 +97,7 @@ class Tasks:
         if timeout_us is not None:
             task.give_up_us = self._now_us() + timeout_us
             self._at(task.give_up_us, _nothing)  # so that the time comes
-        self._waiting.append(task)
+        self.waiting.append(task)
         self._handed_back.release()
         task.go_on.acquire()
         if task.is_over():
@@ -110,18 +111,13 @@ class Tasks:
 
     def resume(self) -> None:
         """For the network, after each of its steps: let those run whose waiting is over."""
-        while (task := next(filter(self._may_go_on, self._waiting), None)) is not None:
-            self._waiting.remove(task)
+        while (task := next(filter(self._may_go_on, self.waiting), None)) is not None:
+            self.waiting.remove(task)
             self._let_run(task)
 
     def _may_go_on(self, task: Task) -> bool:
         late = task.give_up_us is not None and self._now_us() >= task.give_up_us
         return late or task.is_over() or task.condition()
-
-    @property
-    def any_waits(self) -> bool:
-        """True if `resume` has something to look at."""
-        return bool(self._waiting)
 
 
 class TaskLock:
