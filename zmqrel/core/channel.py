@@ -7,7 +7,7 @@ other side (floor) -> inbox; its ACK -> `on_ack`; its settlement comes as an ent
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 
@@ -24,6 +24,7 @@ from zmqrel.core.entries import (
     Withdraw,
     decode_control,
     encode_control,
+    pack,
 )
 from zmqrel.core.frames import BadFrame, Data, Frame, Heard, Info, LaneAck, LaneInfo
 from zmqrel.core.healing import Healing
@@ -96,7 +97,7 @@ class Channel:
     def encode(self) -> bytes:
         """The row of table PEER."""
         row = [self.no, self.their_store, self.their_instance, self.their_count, self.clock.offset_us]
-        return cast(bytes, msgpack.packb([*row, self.memory.value, *self.healing.fields()]))
+        return pack([*row, self.memory.value, *self.healing.fields()])
 
     def load(self, data: bytes) -> None:
         """Take the row of table PEER."""

@@ -9,7 +9,7 @@ import msgpack
 
 from zmqrel.core import history, tables
 from zmqrel.core.commands import ListDead, PurgeDead, RetryDead
-from zmqrel.core.entries import CHECK_BYTES, Meta, decode_head, encode_messages, encode_meta
+from zmqrel.core.entries import CHECK_BYTES, Meta, decode_head, encode_messages, encode_meta, pack
 from zmqrel.core.history import Happened, History, decode_history
 from zmqrel.core.shared import Shared
 from zmqrel.errors import StoreFull
@@ -72,7 +72,7 @@ class DeadLetters:
 
     def _put(self, letter: DeadLetter) -> None:
         shared, ledger = self._shared, self._shared.ledger
-        data = cast(bytes, msgpack.packb(tuple(letter)))
+        data = pack(tuple(letter))
         shared.journal.put(tables.numbered(tables.DEAD, ledger.next_dead), data)
         ledger.next_dead += 1
         ledger.dead_messages += 1

@@ -14,7 +14,7 @@ Times are microseconds of the sender's store clock. Nothing here knows lanes, pe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from struct import Struct
 from typing import Any, NamedTuple, cast
 from zlib import crc32
@@ -22,6 +22,9 @@ from zlib import crc32
 import msgpack
 
 from zmqrel.outcome import Cause, Outcome
+
+pack: Callable[[object], bytes] = msgpack.packb
+"""The bytes of one msgpack value."""
 
 HEADER = Struct(">IQQ")
 CHECK_BYTES = 4
@@ -75,7 +78,7 @@ class MessageHead(NamedTuple):
 
 def encode_meta(meta: Meta) -> bytes:
     """The bytes of `meta`, empty if there is nothing to say."""
-    return b"" if meta == NO_META else cast(bytes, msgpack.packb(tuple(meta)))
+    return b"" if meta == NO_META else pack(tuple(meta))
 
 
 def encode_messages(bodies: Iterable[bytes], sent_at_us: int, deadline_us: int, meta: bytes) -> list[bytes]:
@@ -157,9 +160,9 @@ def unpack(data: bytes, max_bytes: int, max_list: int = _MAX_CONTROL_LIST, maps:
     `max_list`. Raises BadRecord for anything malformed, too large or of an extension type, and without `maps`
     for a map.
     """
-    if len(data) > max_bytes:
-        raise BadRecord(f"{len(data)} bytes where at most {max_bytes} are allowed")
     limit = len(data)
+    if limit > max_bytes:
+        raise BadRecord(f"{limit} bytes where at most {max_bytes} are allowed")
     try:
         return msgpack.unpackb(
             data,
@@ -274,8 +277,8 @@ its reader no longer than other frames do."""
 
 def encode_control(entry: ControlEntry) -> bytes:
     """The record of a control entry."""
-    payload = msgpack.packb(_control_fields(entry))
-    return cast(bytes, payload) + _CRC.pack(crc32(payload))
+    payload = pack(_control_fields(entry))
+    return payload + _CRC.pack(crc32(payload))
 
 
 def _control_fields(entry: ControlEntry) -> list[Any]:
@@ -367,7 +370,7 @@ def _range(first: object, last: object) -> Range:
 
 def _numbers(*values: object) -> None:
     for value in values:
-        if not is_number(value):
+        if type(value) is not int or not 0 <= value <= MAX_U64:
             raise ValueError(f"{str(value)[:40]} is no number from 0 to 2^64-1")
 
 

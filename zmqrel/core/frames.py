@@ -18,11 +18,9 @@ from array import array
 from collections.abc import Sequence
 from itertools import accumulate
 from sys import byteorder
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-import msgpack
-
-from zmqrel.core.entries import MAX_NAME, MAX_SEQ, BadRecord, is_number, unpack
+from zmqrel.core.entries import MAX_NAME, MAX_SEQ, BadRecord, is_number, pack, unpack
 
 PROTOCOL = 1
 HELLO, WELCOME, OPEN, BYE, PING, PONG, DATA, ACK = range(1, 9)
@@ -133,7 +131,7 @@ def header(frame_type: int, session: bytes, instance: int, *fields: Any) -> list
 
 def encode(head: list[Any], payload: list[bytes] | None = None) -> list[bytes]:
     """The parts of a frame. A single large record is passed on without a copy."""
-    packed = cast(bytes, msgpack.packb(head))
+    packed = pack(head)
     if payload is None:
         return [packed]
     return [packed, payload[0] if len(payload) == 1 else b"".join(payload)]
@@ -141,6 +139,8 @@ def encode(head: list[Any], payload: list[bytes] | None = None) -> list[bytes]:
 
 def pack_sizes(records: list[bytes]) -> bytes:
     """The lengths of records as u32, big-endian."""
+    if len(records) == 1:
+        return len(records[0]).to_bytes(4, "big")
     sizes = array("I", map(len, records))
     if byteorder == "little":
         sizes.byteswap()
@@ -158,13 +158,15 @@ def unpack_sizes(sizes: bytes) -> array[int]:
 
 def unpack_records(sizes: bytes, payload: bytes) -> list[bytes]:
     """The records of a DATA frame. Raises BadFrame unless the sizes make up the payload exactly."""
-    if len(sizes) % 4 or len(sizes) > 4 * MAX_ENTRIES:
+    width = len(sizes)
+    if width % 4 or width > 4 * MAX_ENTRIES:
         raise BadFrame("sizes are at most 65,536 numbers of four bytes")
-    lengths = unpack_sizes(sizes)
-    if len(lengths) == 1:
-        if lengths[0] != len(payload):
-            raise BadFrame(f"one record of {lengths[0]} bytes in a payload of {len(payload)}")
+    if width == 4:
+        length = int.from_bytes(sizes, "big")
+        if length != len(payload):
+            raise BadFrame(f"one record of {length} bytes in a payload of {len(payload)}")
         return [payload]
+    lengths = unpack_sizes(sizes)
     ends = list(accumulate(lengths))
     if (ends[-1] if ends else 0) != len(payload):
         raise BadFrame(f"records of {ends[-1] if ends else 0} bytes in a payload of {len(payload)}")
@@ -173,8 +175,9 @@ def unpack_records(sizes: bytes, payload: bytes) -> list[bytes]:
 
 def decode(parts: list[bytes]) -> Frame:
     """The frame of these parts. Raises BadFrame with what was wrong; never anything else."""
-    if not 1 <= len(parts) <= 2:
-        raise BadFrame(f"a frame has one or two parts, got {len(parts)}")
+    number = len(parts)
+    if not 1 <= number <= 2:
+        raise BadFrame(f"a frame has one or two parts, got {number}")
     # The limit depends on the type, so the type is read before anything is decoded: a list of 4 to 15 fields,
     # the first of them a small number, begins with two bytes that say so.
     start = parts[0][:2]
@@ -189,13 +192,13 @@ def decode(parts: list[bytes]) -> Frame:
         raise BadFrame("a session is named by 8 bytes in HELLO and 16 bytes after it")
     if type(instance) is not int or instance < 0 or type(count) is not int or count < 0:
         raise BadFrame("instance and commit count are numbers from 0 to 2^64-1")
-    if (frame_type == DATA) != (len(parts) == 2):
+    if (frame_type == DATA) != (number == 2):
         raise BadFrame("DATA has a payload, other frames have none")
     try:
         shaped = _SHAPES[frame_type](fields[4:])
     except (TypeError, ValueError) as error:
         raise BadFrame(f"{FRAME_NAMES[frame_type]}: {str(error)[:100]}") from None
-    return Frame(frame_type, session, instance, count, shaped, parts[1] if len(parts) == 2 else b"")
+    return Frame(frame_type, session, instance, count, shaped, parts[1] if number == 2 else b"")
 
 
 def _need(condition: bool, rule: str) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
 
+from zmqrel.core.entries import pack
 from zmqrel.core.row import SETTLED
 
 if TYPE_CHECKING:
@@ -185,12 +186,7 @@ class OutLane:
     def encode(self) -> bytes:
         """The durable row."""
         row = [0, self.peer, self.kind, self.id, self.queue, self.next_seq, self.sent_upto, self.acked]
-        return cast(
-            bytes,
-            msgpack.packb(
-                [*row, self.closed, self.doubt_upto, self.after, self.withdrawn, self.ended_unsent, self.over]
-            ),
-        )
+        return pack([*row, self.closed, self.doubt_upto, self.after, self.withdrawn, self.ended_unsent, self.over])
 
     @classmethod
     def decode(cls, no: int, row: list[Any]) -> OutLane:
@@ -279,7 +275,7 @@ class InLane:
     def encode(self) -> bytes:
         """The durable row."""
         row = [1, self.peer, self.store_id, self.kind, self.id, self.queue, self.floor, self.doubt_upto]
-        return cast(bytes, msgpack.packb([*row, self.count, self.size, self.closed]))
+        return pack([*row, self.count, self.size, self.closed])
 
     @classmethod
     def decode(cls, no: int, row: list[Any]) -> InLane:

@@ -34,6 +34,7 @@ from zmqrel.core.entries import (
     decode_head,
     encode_messages,
     encode_meta,
+    pack,
     to_ranges,
     verify,
 )
@@ -143,7 +144,7 @@ class Outbox:
         if command.deadline_us or options.give_up_after_s is not None:
             self._index_deadlines(lane, first, count, command.deadline_us)
         if command.id is not None:
-            place = cast(bytes, msgpack.packb([lane.no, first, command.digest]))
+            place = pack([lane.no, first, command.digest])
             shared.journal.put(tables.named(tables.ID, command.id), place)
         shared.counters["accepted"] += count
         return Stored(lane, first, count)
@@ -522,7 +523,7 @@ class Outbox:
         number = ledger.next_outcome
         ledger.next_outcome += 1
         row = [lane.no, first, last, ended.outcome.value, *ended[1:], named]
-        shared.journal.put(tables.numbered(tables.OUTCOME, number), cast(bytes, msgpack.packb(row)))
+        shared.journal.put(tables.numbered(tables.OUTCOME, number), pack(row))
         shared.journal.put(tables.lane_seq(tables.OUTCOME_OF, lane.no, last), number.to_bytes(8, "big"))
         if not ledger.subscribed:
             ledger.told_outcome = number
@@ -623,7 +624,7 @@ class Outbox:
         id_key = tables.named(tables.ID, message_id)
         known = journal.get(id_key)
         digest = msgpack.unpackb(known)[2] if known is not None else b""
-        journal.put(id_key, cast(bytes, msgpack.packb([new.no, new_seq, digest])))
+        journal.put(id_key, pack([new.no, new_seq, digest]))
         if head.deadline_us:
             journal.delete(tables.out_deadline_key(tables.OUT_DEADLINE, head.deadline_us, old.no, seq))
         if head.deadline_us or self._shared.options.give_up_after_s is not None:

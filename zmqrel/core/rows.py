@@ -20,7 +20,7 @@ import msgpack
 
 from zmqrel.core import tables
 from zmqrel.core.buffer import Buffer
-from zmqrel.core.entries import MAX_TIME_US, BadRecord, MessageHead, decode_head, verify
+from zmqrel.core.entries import MAX_TIME_US, BadRecord, MessageHead, decode_head, pack, verify
 from zmqrel.core.history import RECEIVED, STORED, Happened, History, decode_history
 from zmqrel.core.lane import DATA, DELAYED, LOCAL, InLane
 from zmqrel.core.offset import ClockOffset
@@ -58,7 +58,7 @@ class RowState(NamedTuple):
 
     def encode(self) -> bytes:
         """The bytes of the row."""
-        return cast(bytes, msgpack.packb(tuple(self)))
+        return pack(tuple(self))
 
 
 def decode_state(data: bytes) -> RowState:

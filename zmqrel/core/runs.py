@@ -85,7 +85,7 @@ class Runs:
         """Write neighbouring records, the first with the number `first`."""
         sizes = list(map(len, records))
         total = sum(sizes)
-        if total <= MOST_BYTES and len(records) <= MOST_RECORDS:
+        if total <= MOST_BYTES and len(sizes) <= MOST_RECORDS:
             self._put_run(lane_no, first, records, total, order_us, plain)
             return
         start = size = 0
@@ -97,8 +97,9 @@ class Runs:
         self._put_run(lane_no, first + start, records[start:], size, order_us, plain)
 
     def _put_run(self, lane_no: int, first: int, records: list[bytes], size: int, order_us: int, plain: bool) -> None:
-        key = _KEY.pack(self._table, lane_no, first + len(records) - 1, first, order_us, size, plain)
-        value = records[0] if len(records) == 1 else pack_sizes(records) + b"".join(records)
+        count = len(records)
+        key = _KEY.pack(self._table, lane_no, first + count - 1, first, order_us, size, plain)
+        value = records[0] if count == 1 else pack_sizes(records) + b"".join(records)
         self._journal.put(key, value)
 
     # ------------------------------------------------------------------------------------------------------- reading

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 
 from zmqrel.core import tables
 from zmqrel.core.effects import Effects, Event
+from zmqrel.core.entries import pack
 from zmqrel.core.journal import Journal
 from zmqrel.core.lane import InLane, OutLane
 from zmqrel.core.runs import Runs
@@ -55,7 +56,7 @@ class Ledger:
 
     def encode(self) -> bytes:
         """The bytes of the row."""
-        return cast(bytes, msgpack.packb(_LEDGER_VALUES(self)))
+        return pack(_LEDGER_VALUES(self))
 
     @classmethod
     def decode(cls, data: bytes) -> Ledger:

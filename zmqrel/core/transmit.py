@@ -29,6 +29,8 @@ class Batch:
 
     def records_above(self, seq: int) -> int:
         """How many of the records have a higher number than `seq`."""
+        if self.first > seq:
+            return len(self.records)
         count, at = 0, self.first
         for run in self.runs:
             if run > 0:
@@ -95,9 +97,10 @@ def _fill_from_tail(batch: Batch, lane: OutLane, last: int, room: _Room) -> None
     records = lane.tail[start:stop]
     sizes = list(map(len, records))
     size = sum(sizes)
-    if records and size <= min(room.size, FRAME_BYTES) and max(sizes) <= room.largest_entry:
-        batch.records, batch.runs, batch.size = records, [len(records)], size
-        batch.last = batch.first + len(records) - 1
+    if records and size <= room.size and size <= FRAME_BYTES and max(sizes) <= room.largest_entry:
+        count = len(records)
+        batch.records, batch.runs, batch.size = records, [count], size
+        batch.last = batch.first + count - 1
         return
     for seq in range(batch.first, min(last, batch.first + FRAME_ENTRIES - 1) + 1):
         record = lane.tail[seq - tail_first]

@@ -151,7 +151,8 @@ class Turns:
         except StoreFull as error:
             self._after_full(now, wall_us, work, results, error)
             return
-        self._widen_intake()
+        if self._intake_bytes is not None:
+            self._widen_intake()
         self._apply(effects)
 
     def _step(self, now: Now, wall_us: int, work: Work, results: Results) -> Effects:
@@ -284,7 +285,7 @@ class Turns:
             self.store.abort()
 
     def _widen_intake(self) -> None:
-        if self._intake_bytes is not None and self.engine.intake_bytes:
+        if self._intake_bytes and self.engine.intake_bytes:
             self._intake_bytes *= 2
             if self._intake_bytes > _ENOUGH_INTAKE_BYTES:
                 self._intake_bytes = None

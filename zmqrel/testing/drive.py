@@ -85,7 +85,7 @@ class SimulatedDrive(Drive):
 
     def turned(self) -> None:
         """A turn is over: sends that waited for room may have it now."""
-        ledger = self.engine.shared.ledger
+        ledger = self.simulated.engine.shared.ledger
         before, self._fill = self._fill, (ledger.outbox_messages, ledger.outbox_bytes)
         if self._fill[0] < before[0] or self._fill[1] < before[1]:
             self.shrinks += 1
