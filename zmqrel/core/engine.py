@@ -218,7 +218,8 @@ class Engine:
         """A turn begins. `wall_us` is only kept, for the store clock of the next life."""
         self.shared.now = now
         self._wall_us = wall_us
-        self._byes.clear()
+        if self._byes:
+            self._byes.clear()
         if self._fresh.notices or self._fresh.replies:
             self._held, self._fresh = _joined(self._held, self._fresh), Held([], [])
         if self._telling.notices or self._telling.replies:
@@ -554,7 +555,7 @@ class Engine:
         for link, head, payload in self.shared.frames:
             head[frames.COUNT_AT] = count
             encoded.append((link, frames.encode(head, payload)))
-        self.shared.frames.clear()
+        self.shared.frames = []
         return encoded
 
     # ------------------------------------------------------------------------------------ relaxed durability

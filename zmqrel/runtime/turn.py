@@ -164,9 +164,10 @@ class Turns:
         if flush:
             self.store.flush()
             engine.flushed()
-        for queue in self._to_serve:
-            engine.serve(queue, *self._served[queue])
-        self._to_serve.clear()
+        if self._to_serve:
+            for queue in self._to_serve:
+                engine.serve(queue, *self._served[queue])
+            self._to_serve.clear()
         for link in work.links_down:
             engine.link_down(link)
         for link, parts in work.frames:

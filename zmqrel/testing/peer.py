@@ -360,7 +360,8 @@ class SimulatedPeer:
         self._count_turn(at_us)
         work = Work(self._commands, self._frames)
         self._commands, self._frames = [], []
-        clock = self.running_clock
+        assert self.clock is not None
+        clock = self.clock
         try:
             now = clock.now()
             self.turns.run(now, clock.wall_us(), work)
