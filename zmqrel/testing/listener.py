@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from zmqrel.core import commands as c
+from zmqrel.errors import StoreFull
 
 if TYPE_CHECKING:
     from zmqrel.testing.network import Network
@@ -32,10 +33,14 @@ class Listener:
             return
         if peer.life != self._life:
             self._life, self._busy = peer.life, False
-            peer.command(c.Subscribe())
+            peer.command(c.Subscribe(), partial(self._subscribed, peer.life))
         if not self._busy:
             self._busy = True
             peer.command(c.TakeOutcomes(20), partial(self._take, peer.life))
+
+    def _subscribed(self, life: int, answer: Any) -> None:
+        if life == self._life and isinstance(answer, StoreFull):
+            self._life = -1  # nothing is kept for it until that is committed: it is asked again
 
     def _take(self, life: int, answer: Any) -> None:
         if life != self._life:
