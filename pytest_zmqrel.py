@@ -7,7 +7,7 @@ zmqrel is imported by the first test that asks for the fixture.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _NETWORK: pytest.StashKey[Network] = pytest.StashKey()
 _LAST_EVENTS = 10
+_TAKES = "zmqrel(seed=0, seeds=1, check=True)"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,19 +30,35 @@ def pytest_configure(config: pytest.Config) -> None:
     """The marker `zmqrel`."""
     config.addinivalue_line(
         "markers",
-        "zmqrel(seed=0, seeds=1, check=True): the first seed of zmqrel_network, with how many seeds to run the test, "
+        f"{_TAKES}: the first seed of zmqrel_network, with how many seeds to run the test, "
         "and whether zmqrel's own promises are checked",
     )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test for each seed."""
-    marker = metafunc.definition.get_closest_marker("zmqrel")
-    if "zmqrel_network" not in metafunc.fixturenames or marker is None or "seeds" not in marker.kwargs:
+    said = _said(metafunc.definition)
+    if "zmqrel_network" not in metafunc.fixturenames or "seeds" not in said:
         return
-    first, asked = marker.kwargs.get("seed", 0), metafunc.config.getoption("--zmqrel-seed")
-    seeds = range(first, first + marker.kwargs["seeds"]) if asked is None else [asked]
+    first, asked = said.get("seed", 0), metafunc.config.getoption("--zmqrel-seed")
+    seeds = range(first, first + said["seeds"]) if asked is None else [asked]
     metafunc.parametrize("zmqrel_network", seeds, indirect=True, ids=[f"seed{seed}" for seed in seeds])
+
+
+def _said(item: pytest.Item) -> dict[str, Any]:
+    """What the marker of a test says; a wrong one fails its collection, for a misspelt `seeds` would run one seed."""
+    marker = item.get_closest_marker("zmqrel")
+    if marker is None:
+        return {}
+    said = marker.kwargs
+    wrong = marker.args or said.keys() - {"seed", "seeds", "check"}
+    if not wrong and type(said.get("seed", 0)) is int and type(said.get("check", True)) is bool:
+        seeds = said.get("seeds", 1)
+        if type(seeds) is int and seeds >= 1:
+            return said
+    given = ", ".join([*map(repr, marker.args), *(f"{name}={value!r}" for name, value in said.items())])
+    takes = f"the marker takes {_TAKES}, whole numbers with seeds from 1, not zmqrel({given})"
+    raise pytest.Collector.CollectError(f"{item.nodeid}: {takes}")
 
 
 @pytest.fixture
@@ -53,8 +70,7 @@ def zmqrel_network(request: pytest.FixtureRequest) -> Iterator[Network]:
     """
     from zmqrel.testing import Network
 
-    marker = request.node.get_closest_marker("zmqrel")
-    said = {} if marker is None else marker.kwargs
+    said = _said(request.node)
     asked = request.config.getoption("--zmqrel-seed")
     network = Network(getattr(request, "param", said.get("seed", 0) if asked is None else asked))
     request.node.stash[_NETWORK] = network

@@ -68,6 +68,20 @@ def test_a_failure_tells_the_seed_and_the_option_sets_it(tmp_path: Path) -> None
     assert run_pytest(tmp_path, "--zmqrel-seed=5")[0] == 0
 
 
+def test_a_marker_that_says_something_else_is_told(tmp_path: Path) -> None:
+    wrong = ["sedes=3", "5", "seeds=0", "seeds='3'", "seeds=True", "seed=1.0", "check=1"]
+    for number, each in enumerate(wrong):
+        failing(tmp_path, "pass", f"@pytest.mark.zmqrel({each})")
+        (tmp_path / "test_it.py").rename(tmp_path / f"test_wrong{number}.py")
+    status, said = run_pytest(tmp_path)
+    assert status == 2, said
+    takes = "the marker takes zmqrel(seed=0, seeds=1, check=True), whole numbers with seeds from 1, not"
+    for number, each in enumerate(wrong):
+        assert f"test_wrong{number}.py::test_it: {takes} zmqrel({each})" in said
+    assert "Traceback" not in said
+    assert "pytest_zmqrel.py" not in said
+
+
 def test_a_broken_promise_that_was_swallowed_fails_the_test(tmp_path: Path) -> None:
     body = (
         "shop = zmqrel_network.peer('shop', {'bank': True})\n"

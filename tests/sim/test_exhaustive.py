@@ -100,18 +100,26 @@ def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["one", "two-same", "--limit", "300", "--jobs", "2"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"^6\d\d distinct states, .*: no promise is broken; 2 searches ended at the limit$", said, re.M)
+    assert main(["one", "--limit", "50", "--jobs", "1"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("1 case, 1 at a time\n")
+    assert said.endswith("; 1 search ended at the limit\n")
     assert main(["one", "--replay", "a.send b.frame b.take b.crash b.start settle"]) == 0
     assert "message 1: attempts=2" in capsys.readouterr().out
     assert main(["one", "--replay", "b.take"]) == 2
     assert "b.take: not possible here" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["nothing"], ["--jobs", "0"], ["one", "two-same", "--replay", "a.send"]])
+@pytest.mark.parametrize(
+    "arguments", [["nothing"], ["--jobs", "0"], ["--limit", "x"], ["one", "two-same", "--replay", "a.send"]]
+)
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
-    assert "Traceback" not in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert "_positive" not in said
 
 
 HANDED = Observed("handed over", 0, (1, False, 0))

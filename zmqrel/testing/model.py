@@ -488,8 +488,7 @@ def _outcomes_from(chain: Chain, state: State | Outcome) -> dict[Outcome, float]
                 ended[move.to] += went
             elif went > _NEGLIGIBLE:
                 coming[move.to] = coming.get(move.to, 0.0) + went
-    takes = "seconds, for with these chances a message may go on for ever"
-    raise ConfigError.of("ttl", takes, chain.settings.ttl)
+    raise ConfigError("ttl: without one a message may go on for ever with these chances; give it seconds")
 
 
 def predict(settings: Settings, *, ticks: int = 2000) -> Prediction:

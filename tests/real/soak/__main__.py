@@ -10,6 +10,7 @@ import json
 import shutil
 import sys
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,7 +62,7 @@ class Watch:
             self.live.update(_going(progress, self.samples))
         elif now_s >= self._next_shown_s:
             self._next_shown_s = now_s + _SHOW_EVERY_S
-            self.console.print(_line(progress))
+            self.console.print(_line(progress), soft_wrap=True)
 
 
 def _line(progress: Progress) -> str:
@@ -126,10 +127,12 @@ def main(
     """
     if minutes is not None and messages is not None:
         raise click.UsageError("give --minutes or --messages, not both")
+    if missing := [name for name in ("psutil", "matplotlib") if find_spec(name) is None]:
+        raise click.UsageError(f"{' and '.join(missing)} must be installed; tox -e soak does that")
     plan = _plan(minutes or (None if messages else 30.0), messages, rate, options)
     console = Console()
     out.mkdir(parents=True, exist_ok=True)
-    with Nursery() as nursery, Net("tcp") as net:
+    with Net("tcp") as net, Nursery() as nursery:  # whatever happens, the nodes end before their folder is removed
         live = Live(console=console, refresh_per_second=2) if console.is_terminal else None
         watch = Watch(net, console, live, every_s=max(1.0, plan.minutes * 60 / 2000))
         triangle = Triangle(nursery, net, plan, watch)

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.replay is not None:
         return _replay(chosen.cases, chosen.replay.split(), parser)
     names = chosen.cases or list(CASES)
-    print(f"{len(names)} cases in {chosen.jobs} jobs", flush=True)
+    print(f"{_many(len(names), 'case')}, {chosen.jobs} at a time", flush=True)
     search = partial(_search, limit=chosen.limit, settle_every=chosen.settle_every, reduce=not chosen.all_orders)
     if chosen.jobs == 1:
         results = list(map(search, names))
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     broken = [name for name, found in zip(names, results, strict=True) if found.broken]
     partly = sum(not found.complete for found in results) - len(broken)
     verdict = f"a promise is broken in {', '.join(broken)}" if broken else "no promise is broken"
-    whole = f"; {partly} searches ended at the limit" if partly else ""
+    whole = f"; {_many(partly, 'search', 'searches')} ended at the limit" if partly else ""
     print(f"{states:,} distinct states, {transitions:,} transitions: {verdict}{whole}")
     return int(bool(broken))
 
@@ -63,10 +63,13 @@ def _case(text: str) -> str:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"takes a whole number from 1, not {text!r}")
+    return int(text)
+
+
+def _many(count: int, one: str, more: str | None = None) -> str:
+    return f"{count} {one if count == 1 else more or one + 's'}"
 
 
 def _search(name: str, limit: int | None, settle_every: int, reduce: bool) -> Found:
