@@ -52,6 +52,7 @@ class ByTurns:
     def _run(self, at: int, part: Callable[[], object]) -> None:
         self._at.value = at
         assert self._may_run[at].acquire(timeout=_LONGEST_S)
+        sys._getframe().f_trace_opcodes = True  # since Python 3.12 some frame must ask for them before
         sys.settrace(self._trace)
         try:
             part()
