@@ -3,6 +3,8 @@
     python -m tests.sim.mutants                 search for all of them from scratch, in every mix
     python -m tests.sim.mutants NAME ...        search for these
     python -m tests.sim.mutants find NAME       the same, but where it was found before comes first
+    python -m tests.sim.mutants shrink NAME MIX SEED
+                                                search short runs from that seed, and shrink the first that finds it
     python -m tests.sim.mutants NAME MIX SEED   run that seed with the bug; the exit status says whether it was found
     python -m tests.sim.mutants with NAME ...   `python -m zmqrel.testing ...` with the bug
 
@@ -24,6 +26,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 MOST_RUNS = 300
+SHORT = 60
 FOUND, SURVIVED = 3, 0
 """Exit statuses."""
 
@@ -442,6 +445,19 @@ def search(name: str, anew: bool) -> int:
     return SURVIVED
 
 
+def shrink(mix: str, first: int) -> int:
+    """Tell the first short run of that mix that finds the bug, in the smallest run that does."""
+    from zmqrel.testing.case import case
+    from zmqrel.testing.shrinking import report
+
+    for seed in range(first, first + MOST_RUNS):
+        said = report(case(seed, mix, SHORT), lambda _: None)
+        if said is not None:
+            print(said)
+            return FOUND
+    return SURVIVED
+
+
 def start(*arguments: str) -> subprocess.Popen[str]:
     """A process of its own with these arguments of the command line."""
     command = [sys.executable, "-m", "tests.sim.mutants", *arguments]
@@ -463,6 +479,9 @@ def main(arguments: list[str]) -> int:
     if len(arguments) == 2 and arguments[0] in ("search", "find") and arguments[1] in MUTANTS:
         infect(MUTANTS[arguments[1]])
         return search(arguments[1], anew=arguments[0] == "search")
+    if len(arguments) == 4 and arguments[0] == "shrink" and arguments[1] in MUTANTS and arguments[3].isdigit():
+        infect(MUTANTS[arguments[1]])
+        return shrink(arguments[2], int(arguments[3]))
     names = arguments or list(MUTANTS)
     if not MUTANTS.keys() >= set(names):
         print(__doc__, "\n".join(MUTANTS), sep="\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sim.mutants import start
+from tests.sim.mutants import FOUND, start
 from zmqrel.testing.broken import PromiseBroken
 from zmqrel.testing.case import parts_of, written
 from zmqrel.testing.shrinking import kind_of
@@ -19,18 +19,17 @@ MOST_LINES = 80
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("bug", "mix"),
+    ("bug", "mix", "seed"),
     [
-        ("sent_upto is not kept (F1)", "crashes"),
-        ("a tombstone does not stop its message", "links"),
-        ("an old copy goes on in its lanes (F3)", "rollback"),
+        ("sent_upto is not kept (F1)", "crashes", 1),
+        ("a tombstone does not stop its message", "links", 1),
+        ("an old copy goes on in its lanes (F3)", "rollback", 0),
     ],
 )
-def test_a_failure_is_shrunk_to_what_a_person_can_read_and_replays(bug: str, mix: str, tmp_path: Path) -> None:
-    batch = start("with", bug, mix, "--seeds", "2", "--failures", str(tmp_path / "failures"))
-    batch.communicate()
-    assert batch.returncode == 1
-    said = (tmp_path / "failures").read_text().split("\n\nseed ")[0]
+def test_a_failure_is_shrunk_to_what_a_person_can_read_and_replays(bug: str, mix: str, seed: int) -> None:
+    search = start("shrink", bug, mix, str(seed))
+    said = search.communicate()[0]
+    assert search.returncode == FOUND, said
     command = re.search(r"^a small one: +python -m zmqrel.testing (.*)$", said, re.MULTILINE)
     assert command is not None, said
     trace = said.partition("parts are left after")[2].splitlines()[2:]
@@ -41,6 +40,17 @@ def test_a_failure_is_shrunk_to_what_a_person_can_read_and_replays(bug: str, mix
     assert trace[-1].strip() in (line.strip() for line in replayed)
     only = shlex.split(command[1])[-1]
     assert len(parts_of(only)) <= MOST_PARTS, said
+
+
+def test_a_batch_that_fails_says_so_and_writes_down_what_failed(tmp_path: Path) -> None:
+    failures = tmp_path / "failures"
+    asked = ["calm", "--seeds", "1", "--steps", "5", "--failures", str(failures)]
+    batch = start("with", "the floor is one too high", *asked)
+    said = batch.communicate()[0]
+    assert batch.returncode == 1, said
+    assert "virtual seconds in" in said
+    assert "times without the quiet ends" in said
+    assert "seed 0 of 'calm' fails: PromiseBroken" in failures.read_text()
 
 
 def test_parts_are_read_as_they_are_written() -> None:

@@ -113,15 +113,15 @@ def _batch(asked: argparse.Namespace) -> int:
 
 def _print_summary(batch: Batch, seconds: float) -> None:
     whole = batch.whole
-    print(f"{'mix':24}{'runs':>7}{'failed':>7}{'messages':>11}{'hand-overs':>11}{'virtual s':>11}{'virtual s/s':>12}")
+    print(f"{'mix':24}{'runs':>7}{'failed':>7}{'messages':>11}{'hand-overs':>11}{'virtual s':>11}{'times real':>12}")
     for mix, shown in [*batch.mixes.items(), ("all", whole)]:
-        rate = shown.virtual_s / (shown.real_s or 1)
         print(f"{mix:24}{shown.runs:7}{shown.failed:7}", end="")
-        print(f"{shown.messages:11,}{shown.hand_overs:11,}{shown.virtual_s:11,.0f}{rate:12.1f}")
+        print(f"{shown.messages:11,}{shown.hand_overs:11,}{shown.pace.virtual_s:11,.0f}{shown.pace.rate:12.1f}")
     print("\nwhat was shown, and how often:")
     for name, of in INTERESTING.items():
         print(f"  {name:46}{sum(whole.seen[what] for what in of):11,}")
-    print(f"\n{whole.runs} runs in {seconds:.0f} s, {whole.failed} failed")
+    print(f"\n{whole.pace}")
+    print(f"{whole.runs} runs in {seconds:.0f} s, {whole.failed} failed")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 from time import monotonic
 
 from zmqrel.testing.case import Case, case
+from zmqrel.testing.pace import Pace
 from zmqrel.testing.shrinking import report
 
 _SAY_EVERY_S = 10.0
@@ -27,13 +28,12 @@ class Shown:
     failed: int = 0
     messages: int = 0
     hand_overs: int = 0
-    virtual_s: float = 0.0
-    real_s: float = 0.0
+    pace: Pace = field(default_factory=Pace)
     seen: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Shown) -> None:
         """Add the sums of `other`."""
-        for name in ("runs", "failed", "messages", "hand_overs", "virtual_s", "real_s"):
+        for name in ("runs", "failed", "messages", "hand_overs", "pace"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.seen.update(other.seen)
 
@@ -62,15 +62,16 @@ def cases(mixes: Sequence[str], first: int, seeds: int, steps: int | None) -> It
 
 def one(a_case: Case) -> Shown:
     """Run it, in whatever process this is called."""
-    workload, begun = a_case.workload(), monotonic()
+    workload = a_case.workload()
     shown = Shown(runs=1)
     try:
         workload.run()
         shown.seen = workload.seen()
     except Exception:
         shown.failed = 1
+        workload.pace.ends(workload.network.now)
     shown.messages, shown.hand_overs = len(workload.checker.histories), workload.checker.hand_overs
-    shown.virtual_s, shown.real_s = workload.network.now, monotonic() - begun
+    shown.pace = workload.pace
     return shown
 
 

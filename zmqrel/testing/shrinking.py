@@ -6,7 +6,7 @@ import re
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from time import monotonic
+from time import process_time
 
 from zmqrel.testing.broken import PromiseBroken
 from zmqrel.testing.case import Case
@@ -53,7 +53,7 @@ def kind_of(error: Exception) -> str:
 
 @dataclass(slots=True)
 class Shrinking:
-    """The search for a small run, bounded in runs and seconds. `say` is told how it goes."""
+    """The search for a small run, bounded in runs and seconds of a core. `say` is told how it goes."""
 
     failure: Failure
     say: Callable[[str], None]
@@ -63,7 +63,7 @@ class Shrinking:
 
     def smallest(self) -> Failure:
         """The smallest run found that fails in the same way."""
-        self._until = monotonic() + self.most_s
+        self._until = process_time() + self.most_s
         found = self.failure
         # What was not reached, and one action of each kind after another, cannot have been the reason.
         found = self._try(found, found.parts, found.step + 1) or found
@@ -77,7 +77,7 @@ class Shrinking:
         return self._try(found, found.parts, last + 1) or found
 
     def _may_go_on(self) -> bool:
-        return self.runs < _MOST_RUNS and monotonic() < self._until
+        return self.runs < _MOST_RUNS and process_time() < self._until
 
     def _without_each(self, found: Failure, size: int) -> Failure:
         """Leave out so many neighbouring parts at a time, the last ones first."""

@@ -16,25 +16,32 @@ if TYPE_CHECKING:
     from zmqrel.testing.peer import SimulatedPeer
 
 MUST_BE_SEEN: dict[str, tuple[str, ...]] = {
-    "calm": ("HANDLED", "REJECTED", "EXPIRED", "RECALLED", "recall wins", "recall loses", "retried", "resent"),
+    "calm": ("HANDLED", "REJECTED", "EXPIRED", "RECALLED", "recall wins", "recall loses", "retried"),
     "links": (
-        "gaps", "gap reported", "resent_gaps", "resend_timeouts", "duplicate_batches", "silent", "stale_frames",
-        "tombstones", "void for a message that was sent",
+        "gaps", "gap reported", "resent", "resent_gaps", "resend_timeouts", "duplicate_batches", "silent",
+        "stale_frames", "tombstones", "void for a message that was sent", "half-open", "one-way partition",
     ),
-    "crashes": ("killed in a handler", "redelivered", "handed over again"),
+    "crashes": ("crash", "killed in a handler", "redelivered", "handed over again"),
     "all but losses": ("refused", "newcomers_waited"),
-    "power": ("redelivered", "UNCERTAIN"),
+    "power": ("power-loss", "redelivered", "UNCERTAIN"),
     "store loss": ("peer_store_gone", "redelivered"),
-    "rollback": ("old_copy", "peer_old_copy", "lane replaced", "states", "redelivered"),
+    "rollback": (
+        "old_copy", "peer_old_copy", "lane replaced", "states", "redelivered", "EXHAUSTED: RuntimeError: failed",
+    ),
     "tiny": ("credit exhausted",),
     "neighbours": ("credit exhausted",),
     "full queues": ("credit exhausted",),
     "killers": ("killed in a handler", "EXHAUSTED: crash", "told to a callback", "recall loses to a running handler"),
-    "odds": ("damaged", "EXHAUSTED: gave up", "EXHAUSTED: too large"),
-    "forgetting": ("UNCERTAIN", "RECALLED", "redelivered", "peer_old_copy"),
-    "conditions": ("REJECTED", "EXHAUSTED: recalled"),
+    "odds": ("damaged", "damaged_rows", "suspend", "EXHAUSTED: gave up", "EXHAUSTED: too large"),
+    "forgetting": ("forget", "UNCERTAIN", "RECALLED", "redelivered", "peer_old_copy"),
+    "conditions": ("REJECTED", "EXHAUSTED: recalled", "moved", "dead", "dead_retried"),
+    "clocks": ("clock", "expired"),
+    "full disks": ("full-disk", "commit-errors", "not accepted: StoreFull"),
+    "impostors": ("impostor",),
+    "never returns": ("vanish",),
 }  # fmt: skip
-"""By the name of a mix: what a batch of it shows at least once."""
+"""By the name of a mix: what a batch of it shows at least once. All together they hold whatever is interesting, so that
+batches of single mixes, each in a process of its own, prove as much as one of all."""
 
 
 class Sights:
