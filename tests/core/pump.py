@@ -134,6 +134,19 @@ class Host:
         answers = self.answers = dict(effects.replies)
         return [answers.get(command) for command in commands]
 
+    def fail(self, *commands: c.Command) -> None:
+        """A turn whose commit fails: the core is loaded anew, to do the turn's work over."""
+        now = self.now()
+        failed, ids = self.engine, Random(5)
+        failed.begin(now, now.store_us)
+        for command in commands:
+            failed.command(command)
+        failed.finish()
+        self.store.abort()
+        self.engine = Engine(self.name, self.options, ids, lambda: ids.getrandbits(64) | 1, self.store, now)
+        self.engine.begin(now, now.store_us)
+        self.engine.replace(failed, [])
+
     def _apply(self, effects: Effects) -> None:
         self.store.commit()
         for slot, count in effects.freed:

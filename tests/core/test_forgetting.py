@@ -267,6 +267,22 @@ def test_several_callers_and_a_failed_commit(monkeypatch: pytest.MonkeyPatch) ->
     assert len(host.outcomes()) == 6
 
 
+def test_who_asked_is_answered_though_each_commit_fails_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forgetting, "MOST_AT_ONCE", 2)
+    host = lonely()
+    host.send("b", *[b"x"] * 6)
+    command = c.Forget("b")
+    host.fail(command)
+    host.turn([], command)
+    for _ in range(20):
+        host.fail()
+        host.fail()
+        host.turn()
+        if command in host.answers:
+            break
+    assert host.answers[command] == 6
+
+
 def test_who_is_forgotten_is_unknown() -> None:
     a, b, pump = pair()
     b.send("a", b"x", queue="other")

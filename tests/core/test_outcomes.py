@@ -9,7 +9,7 @@ import pytest
 from tests.core.pump import Host, Pump, Time, pair
 from tests.core.puppet import PATIENT, Puppet
 from zmqrel.core import commands as c
-from zmqrel.core import tables
+from zmqrel.core import outbox, tables
 from zmqrel.core.buffer import HANDLED, Rejected
 from zmqrel.core.commands import Found
 from zmqrel.core.dead import DeadLetter, decode_dead
@@ -168,6 +168,34 @@ def test_a_search_goes_on_over_many_turns_and_spares_what_comes_later() -> None:
     assert turns >= 2
     assert len(host.outcomes()) == 4500
     assert host.engine.stats()["outbox_messages"] == 1
+
+
+def test_a_search_finds_the_same_though_each_commit_fails_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "_SCANNED_PER_TURN", 2)
+    host = lonely()
+    host.send("b", *[b"x"] * 5)
+    host.send("b", *[b"x"] * 2, queue="other")
+    command = c.RecallWhere()
+    host.fail(command)
+    host.turn([], command)
+    for _ in range(20):
+        host.fail()
+        host.fail()
+        host.turn()
+        if command in host.answers:
+            break
+    found = [(found.lane.queue, found.seq) for found in host.answers[command]]
+    assert sorted(found) == [("other", 1), ("other", 2)] + [("work", seq) for seq in range(1, 6)]
+    assert len(host.outcomes()) == 7
+
+
+def test_a_search_that_is_refused_with_its_turn_recalls_nothing() -> None:
+    host = lonely()
+    host.send("b", b"x")
+    host.fail(c.RecallWhere())
+    while not host.idle():
+        host.turn()
+    assert host.outcomes() == []
 
 
 def test_a_search_sees_messages_that_left_and_those_that_did_not() -> None:

@@ -199,7 +199,7 @@ class Engine:
         self._held, self._released = other._held, _joined(other._telling, other._released)
         self._counted = other._counted
         self.shared.counters.update(other._counted)
-        self._outbox.search_again(other._outbox)
+        self._outbox.take_over(other._outbox)
         self._forgetting.take_over(other._forgetting)
         for row in rows:
             self._inbox.rebind(row)
@@ -225,6 +225,7 @@ class Engine:
         if self._telling.notices or self._telling.replies:
             self._telling = Held([], [])
         self._counted = dict(self.shared.counters)
+        self._outbox.begin_turn()
         self._forgetting.begin_turn()
 
     def limit_intake(self, most_bytes: int | None) -> None:

@@ -50,9 +50,10 @@ class Forgetting:
         self.forgotten: dict[str, Channel] = {}
         """Peers that are being forgotten, or were and have left something."""
         self._asked: defaultdict[str, dict[Forget, None]] = defaultdict(dict)
+        self._asked_before: dict[str, dict[Forget, None]] = {}
         self._ended: Counter[str] = Counter()
         self._ended_before: Counter[str] = Counter()
-        """As it was when this turn began, for the case that its commit fails."""
+        """Both as they were when this turn began, for the case that its commit fails."""
         self._connects: dict[str, Connect] = {}
 
     @property
@@ -73,6 +74,8 @@ class Forgetting:
 
     def begin_turn(self) -> None:
         """A turn begins."""
+        if self._asked or self._asked_before:
+            self._asked_before = {name: asked.copy() for name, asked in self._asked.items()}
         if self._ended or self._ended_before:
             self._ended_before = self._ended.copy()
 
@@ -94,7 +97,8 @@ class Forgetting:
     def take_over(self, other: Forgetting) -> None:
         """The commit of a turn failed, and this takes the place of `other`; what began in that turn is asked again."""
         self._ended = other._ended_before
-        self._asked.update({name: asked for name, asked in other._asked.items() if name in self.forgotten})
+        self._asked.update(other._asked_before)
+        self.begin_turn()
 
     def work(self) -> None:
         """Go on with one peer, within the bounds of a turn."""

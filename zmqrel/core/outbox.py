@@ -81,6 +81,18 @@ class RecallSearch:
         self.command = command
         self.places: list[tuple[int, int]] = []
         self._left = [(lane, 0, lane.next_seq - 1) for lane in lanes]
+        self._left_before, self._found_before = list(self._left), 0
+
+    def begin_turn(self) -> None:
+        """A turn begins: so far it is committed."""
+        self._left_before, self._found_before = list(self._left), len(self.places)
+
+    def as_before(self, lanes: Mapping[int, OutLane]) -> RecallSearch:
+        """As it was when this turn began, over lanes that were loaded anew, by number."""
+        search = RecallSearch(self.command, [])
+        search.places = self.places[: self._found_before]
+        search._left = [(lanes[lane.no], first, last) for lane, first, last in self._left_before if lane.no in lanes]
+        return search
 
     def next_part(self) -> tuple[OutLane, int, int] | None:
         """Lane, first and last sequence number to look at; what was sent after the call does not count."""
@@ -111,6 +123,8 @@ class Outbox:
         """What `write_withdrawals` is to append."""
         self.searches: list[RecallSearch] = []
         """Those under way, for `work`."""
+        self._searches_before: list[RecallSearch] = []
+        """Those that were when this turn began, for the case that its commit fails."""
 
     # --------------------------------------------------------------------------------------- acceptance
 
@@ -369,10 +383,18 @@ class Outbox:
         ]
         self.searches.append(RecallSearch(command, lanes))
 
-    def search_again(self, other: Outbox) -> None:
-        """Begin the searches of `other` anew: this outbox takes its place."""
-        for search in other.searches:
-            self.start_search(search.command)
+    def begin_turn(self) -> None:
+        """A turn begins."""
+        if self.searches or self._searches_before:
+            self._searches_before = list(self.searches)
+            for search in self.searches:
+                search.begin_turn()
+
+    def take_over(self, other: Outbox) -> None:
+        """The commit of a turn failed, and this takes the place of `other`; what began in that turn is asked again."""
+        lanes = self._shared.out_lanes
+        self.searches = [search.as_before(lanes) for search in other._searches_before]
+        self.begin_turn()
 
     def work(self) -> None:
         """Go on with the searches, within the bounds of a turn."""
