@@ -207,9 +207,10 @@ class Checker:
         self._deaths[name] += not clean
         for uncommitted in self._unsettled.pop(name, ()):
             uncommitted.cut_off = True
+            uncommitted.over = False  # that its last attempt failed is forgotten with the process
             if self.rules.recorded and uncommitted.outcome is None:
                 # It may not even have come to its end, and been the only one.
-                uncommitted.may_again, uncommitted.over = True, False
+                uncommitted.may_again = True
                 uncommitted.sole_deaths += not clean
         for asked in self._asked_about.pop(name, {}).values():
             asked.killed_in_admit += not clean
