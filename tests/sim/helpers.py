@@ -5,21 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from zmqrel.core import tables
 from zmqrel.testing import Delivery, Network, SimulatedReceipt
-
-MUST_BE_EMPTY = {
-    "OUTBOX": tables.OUTBOX,
-    "WITHDRAWN": tables.WITHDRAWN,
-    "OUT_DEADLINE": tables.OUT_DEADLINE,
-    "INBOX": tables.INBOX,
-    "ROW_STATE": tables.ROW_STATE,
-    "WAITING": tables.WAITING,
-    "KEYED": tables.KEYED,
-    "IN_DEADLINE": tables.IN_DEADLINE,
-    "TOMBSTONE": tables.TOMBSTONE,
-    "SUSPECT": tables.SUSPECT,
-}
+from zmqrel.testing.workload import left_by
 
 
 def pair(seed: int = 1, *, both_dial: bool = False, **options: Any) -> Network:
@@ -59,18 +46,5 @@ def settled(network: Network, receipts: Iterable[SimulatedReceipt], timeout: flo
 
 
 def leftovers(network: Network) -> dict[str, int]:
-    """Tables that are not empty though every message has its outcome: peer and table, and how many rows."""
-    found = {}
-    for name, peer in network.peers.items():
-        control = {lane.no for lane in peer.engine.shared.out_lanes.values() if not lane.queue}
-        for table_name, table in MUST_BE_EMPTY.items():
-            keys = peer.disk.keys(*tables.table_bounds(table), 2**31)
-            if table == tables.OUTBOX:
-                keys = [key for key in keys if tables.split_lane_seq(key)[0] not in control]
-            if keys:
-                found[f"{name} {table_name}"] = len(keys)
-        stats = peer.engine.stats()
-        for counter in ("outbox_messages", "outbox_bytes", "inbox_messages", "inbox_bytes"):
-            if stats[counter]:
-                found[f"{name} {counter}"] = stats[counter]
-    return found
+    """What is left though every message has its outcome: peer and table, and how many rows."""
+    return {what: number for name in network.peers for what, number in left_by(network, name).items()}

@@ -12,13 +12,13 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from zmqrel.core import tables
 from zmqrel.errors import Reject, RetryLater
 from zmqrel.retry import Retry
 from zmqrel.testing.actions import CLOCK_ERRORS_S, QUEUES, SMALL_BODY_BYTES, Actions
 from zmqrel.testing.bounds import BoundsChecker
 from zmqrel.testing.broken import PromiseBroken
 from zmqrel.testing.checkers import Checker, Rules
+from zmqrel.testing.leftovers import leftovers
 from zmqrel.testing.links import LinkFaults
 from zmqrel.testing.listener import Listener
 from zmqrel.testing.mixes import Mix, chosen, kinds_of, without
@@ -215,45 +215,19 @@ class Workload:
         for name in self.names:
             if name in self.actions.gone:
                 continue
-            found |= leftovers(self.network, name)
+            found |= left_by(self.network, name)
         return found
 
     def _check_end(self) -> None:
         self.checker.check_all_ended()
 
 
-_MUST_BE_EMPTY = {
-    "OUTBOX": tables.OUTBOX,
-    "WITHDRAWN": tables.WITHDRAWN,
-    "OUT_DEADLINE": tables.OUT_DEADLINE,
-    "INBOX": tables.INBOX,
-    "ROW_STATE": tables.ROW_STATE,
-    "WAITING": tables.WAITING,
-    "KEYED": tables.KEYED,
-    "IN_DEADLINE": tables.IN_DEADLINE,
-    "TOMBSTONE": tables.TOMBSTONE,
-    "SUSPECT": tables.SUSPECT,
-}
-
-
-def leftovers(network: Network, name: str) -> dict[str, int]:
-    """What a peer's store holds beside the past, once every message has ended: table, and how many rows."""
+def left_by(network: Network, name: str) -> dict[str, int]:
+    """What a peer has left once every message has ended; see leftovers.py."""
     peer = network.peers[name]
     if not peer.running:
         return {f"{name} does not run": 1}
-    found = {}
-    control = {lane.no for lane in peer.engine.shared.out_lanes.values() if not lane.queue}
-    for table_name, table in _MUST_BE_EMPTY.items():
-        keys = peer.disk.keys(*tables.table_bounds(table), 2**31)
-        if table == tables.OUTBOX:
-            keys = [key for key in keys if tables.split_lane_seq(key)[0] not in control]
-        if keys:
-            found[f"{name} {table_name}"] = len(keys)
-    stats = peer.engine.stats()
-    for counter in ("outbox_messages", "outbox_bytes", "inbox_messages", "inbox_bytes"):
-        if stats[counter]:
-            found[f"{name} {counter}"] = stats[counter]
-    return found
+    return {f"{name} {what}": number for what, number in leftovers(peer.disk, peer.engine.stats()).items()}
 
 
 def _step_of(part: str) -> int:

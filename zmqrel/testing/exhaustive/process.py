@@ -27,6 +27,7 @@ from zmqrel.store.in_hand import MemoryInHand
 from zmqrel.testing.broken import PromiseBroken
 from zmqrel.testing.disk import CrashPoint, ProcessDied, SimulatedDisk
 from zmqrel.testing.exhaustive.snapshot import SteadyJitter
+from zmqrel.testing.leftovers import leftovers
 
 EPOCH_US = 1_700_000_000_000_000
 QUEUE = "q"
@@ -38,18 +39,6 @@ JITTER = SteadyJitter()
 OPTIONS = Options.parse({})
 RETRY = Retry.exponential(0.5, max_interval=60, max_attempts=10, jitter="full")
 _NO_CAUSE = ("damaged", "malformed", "old_copy", "peer_old_copy", "peer_store_gone")
-_MUST_BE_EMPTY = {
-    "OUTBOX": tables.OUTBOX,
-    "WITHDRAWN": tables.WITHDRAWN,
-    "OUT_DEADLINE": tables.OUT_DEADLINE,
-    "INBOX": tables.INBOX,
-    "ROW_STATE": tables.ROW_STATE,
-    "WAITING": tables.WAITING,
-    "KEYED": tables.KEYED,
-    "IN_DEADLINE": tables.IN_DEADLINE,
-    "TOMBSTONE": tables.TOMBSTONE,
-    "SUSPECT": tables.SUSPECT,
-}
 
 
 class Observed(NamedTuple):
@@ -206,18 +195,8 @@ class Process:
 
     def leftovers(self) -> list[str]:
         """Tables that are not empty though every message has its outcome."""
-        lanes = self._stored_lanes()
-        control = {lane.no for lane in lanes if not lane.queue}
-        found = []
-        for name, table in _MUST_BE_EMPTY.items():
-            keys = self.disk.keys(*tables.table_bounds(table), 100)
-            if any(table != tables.OUTBOX or tables.split_lane_seq(key)[0] not in control for key in keys):
-                found.append(f"{self.name} {name}")
-        if self.turns is not None:
-            stats = self.turns.engine.stats()
-            names = "outbox_messages", "outbox_bytes", "inbox_messages", "inbox_bytes"
-            found += [f"{self.name} {name}" for name in names if stats[name]]
-        return found
+        stats = None if self.turns is None else self.turns.engine.stats()
+        return [f"{self.name} {what}" for what in leftovers(self.disk, stats)]
 
     def _stored_lanes(self) -> list[OutLane | InLane]:
         rows = self.disk.scan(*tables.table_bounds(tables.LANE), 1000)
