@@ -251,6 +251,12 @@ def test_the_core_is_loaded_anew_whatever_a_worker_is_doing() -> None:
     assert stop_everywhere(loses_its_turn, Run.fail_one, 2, worker_first=True) > 5
 
 
+def test_a_message_acknowledged_while_its_span_falls_apart_is_handed_over_once() -> None:
+    """The loop asked how far it is, and asked again after the worker was through."""
+    for stops in ((first, second) for first in range(130, 141) for second in range(240, 252)):
+        interleave(loses_its_turn, Run.work, 0, stops, worker_first=True)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("worker_first", [False, True])
 @pytest.mark.parametrize("taken", [0, 1, 2])

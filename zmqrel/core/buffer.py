@@ -220,11 +220,13 @@ class Buffer:
             if span.taken < len(span.records):
                 self._in_hand.free(span.slot + span.taken, len(span.records) - span.taken)
         for at in range(span.taken):
-            if span.through[at] == ACKNOWLEDGED:
+            # Read once: a worker may acknowledge it in this moment. It then waits for the lock, and finds it running.
+            through = span.through[at]
+            if through == ACKNOWLEDGED:
                 self._acknowledge_apart(span, at)
-            elif span.through[at] == COLLECTED:
+            elif through == COLLECTED:
                 span.row(at).place = Place.DONE
-            elif span.through[at] == OPEN and span.row(at).place is not Place.DONE:
+            elif through == OPEN and span.row(at).place is not Place.DONE:
                 self._running[span.slot + at] = span.row(at)
 
     def _acknowledge_apart(self, span: Span, at: int) -> None:
