@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -67,9 +67,16 @@ def stream(
         for first in range(0, messages, batch):
             for receiver in peer_names(endpoints):
                 receipts += peer.send_many(receiver, [body] * min(batch, messages - first))
-        for receipt in receipts:
-            receipt.result(_WAIT_S)
+        _await(receipts)
         line.tell((started_s, now_s(), cpu_s() - used_s))
+
+
+def _await(receipts: Collection[zmqrel.Receipt]) -> None:
+    """Until all have their outcome, which is to be HANDLED."""
+    zmqrel.wait_all(receipts, _WAIT_S)
+    others = sum(receipt.outcome is not zmqrel.Outcome.HANDLED for receipt in receipts)
+    if others:
+        raise RuntimeError(f"{others} of {len(receipts)} messages were not handled")
 
 
 def peer_names(endpoints: list[str]) -> list[str]:
@@ -98,8 +105,7 @@ def send_from_threads(
             worker.start()
         for worker in workers:
             worker.join()
-        for receipt in receipts:
-            receipt.result(_WAIT_S)
+        _await(receipts)
         line.tell((started_s, now_s(), cpu_s() - used_s))
 
 
