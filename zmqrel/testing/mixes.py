@@ -12,12 +12,14 @@ from zmqrel.testing.links import LinkFaults
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """What may happen, and how often: chances per step of the workload, of which there are about ten a second."""
+    """What may happen, and how often: chances per step of the workload, of which there are ten a second or fewer."""
 
     about: str = ""
     """In a line."""
     peers: int = 2
     steps: int = 200
+    pause_s: float = 0.2
+    """Between two steps, at most."""
     both_dial: float = 0.5
     faults: LinkFaults = field(default_factory=LinkFaults)
     recall: float = 0.15
@@ -89,6 +91,14 @@ class Mix:
 
 
 BAD_LINKS = LinkFaults(delay_s=(0.0005, 0.05), loss=0.05, duplication=0.05, breaks=0.01, late=0.3)
+_FIVE_PEERS = Mix(
+    "five peers and every fault at once",
+    peers=5, steps=120, faults=BAD_LINKS, partition=0.02, half_open=0.02,
+    crash=0.03, power_loss=0.01, blackout=0.003, store_loss=0.01, rollback=0.01, close=0.01, reconnect=0.01,
+    full_disk=0.01, commit_errors=0.02, skew=True, suspend=0.01, kill=0.002, busy=0.05,
+    vanish=0.003, dead=0.05, refuse=0.05, recall=0.3, told=True,
+)  # fmt: skip
+
 MIXES: dict[str, Mix] = {
     "calm": Mix("good links, no faults: sends, recalls, failures, deadlines, delays"),
     "links": Mix(
@@ -161,11 +171,9 @@ MIXES: dict[str, Mix] = {
     "never returns": Mix(
         "one of the peers dies for ever, and is forgotten", peers=3, faults=BAD_LINKS, vanish=0.01, crash=0.02,
     ),
-    "five peers": Mix(
-        "five peers and every fault at once", peers=5, steps=120, faults=BAD_LINKS, partition=0.02, half_open=0.02,
-        crash=0.03, power_loss=0.01, blackout=0.003, store_loss=0.01, rollback=0.01, close=0.01, reconnect=0.01,
-        full_disk=0.01, commit_errors=0.02, skew=True, suspend=0.01, kill=0.002, busy=0.05,
-        vanish=0.003, dead=0.05, refuse=0.05, recall=0.3, told=True,
+    "five peers": _FIVE_PEERS,
+    "five peers at leisure": replace(
+        _FIVE_PEERS, about="the same with a third of the traffic, so that more time passes between faults", pause_s=0.6
     ),
     "full queues": Mix(
         "backlogs fill inboxes on slow links: served queues may not notice",

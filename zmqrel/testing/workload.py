@@ -159,7 +159,7 @@ class Workload:
         for step in range(self._first_step, self.mix.steps):
             self.step = step
             self._step()
-            self.network.advance(self._chance(self.step, "pause").random() * 0.2)
+            self.network.advance(self._chance(self.step, "pause").random() * self.mix.pause_s)
         self.pace.calms_down(self.network.now)
         self._calm_down()
         self._check_end()
