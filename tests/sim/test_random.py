@@ -17,7 +17,7 @@ LONG_SEEDS = range(10_000, 10_005)
 """With `SEEDS`, over all mixes: more than 300 runs."""
 FOUND = {
     "swarm": ((3, 60),),
-    "full disks": ((1, 60), (100, 130)),
+    "full disks": ((1, 60), (100, 130), (20_082, 30)),
     "five peers": ((1, 70), (6, 70), (107, 60), (153, 70)),
     "full queues": ((1, 200),),
     "neighbours": ((20_000, 30),),

@@ -333,7 +333,7 @@ class Loop(Drive):
             self._wire.on_doors = self._tell_of_doors
             self.endpoints = list(self._wire.endpoints)
             self._turns = Turns(self._store, self._in_hand, self._make_engine, self)
-            self._turns.open(self.clock.now(), self.clock.wall_us())
+            self._turns.open(self.clock.now(), self.clock.wall_us(), self._peers)
             # Before any frame is read, so that nobody who is listed is refused.
             known = Work([c.Connect(name, endpoint) for name, endpoint in self._peers.items()])
             self._turns.run(self.clock.now(), self.clock.wall_us(), known)

@@ -7,7 +7,7 @@ the turn's work is done over with the store closed to anything new.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -96,8 +96,13 @@ class Turns:
         would fill it again and again."""
         self.engine: Engine
 
-    def open(self, now: Now, wall_us: int) -> None:
-        """Load the core, take over what a previous life left in hand, and commit the new life."""
+    def open(self, now: Now, wall_us: int, endpoints: Mapping[str, str | None] | None = None) -> None:
+        """Load the core, take over what a previous life left in hand, and commit the new life.
+
+        `endpoints` are those of the peers that it is told of first: should the store have no room even for that, it
+        knows them when there is some.
+        """
+        self._endpoints.update(endpoints or {})
         left = self._in_hand.open()
         clean = self.store.previous in ("new", "clean")
         trusted = clean or (

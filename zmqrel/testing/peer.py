@@ -248,7 +248,7 @@ class SimulatedPeer:
     def _open(self) -> None:
         assert self.turns is not None
         try:
-            self.turns.open(self.running_clock.now(), self.running_clock.wall_us())
+            self.turns.open(self.running_clock.now(), self.running_clock.wall_us(), self.peers)
         except StoreFull:
             # As Peer.start does: there is no life.
             self.life += 1
