@@ -39,7 +39,7 @@ def digests(process: subprocess.Popen[str]) -> list[str]:
 def others() -> dict[str, str]:
     """Version -> interpreter of each other Python on PATH, or in an environment of tox, that can run the simulator."""
     places = [Path(place) for place in os.get_exec_path()] + [path / "bin" for path in ROOT.glob(".tox/*")]
-    found = {str(path) for place in places for path in place.glob("python3*") if os.access(path, os.X_OK)}
+    found = {str(path) for place in places for path in place.glob("python3.1[0-9]") if os.access(path, os.X_OK)}
     asking = [
         (path, python(path, "-c", "import sys, zmqrel.testing; print(sys.version.split()[0])"))
         for path in sorted(found)

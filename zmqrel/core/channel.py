@@ -378,9 +378,6 @@ class Channel:
             self._set_resend(lane)
             self._acknowledged(lane)
         if ack.floor >= lane.acked:
-            if lane.flight and lane.grant_seq <= lane.acked < ack.grant_seq:
-                # It was sent without credit, as a probe, and has met a full inbox: there is room only now.
-                lane.rewind(lane.acked)
             lane.grant_seq, lane.grant_bytes = ack.grant_seq, ack.grant_bytes
             lane.parked = False
         if ack.gap and ack.floor == lane.acked and self._may_rewind(lane):
