@@ -55,10 +55,8 @@ def compare(console: Console, counts: Counts, *, record: bool = False) -> int:
     for name in sorted(before.keys() - counts.keys()):
         console.print(f"not counted here: {name}; strace (Debian package strace) is not installed or not allowed")
     for name in risen:
-        console.print(
-            f"{name} rose to more than {_most(name):g} times what was recorded, from {before[name]:.3f} to {counts[name]:.3f}",
-            style="red",
-        )
+        rise = f"from {before[name]:.3f} to {counts[name]:.3f}"
+        console.print(f"{name} rose {rise}: to more than {_most(name):g} times what was recorded", style="red")
     return int(bool(risen))
 
 
