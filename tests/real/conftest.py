@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import pytest
 
 from tests.real import wan
 from tests.real.net import Net
+from tests.small_disk import mounted
 
 
 @pytest.fixture(params=["tcp", "ipc", "memory"])
@@ -53,13 +51,5 @@ def hosts_possible() -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 16 MiB in memory, mounted; needs root. To be asked for before the peers that use it."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16M", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or not shutil.which("mount"):
-        pytest.skip("a disk of a known size can be mounted by root only")
-    if (tried := subprocess.run(mount, capture_output=True, text=True)).returncode:
-        pytest.skip(f"no disk of a known size: {tried.stderr.strip()}")
-    yield disk
-    # Lazily: what a failed test still has open must not keep it.
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    with mounted(tmp_path / "disk", 16 * 1024 * 1024) as disk:
+        yield disk

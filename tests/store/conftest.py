@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,6 +10,7 @@ from typing import Protocol
 
 import pytest
 
+from tests.small_disk import mounted
 from zmqrel.core.storage import Store
 from zmqrel.store import LmdbStore, MemoryStore
 
@@ -60,16 +58,8 @@ def open_lmdb() -> Iterator[Callable[..., LmdbStore]]:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of SMALL_DISK bytes in memory, mounted; needs root."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK}", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or not shutil.which("mount"):
-        pytest.skip("a disk of a known size can be mounted by root only")
-    if (tried := subprocess.run(mount, capture_output=True, text=True)).returncode:
-        pytest.skip(f"no disk of a known size: {tried.stderr.strip()}")
-    yield disk
-    # Lazily: what a failed test still has open must not keep it.
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    with mounted(tmp_path / "disk", SMALL_DISK) as disk:
+        yield disk
 
 
 @pytest.fixture

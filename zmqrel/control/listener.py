@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from zmqrel.control.place import LENGTH, MOST_QUESTION_BYTES, SOCKET, address_of, framed, unix_socket
 from zmqrel.core.entries import BadRecord, unpack
+from zmqrel.runtime.doors import identity
 from zmqrel.store.limits import remedy
 
 _log = logging.getLogger("zmqrel")
@@ -101,7 +102,7 @@ class ControlListener:
         except BaseException:
             listening.close()
             raise
-        self._identity = _identity(path)
+        self._identity = identity(path)
         return listening
 
     def end(self) -> None:
@@ -118,7 +119,7 @@ class ControlListener:
         self._thread.join()
         path = self._directory / SOCKET
         # The store may have been let go, and another process may serve it by now.
-        if _identity(path) == self._identity:
+        if identity(path) == self._identity:
             path.unlink(missing_ok=True)
         self.let_go()
 
@@ -245,11 +246,3 @@ def _user(connection: socket.socket) -> int | None:
         return None
     data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     return int(_CREDENTIALS.unpack(data)[1])
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.lstat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

@@ -31,27 +31,28 @@ class SocketFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._identity = _identity(path)
+        self._identity = identity(path)
         self._away = path.with_name(path.name + ".away")
 
     def put_away(self) -> None:
         """Let nobody connect any more."""
-        if _identity(self._path) == self._identity:
+        if identity(self._path) == self._identity:
             self._path.rename(self._away)
 
     def put_back(self) -> None:
         """Let others connect again, unless somebody else has taken the place."""
-        if _identity(self._away) == self._identity and _identity(self._path) is None:
+        if identity(self._away) == self._identity and identity(self._path) is None:
             self._away.rename(self._path)
 
     def remove(self) -> None:
         """Remove the file if it is still the one that was bound."""
         for path in (self._path, self._away):
-            if _identity(path) == self._identity:
+            if identity(path) == self._identity:
                 path.unlink(missing_ok=True)
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode of a file, None if there is none: whether it is still the same one."""
     try:
         status = path.lstat()
     except OSError:

@@ -79,10 +79,6 @@ class WireChecker:
             network.on(what, lambda name, *_: self._forget(name))
         network.links.tap = self._read
 
-    def was_sent(self, place: tuple[int, int] | None) -> bool:
-        """True if the message at this lane and number ever left."""
-        return place is not None and place[0] in self._lanes and place[1] in self._lanes[place[0]].entries
-
     # ------------------------------------------------------------------------------------------ watching
 
     def _on_stopped(self, name: str, _clean: bool) -> None:
