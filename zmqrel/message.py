@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from queue import SimpleQueue
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, overload
 
 from zmqrel.body import decode_body
 from zmqrel.checks import Duration, check_queue, duration_s
@@ -210,6 +210,43 @@ class Receipt:
         if name is None and self._ticket.lane is not None:
             name = self.id
         return f"<Receipt {name or 'not stored'} to {self.to}/{self.queue}: {state}>"
+
+
+class ReceiptSequence(Sequence[Receipt]):
+    """The receipts of one send call, each made when it is asked for.
+
+    A stream of a million messages keeps a million receipts otherwise, through which Python's garbage collector goes
+    again and again.
+    """
+
+    __slots__ = ("_peer", "_ticket")
+
+    def __init__(self, peer: Recalls, ticket: Ticket) -> None:
+        self._peer = peer
+        self._ticket = ticket
+
+    def __len__(self) -> int:
+        return self._ticket.count
+
+    @overload
+    def __getitem__(self, index: int) -> Receipt: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Receipt]: ...
+
+    def __getitem__(self, index: int | slice) -> Receipt | list[Receipt]:
+        places = range(self._ticket.count)[index]
+        if isinstance(places, int):
+            return Receipt(self._peer, self._ticket, places)
+        return [Receipt(self._peer, self._ticket, place) for place in places]
+
+    @property
+    def outcomes(self) -> list[Outcome | None]:
+        """The outcome of each message, None while it has none."""
+        return self._ticket.outcomes()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} receipts to {self._ticket.to}/{self._ticket.queue}>"
 
 
 class Recall:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from queue import SimpleQueue
@@ -24,7 +24,7 @@ from zmqrel.checks import (
 from zmqrel.core import commands as c
 from zmqrel.core.rows import Policy
 from zmqrel.errors import ConfigError, DeadlinePassed, Error, OutboxFull, PeerClosed, UnknownMessage, UnknownPeer
-from zmqrel.message import Handler, Message, Recall, Receipt, call_back
+from zmqrel.message import Handler, Message, Recall, Receipt, ReceiptSequence, call_back
 from zmqrel.options import Options
 from zmqrel.outcome import Outcome
 from zmqrel.receipts import Ticket, Watcher, ended_ticket
@@ -222,24 +222,43 @@ class Participant(ABC):
         """
         room_timeout_s = duration_s("room_timeout", arguments.pop("room_timeout", 0))
         call = send_call(to, arguments)
-        ticket = self._submit(call, [body], room_timeout_s)
+        return Receipt(self, self._submit_unflushed(call, [body], room_timeout_s))
+
+    def send_many(self, to: str, bodies: Iterable[Any], **arguments: Any) -> list[Receipt]:
+        """Send messages that share all arguments; one commit, all or none. Takes what `send` takes, but no id."""
+        call, all_bodies, room_timeout_s = self._many(to, bodies, arguments, "send_many")
+        return self._accept(call, all_bodies, room_timeout_s) if all_bodies else []
+
+    def send_many_nowait(self, to: str, bodies: Iterable[Any], **arguments: Any) -> Sequence[Receipt]:
+        """As `send_many`, but returns at once, as `send_nowait` does: the fastest way to send a stream.
+
+        The receipts are a sequence that makes each one when it is asked for; `wait_all` takes it as it is. Who sends
+        without end bounds what is under way: it is kept in memory until it is committed.
+        """
+        call, all_bodies, room_timeout_s = self._many(to, bodies, arguments, "send_many_nowait")
+        if not all_bodies:
+            return []
+        return ReceiptSequence(self, self._submit_unflushed(call, all_bodies, room_timeout_s))
+
+    @staticmethod
+    def _many(to: str, bodies: object, arguments: dict[str, Any], name: str) -> tuple[SendCall, list[Any], float]:
+        """Call, bodies and seconds to wait for room, checked."""
+        room_timeout_s = duration_s("room_timeout", arguments.pop("room_timeout", 0))
+        if arguments.get("id") is not None:
+            raise ConfigError(f"id: {name} takes none, for an id names one message")
+        call = send_call(to, arguments)
+        if isinstance(bodies, str | bytes | Mapping) or not isinstance(bodies, Iterable):
+            raise ConfigError.of("bodies", "an iterable of bodies, one for each message", bodies)
+        return call, list(bodies), room_timeout_s
+
+    def _submit_unflushed(self, call: SendCall, bodies: list[Any], room_timeout_s: float) -> Ticket:
+        ticket = self._submit(call, bodies, room_timeout_s)
         with self._flush_guard:
             self._unflushed.append(ticket)
             if len(self._unflushed) > 2 * self._kept_unflushed + 1000:
                 self._unflushed = [ticket for ticket in self._unflushed if ticket.lane is None]
                 self._kept_unflushed = len(self._unflushed)
-        return Receipt(self, ticket)
-
-    def send_many(self, to: str, bodies: Iterable[Any], **arguments: Any) -> list[Receipt]:
-        """Send messages that share all arguments; one commit, all or none. Takes what `send` takes, but no id."""
-        room_timeout_s = duration_s("room_timeout", arguments.pop("room_timeout", 0))
-        if arguments.get("id") is not None:
-            raise ConfigError("id: send_many takes none, for an id names one message")
-        call = send_call(to, arguments)
-        if isinstance(bodies, str | bytes | Mapping) or not isinstance(bodies, Iterable):
-            raise ConfigError.of("bodies", "an iterable of bodies, one for each message", bodies)
-        all_bodies = list(bodies)
-        return self._accept(call, all_bodies, room_timeout_s) if all_bodies else []
+        return ticket
 
     def flush(self, timeout: Duration | None = None) -> None:
         """Wait until everything sent so far is committed. Raises TimeoutError, and what refused a `send_nowait`."""

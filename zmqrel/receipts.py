@@ -149,6 +149,24 @@ class Ticket:
                 return how
         return None
 
+    def outcomes(self) -> list[Outcome | None]:
+        """The outcomes of all messages, in order; None for those that have none."""
+        outcomes: list[Outcome | None] = []
+        for first, last, how in self._ended[:]:
+            outcomes += [None] * (first - len(outcomes))
+            outcomes += [how.outcome] * (last + 1 - len(outcomes))
+        return outcomes + [None] * (self.count - len(outcomes))
+
+    @property
+    def is_through(self) -> bool:
+        """All of its messages have their outcome."""
+        upto = -1
+        for first, last, _ in self._ended[:]:
+            if first > upto + 1:
+                return False
+            upto = max(upto, last)
+        return upto + 1 == self.count
+
     def handed_at_us(self, index: int) -> int:
         """When a message was handed over, as far as is known; 0 if it is not known to have been."""
         ended = self.ended(index)

@@ -9,7 +9,7 @@ from time import monotonic
 
 from zmqrel.checks import Duration
 from zmqrel.errors import ConfigError, PeerClosed
-from zmqrel.message import Receipt, seconds_or_none
+from zmqrel.message import Receipt, ReceiptSequence, seconds_or_none
 from zmqrel.outcome import Outcome
 from zmqrel.receipts import Watcher
 
@@ -19,6 +19,8 @@ def wait_all(receipts: Iterable[Receipt], timeout: Duration | None = None) -> li
 
     Raises TimeoutError after `timeout` seconds, what refused a `send_nowait`, and PeerClosed.
     """
+    if isinstance(receipts, ReceiptSequence):
+        return _wait_together(receipts, seconds_or_none(timeout))
     waited, timeout_s = _checked(receipts), seconds_or_none(timeout)
     now_s = waited[0]._peer._monotonic_s if waited else monotonic
     give_up_at = None if timeout_s is None else now_s() + timeout_s
@@ -32,8 +34,20 @@ def wait_all(receipts: Iterable[Receipt], timeout: Duration | None = None) -> li
             outcomes.append(receipt.wait(None if give_up_at is None else max(0.0, give_up_at - now_s())))
         except TimeoutError:
             left = sum(each.outcome is None for each in waited[position:])
-            raise TimeoutError(f"{left} of {len(waited)} messages have no outcome after {timeout_s:g} s") from None
+            raise _too_late(left, len(waited), timeout_s) from None
     return outcomes
+
+
+def _wait_together(receipts: ReceiptSequence, timeout_s: float | None) -> list[Outcome]:
+    """The same for all messages of one call, without a look at each."""
+    ticket = receipts._ticket
+    if not (ticket.is_through or receipts._peer._wait(ticket, lambda: ticket.is_through, timeout_s)):
+        raise _too_late(receipts.outcomes.count(None), len(receipts), timeout_s)
+    return [outcome for outcome in receipts.outcomes if outcome is not None]
+
+
+def _too_late(left: int, of: int, timeout_s: float | None) -> TimeoutError:
+    return TimeoutError(f"{left} of {of} messages have no outcome after {timeout_s:g} s")
 
 
 def as_completed(receipts: Iterable[Receipt], timeout: Duration | None = None) -> Iterator[Receipt]:
@@ -63,8 +77,7 @@ def _completed(waited: list[Receipt], timeout_s: float | None, give_up_at: float
                 left_s = None if give_up_at is None else give_up_at - peer._monotonic_s()
                 receipt, error = peer._next_of(done, left_s)
             except Empty:
-                left = len(waited) - position
-                raise TimeoutError(f"{left} of {len(waited)} messages have no outcome after {timeout_s:g} s") from None
+                raise _too_late(len(waited) - position, len(waited), timeout_s) from None
             if isinstance(error, PeerClosed):
                 raise error
             yield receipt

@@ -365,6 +365,7 @@ def test_in_a_forked_child_every_call_says_so_and_the_parent_goes_on(local: Net)
         "send": lambda: shop.send("billing", 1),
         "send_nowait": lambda: shop.send_nowait("billing", 1),
         "send_many": lambda: shop.send_many("billing", [1]),
+        "send_many_nowait": lambda: shop.send_many_nowait("billing", [1]),
         "flush": shop.flush,
         "recall": lambda: shop.recall(waiting),
         "recall_where": lambda: shop.recall_where(all=True),

@@ -111,6 +111,7 @@ CALLS: dict[str, Callable[[Peer], Any]] = {
     "send": lambda peer: peer.send("bank", 1),
     "send_nowait": lambda peer: peer.send_nowait("bank", 1),
     "send_many": lambda peer: peer.send_many("bank", [1, 2]),
+    "send_many_nowait": lambda peer: peer.send_many_nowait("bank", [1, 2]),
     "recall": lambda peer: peer.recall("one"),
     "recall_where": lambda peer: peer.recall_where(all=True),
     "receipt": lambda peer: peer.receipt("one"),

@@ -457,6 +457,35 @@ def test_an_id_that_is_not_known(net: Net) -> None:
 # ------------------------------------------------------------------------------------------------ many at once
 
 
+def test_many_are_sent_without_waiting_for_their_commit(net: Net) -> None:
+    shop, billing = net.sender(outbox_max_messages=300), net.receiver()
+    got = Got()
+    billing.handler()(got)
+    billing.start()
+    stream = [shop.send_many_nowait("billing", range(start, start + 100), queue="default") for start in (0, 100, 200)]
+    shop.flush(LIMIT_S)
+    assert shop.stats()["accepted"] == 300
+    assert [zmqrel.wait_all(receipts, LIMIT_S) for receipts in stream] == [[Outcome.HANDLED] * 100] * 3
+    assert got.next_bodies(300) == list(range(300))
+    assert shop.send_many_nowait("billing", []) == []
+
+
+def test_many_sent_without_waiting_are_refused_together(net: Net) -> None:
+    shop = net.sender(outbox_max_messages=5)
+    with pytest.raises(zmqrel.NotSerializable, match=r"\$"):
+        shop.send_many_nowait("billing", [1, 2, object()])
+    refused = shop.send_many_nowait("billing", range(6))
+    taken = shop.send_many_nowait("billing", range(5))
+    with pytest.raises(zmqrel.OutboxFull):
+        shop.flush(LIMIT_S)
+    shop.flush(LIMIT_S)
+    for call in (lambda: zmqrel.wait_all(refused, LIMIT_S), lambda: refused[5].wait(LIMIT_S)):
+        with pytest.raises(zmqrel.OutboxFull):
+            call()
+    assert shop.stats()["outbox_messages"] == 5
+    taken[0].wait_stored(LIMIT_S)
+
+
 def test_send_many_takes_all_or_none(net: Net) -> None:
     shop = net.sender(outbox_max_messages=5)
     with pytest.raises(zmqrel.NotSerializable, match=r"\$"):
@@ -890,7 +919,7 @@ def test_send_nowait_waits_for_room_in_order_and_is_refused_when_its_time_is_ove
     shop.flush(LIMIT_S)
 
 
-@pytest.mark.parametrize("call", ["send", "send_nowait", "send_many", "recall_where"])
+@pytest.mark.parametrize("call", ["send", "send_nowait", "send_many", "send_many_nowait", "recall_where"])
 def test_an_unknown_keyword_is_a_type_error_everywhere(call: str) -> None:
     with zmqrel.Peer("shop", zmqrel.MEMORY, peers={"billing": None}) as shop:
         arguments = () if call == "recall_where" else ("billing", [1])

@@ -220,3 +220,33 @@ def test_a_callback_may_close_its_peer(swift: Net) -> None:
     receipt.add_done_callback(close)
     receipt.recall()
     assert closed.wait(LIMIT_S)
+
+
+def test_the_receipts_of_a_stream_are_made_when_asked_for(swift: Net) -> None:
+    judging(swift.receiver())
+    receipts = swift.sender().send_many_nowait("billing", range(10))
+    outcomes = zmqrel.wait_all(receipts, LIMIT_S)
+    assert outcomes == [Outcome.HANDLED, Outcome.REJECTED] * 5
+    assert [receipt.outcome for receipt in receipts] == outcomes
+    assert [receipt.id for receipt in receipts[2:8:3]] == [receipts[2].id, receipts[-5].id]
+    assert len({receipt.id for receipt in receipts}) == len(receipts) == 10
+    assert {receipt.id for receipt in zmqrel.as_completed(receipts, LIMIT_S)} == {receipt.id for receipt in receipts}
+    with pytest.raises(IndexError):
+        receipts[10]
+
+
+def test_a_time_out_of_a_stream_says_how_many_are_left(swift: Net) -> None:
+    shop = swift.sender()
+    receipts = shop.send_many_nowait("billing", range(4))
+    with pytest.raises(TimeoutError, match="4 of 4 messages have no outcome after 0.01 s"):
+        zmqrel.wait_all(receipts, 0.01)
+    for recalled, left in ((2, 3), (0, 2), (3, 1)):
+        receipts[recalled].recall()
+        with pytest.raises(TimeoutError, match=f"{left} of 4"):
+            zmqrel.wait_all(receipts, 0)
+    receipts[1].recall()
+    assert zmqrel.wait_all(receipts, LIMIT_S) == [Outcome.RECALLED] * 4
+    waiting = shop.send_many_nowait("billing", range(2))
+    shop.close()
+    with pytest.raises(PeerClosed):
+        zmqrel.wait_all(waiting, LIMIT_S)

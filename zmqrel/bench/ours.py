@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -14,6 +14,8 @@ import zmqrel
 from zmqrel.bench.processes import Line, cpu_s, now_s
 
 BATCH = 1_000
+_MOST_UNDER_WAY = 16
+"""Send calls of which the outcomes are not known."""
 _WAIT_S = 300.0
 
 
@@ -63,20 +65,23 @@ def stream(
         line.tell("ready")
         line.hear()
         started_s, used_s = now_s(), cpu_s()
-        receipts: list[zmqrel.Receipt] = []
+        under_way: deque[Sequence[zmqrel.Receipt]] = deque()
         for first in range(0, messages, batch):
             for receiver in peer_names(endpoints):
-                receipts += peer.send_many(receiver, [body] * min(batch, messages - first))
-        _await(receipts)
+                if len(under_way) == _MOST_UNDER_WAY:
+                    _await(under_way.popleft())
+                under_way.append(peer.send_many_nowait(receiver, [body] * min(batch, messages - first)))
+        for receipts in under_way:
+            _await(receipts)
         line.tell((started_s, now_s(), cpu_s() - used_s))
 
 
 def _await(receipts: Collection[zmqrel.Receipt]) -> None:
     """Until all have their outcome, which is to be HANDLED."""
-    zmqrel.wait_all(receipts, _WAIT_S)
-    others = sum(receipt.outcome is not zmqrel.Outcome.HANDLED for receipt in receipts)
-    if others:
-        raise RuntimeError(f"{others} of {len(receipts)} messages were not handled")
+    outcomes = zmqrel.wait_all(receipts, _WAIT_S)
+    handled = outcomes.count(zmqrel.Outcome.HANDLED)
+    if handled < len(receipts):
+        raise RuntimeError(f"{len(receipts) - handled} of {len(receipts)} messages were not handled")
 
 
 def peer_names(endpoints: list[str]) -> list[str]:
