@@ -237,6 +237,30 @@ def test_a_gap_is_answered_once_per_round_trip() -> None:
     assert len(records_in(puppet)) == 1
 
 
+def test_what_was_refused_for_want_of_room_is_sent_again_with_the_first_credit() -> None:
+    host = Host("a", Time())
+    puppet = Puppet(host)
+    lane = host.send("puppet", b"x").lane
+    records_in(puppet)
+    for _ in range(2):
+        puppet.ack(lane.id, 0, grant=0, gap=True)
+    assert len(records_in(puppet)) == 1
+    puppet.ack(lane.id, 0, grant=1)
+    assert len(records_in(puppet)) == 1
+    puppet.ack(lane.id, 0, grant=2)
+    assert records_in(puppet) == []
+
+
+def test_what_was_not_refused_is_not_sent_again_for_credit_that_comes_meanwhile() -> None:
+    host = Host("a", Time())
+    puppet = Puppet(host)
+    lane = host.send("puppet", b"x").lane
+    records_in(puppet)
+    puppet.ack(lane.id, 0, grant=0)
+    puppet.ack(lane.id, 0, grant=1)
+    assert records_in(puppet) == []
+
+
 def test_what_is_not_acknowledged_is_sent_again_and_later_each_time() -> None:
     host = Host("a", Time(), **PATIENT)
     puppet = Puppet(host)

@@ -129,6 +129,14 @@ def test_it_expires_if_all_transmissions_before_the_deadline_are_lost(ttl: float
     assert found.sends == pytest.approx(sends + 0.3 * 0.7 * sends, abs=0.3 * sends)
 
 
+def test_what_a_full_store_refused_costs_a_round_trip_once_there_is_room_and_no_resend_interval() -> None:
+    """The store is asked anew after half a second; what it refused twice comes after another one."""
+    found = predict(Settings(store_failure=0.3, ttl=5, resend=Retry.linear(0.1, 3)))
+    there_and_back_s = 0.03  # with some ticks to spare
+    assert found.times.cdf(0.49) == pytest.approx(0.7)
+    assert found.times.cdf(0.5 + there_and_back_s) == pytest.approx(0.7 + 0.3 * 0.7)
+
+
 def test_a_deadline_between_attempts_exhausts_and_one_before_them_expires() -> None:
     found = predict(Settings(loss=0.5, handler_failure=1, ttl=0.2, retry=Retry.fixed(1), resend=Retry.fixed(5)))
     assert found.probabilities[Outcome.EXPIRED] == pytest.approx(0.5)

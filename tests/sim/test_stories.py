@@ -881,3 +881,12 @@ def test_a_connection_that_is_half_open_before_anybody_answered_is_made_anew(to_
     network.half_open("shop", "bank", to_dialler=to_dialler, to_acceptor=not to_dialler)
     assert settled(network, [network.send("shop", "bank", 1)], 30)
     assert seen.bodies == [1]
+
+
+def test_a_full_inbox_costs_its_queues_a_round_trip_a_message_and_no_resend_interval() -> None:
+    network = pair(resend=Retry.fixed(5), inbox_max_messages=2, prefetch=1)
+    network.handler("bank", "served", lambda _delivery: None, duration=0.01)
+    network.send("shop", "bank", "nobody takes it", queue="other")
+    network.advance(1)
+    receipts = [network.send("shop", "bank", number, queue="served") for number in range(20)]
+    assert settled(network, receipts, 2)

@@ -378,6 +378,10 @@ class Channel:
             self._set_resend(lane)
             self._acknowledged(lane)
         if ack.floor >= lane.acked:
+            if lane.flight and lane.rewound_to == lane.acked and lane.grant_seq <= lane.acked < ack.grant_seq:
+                # What is on the wire was refused before for want of room, and sent again without credit: there is room
+                # only now, and that transmission may have come before it.
+                lane.rewind(lane.acked)
             lane.grant_seq, lane.grant_bytes = ack.grant_seq, ack.grant_bytes
             lane.parked = False
         if ack.gap and ack.floor == lane.acked and self._may_rewind(lane):

@@ -248,22 +248,36 @@ class Chain:
     def _reopening(self, state: State) -> Wait:
         """How long after a transmission that was not taken another one is sent that may be.
 
-        The receiver has lost its sessions, and its sender notices at the next transmission. One that comes while the
-        store is closed asks for the lane to be told when it opens; but the first of them only gets the session.
+        The receiver has lost its sessions, and its sender notices at the next transmission. What it sends in the new
+        session is taken if the store is open again by then, and refused if not.
         """
         opens_s = PROBE_US / 1e6
         pieces = []
         for weight, low_s, high_s in divided(self.timeout(state.nth, state.timed), _PARTS):
             noticed_s = (low_s + high_s) / 2
-            if noticed_s >= opens_s:
-                pieces += [Piece(weight * each.weight, *each[1:]) for each in after(self._handshake, noticed_s)]
-                continue
-            for share, least_s, most_s in after(self.timeout(state.nth + 1, state.timed), noticed_s):
-                above = share_above((Piece(1.0, least_s, most_s),), opens_s)
-                told_s = opens_s + mean_s(self.settings.travel)
-                pieces.append(Piece(weight * share * (1 - above), told_s, told_s))
-                pieces.append(Piece(weight * share * above, max(opens_s, least_s), max(opens_s, most_s)))
+            begins = after(self._handshake, noticed_s)
+            open_by_then = [piece for piece in begins if piece.low_s >= opens_s]
+            refused = 1 - sum(piece.weight for piece in open_by_then)
+            timer = after(self.timeout(state.nth + 1, state.timed), noticed_s)
+            waits = *open_by_then, *_weighted(self._refused(timer, opens_s), refused)
+            pieces += _weighted(waits, weight)
         return tuple(piece for piece in pieces if piece.weight > 0)
+
+    def _refused(self, timer: Wait, opens_s: float) -> Wait:
+        """Until what was sent to a closed store is sent again: with credit, or else when `timer` is over.
+
+        Credit comes when the store opens, to senders that know of the refusal; both may be lost. A transmission that
+        the timer brings before that is refused likewise, and here its sender always hears of that.
+        """
+        given = self.settings
+        heard = (1 - given.loss) * (1 - given.loss_back) ** 2
+        credit_s = opens_s + 2 * mean_s(given.travel)
+        pieces = [Piece(heard + (1 - heard) * (1 - share_above(timer, opens_s)), credit_s, credit_s)]
+        for piece in timer:
+            above = share_above((piece,), opens_s)
+            if above:
+                pieces.append(Piece((1 - heard) * piece.weight * above, max(opens_s, piece.low_s), piece.high_s))
+        return tuple(pieces)
 
     def _two_timeouts(self, state: State) -> Wait:
         """How long after a transmission the one after the next follows."""
@@ -279,6 +293,10 @@ class Chain:
         if wait is None:
             wait = self._retries[attempt] = distribution(lambda rng: self._endless.delay(attempt, rng))
         return wait
+
+
+def _weighted(wait: Wait, factor: float) -> Wait:
+    return tuple(piece._replace(weight=factor * piece.weight) for piece in wait)
 
 
 def _handshake(settings: Settings) -> Wait:
