@@ -252,7 +252,7 @@ class Chain:
         session is taken if the store is open again by then, and refused if not.
         """
         opens_s = PROBE_US / 1e6
-        pieces = []
+        pieces: list[Piece] = []
         for weight, low_s, high_s in divided(self.timeout(state.nth, state.timed), _PARTS):
             noticed_s = (low_s + high_s) / 2
             begins = after(self._handshake, noticed_s)
