@@ -24,6 +24,7 @@ LAYERS = [
     "checks",
     "retry",
     "body",
+    "permissions",
     "options",
     "core",
     "history",
@@ -45,7 +46,7 @@ LAYERS = [
 # Nothing is built upon these.
 LEAVES = {"testing", "cli"}
 
-STANDARD_LIBRARY_ONLY = {"outcome", "errors", "checks", "retry", "options"}
+STANDARD_LIBRARY_ONLY = {"outcome", "errors", "checks", "retry", "permissions", "options"}
 
 # The world: the core is told of it, and says what is to be done to it.
 WORLD = {

@@ -31,6 +31,7 @@ DOCUMENTED = {
     "dead_max_bytes": 1024**3,
     "on_store_loss": "resend",
     "accept": "listed",
+    "permissions": None,
     "map_size_bytes": 128 * 1024**3,
     "insecure": False,
     "wall_clock": time.time,

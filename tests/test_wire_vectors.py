@@ -47,7 +47,7 @@ def lists(item: Any) -> Any:
 
 def test_there_is_a_vector_of_everything_that_is_said() -> None:
     assert set(frames.FRAME_NAMES.values()) == FRAMES
-    assert {"WITHDRAW", "SETTLE", "NOTICE"} <= {name.split()[0] for name in CONTROL}
+    assert {"WITHDRAW", "SETTLE", "NOTICE", "DENY"} <= {name.split()[0] for name in CONTROL}
     assert any("STATE" in name for name in CONTROL)
     assert len(MESSAGES) >= 2
 

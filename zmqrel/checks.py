@@ -33,6 +33,7 @@ __all__ = [
     "duration_s",
     "instant_posix",
     "is_loopback",
+    "is_name",
     "number",
     "one_of",
     "whole",
@@ -71,6 +72,11 @@ def check_name(value: object, parameter: str = "name") -> str:
     if isinstance(value, str) and _NAME.fullmatch(value):
         return value
     raise ConfigError.of(parameter, "a str of 1 to 64 of a-z A-Z 0-9 . _ -", value)
+
+
+def is_name(value: str) -> bool:
+    """Whether a text is one that `check_name` takes."""
+    return _NAME.fullmatch(value) is not None
 
 
 def check_queue(value: object, parameter: str = "queue") -> str:

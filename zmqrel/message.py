@@ -12,6 +12,7 @@ from zmqrel.body import decode_body
 from zmqrel.checks import Duration, check_queue, duration_s
 from zmqrel.core.buffer import HANDLED, Failed, MoveTo, Rejected, Result, RetryAt
 from zmqrel.core.commands import EndedAs
+from zmqrel.core.entries import MOST_REASON
 from zmqrel.core.row import Row, Span, is_overdue
 from zmqrel.errors import AlreadySettled, ConfigError, NotHandled, Reject, RetryLater
 from zmqrel.history import HistoryEvent, told
@@ -50,8 +51,6 @@ class _Settles(Protocol):
 
 
 _log = logging.getLogger("zmqrel")
-MOST_REASON = 2000
-"""Characters that are kept of a reason."""
 _MOST_FAILURE = 500
 """Characters that are kept of an exception."""
 
@@ -273,15 +272,26 @@ class Recall:
         return self._receipt.outcome
 
     @property
+    def reason(self) -> str | None:
+        """Why the receiver does not let it be recalled, if it has said so: the message goes on, and its end decides."""
+        return self._receipt._ticket.denied(self._receipt._index)
+
+    @property
     def handed_over_at(self) -> datetime | None:
         """When it was handed over (aware, UTC, by the local clock); None if it was not, or is not known to be."""
         at_us = self._receipt._ticket.handed_at_us(self._receipt._index)
         return self._receipt._peer._to_datetime(at_us) if at_us > 1 else None
 
     def wait(self, timeout: Duration | None = None) -> Verdict:
-        """Wait until the verdict is known; PENDING after `timeout` seconds."""
-        self._receipt._wait(lambda: self.verdict is not Verdict.PENDING, seconds_or_none(timeout))
+        """Wait until the verdict is known; PENDING after `timeout` seconds.
+
+        PENDING too, and at once, if the receiver does not permit its sender to recall: then `reason` says so.
+        """
+        self._receipt._wait(self._is_answered, seconds_or_none(timeout))
         return self.verdict
+
+    def _is_answered(self) -> bool:
+        return self.verdict is not Verdict.PENDING or self.reason is not None
 
     def refresh(self) -> Verdict:
         """The verdict as it is now."""
@@ -464,7 +474,7 @@ def failure_reason(error: BaseException) -> str:
 
 def cut_reason(text: str, most: int = MOST_REASON) -> str:
     """A reason as it can be stored and sent: not too long, and without what UTF-8 cannot hold."""
-    return text[:most].encode("utf-8", "backslashreplace").decode()
+    return text[:most].encode("utf-8", "backslashreplace").decode()[:most]
 
 
 Handler = Callable[[Message], object]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -10,6 +11,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 from zmqrel.checks import UnknownArgument, one_of, whole
 from zmqrel.errors import ConfigError, duration_s
+from zmqrel.permissions import Permissions
 from zmqrel.retry import Retry
 
 Durability: TypeAlias = Literal["fsync", "relaxed"]
@@ -107,6 +109,10 @@ class Options:
     accept: Accept = "listed"
     """Whose connections are taken: "listed" those named in `peers`, "any" every peer's."""
 
+    permissions: str | os.PathLike[str] | Mapping[str, Any] | Permissions | None = None
+    """What other peers may do here: a TOML file, or what would stand in it as a dict, which is kept as Permissions.
+    None: every peer that is taken may send to every queue and recall what it sent."""
+
     map_size_bytes: int = 128 * GIB
     """Bytes to which the store may grow, at least 1 MiB. The file is sparse: it takes what is used."""
 
@@ -141,6 +147,7 @@ class Options:
         if self.give_up_after_s is not None:
             self._keep("give_up_after_s", duration_s("give_up_after_s", self.give_up_after_s, zero=False))
         self._check_kinds()
+        self._check_permissions()
         self._check_together()
 
     def _keep(self, name: str, seconds: float) -> None:
@@ -154,6 +161,14 @@ class Options:
             raise ConfigError.of("wall_clock", "a function that returns POSIX seconds", self.wall_clock)
         if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
             raise ConfigError.of("seed", "a whole number or None", self.seed)
+
+    def _check_permissions(self) -> None:
+        given: object = self.permissions
+        if isinstance(given, Mapping):
+            object.__setattr__(self, "permissions", Permissions.parse(given))
+        elif given == "" or not isinstance(given, str | os.PathLike | Permissions | None):
+            takes = "the path of a TOML file, a dict of what would stand in it or None"
+            raise ConfigError.of("permissions", takes, given)
 
     def _check_together(self) -> None:
         if self.liveness_s <= self.heartbeat_s:

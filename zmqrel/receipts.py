@@ -19,7 +19,7 @@ from weakref import ReferenceType, ref
 
 from zmqrel.core import history
 from zmqrel.core.commands import EndedAs, Found, Stored
-from zmqrel.core.effects import Ended, HandedOver, Moved, ReceiptNotice, Received, Resent, Sent, Withdrawing
+from zmqrel.core.effects import Denied, Ended, HandedOver, Moved, ReceiptNotice, Received, Resent, Sent, Withdrawing
 from zmqrel.core.history import Happened
 from zmqrel.core.lane import OutLane
 from zmqrel.outcome import Cause, Outcome, State, Verdict
@@ -104,8 +104,8 @@ class Ticket:
     """The messages of one send call. `places` of single messages differ from the rule after a lane was closed."""
 
     __slots__ = (
-        "__weakref__", "_ended", "_handed", "_moved", "_waiters", "_watchers", "_withdrawn", "closed", "count", "error",
-        "first", "given_id", "key", "lane", "queue", "repeated", "sent_at_us", "to",
+        "__weakref__", "_denied", "_ended", "_handed", "_moved", "_waiters", "_watchers", "_withdrawn", "closed",
+        "count", "error", "first", "given_id", "key", "lane", "queue", "repeated", "sent_at_us", "to",
     )  # fmt: skip
 
     def __init__(self, to: str, queue: str, key: str | None, given_id: str | None, count: int, sent_at_us: int) -> None:
@@ -124,6 +124,8 @@ class Ticket:
         self._ended: list[tuple[int, int, EndedAs]] = []
         self._withdrawn: dict[int, tuple[Cause, int]] = {}
         """Index -> why, and when."""
+        self._denied: dict[int, str] = {}
+        """Index -> why its receiver does not let it be recalled, since it was last asked to."""
         self._handed: dict[int, int] = {}
         self._moved: dict[int, Place] = {}
         self._waiters: list[LockType] = []
@@ -199,7 +201,9 @@ class Ticket:
         events += [Happened(max(received_us, sent_us), history.RECEIVED)] if received_us else []
         withdrawn = self._withdrawn.get(index)
         if withdrawn is not None and withdrawn[1]:
-            events.append(Happened(withdrawn[1], _WHAT[withdrawn[0]], "its receiver was asked not to hand it over"))
+            answer = self._denied.get(index)
+            asked = "its receiver was asked not to hand it over" + (f": {answer}" if answer else "")
+            events.append(Happened(withdrawn[1], _WHAT[withdrawn[0]], asked))
         if ended is not None:
             events.append(history.settled(max(ended.at_us, handed_us), ended.outcome.name, ended.reason))
         return sorted(events, key=lambda event: (event.at_us, _ORDER.index(event.what)))
@@ -214,11 +218,15 @@ class Ticket:
         if index in self._handed:
             return State.RECEIVED  # too late to withdraw it
         withdrawn = self._withdrawn.get(index)
-        if withdrawn is not None:
+        if withdrawn is not None and index not in self._denied:
             return State.RECALLING if withdrawn[0] is Cause.RECALL else State.EXPIRING
         if place.seq <= place.lane.received_upto:
             return State.RECEIVED
         return State.SENT if place.seq <= place.lane.sent_upto else State.STORED
+
+    def denied(self, index: int) -> str | None:
+        """Why its receiver does not let a message be recalled; None if it did not say so."""
+        return self._denied.get(index)
 
     def verdict(self, index: int) -> Verdict:
         """What a recall of this message has come to."""
@@ -315,6 +323,12 @@ class Ticket:
     def withdrawing(self, index: int, cause: Cause, at_us: int) -> None:
         """A withdrawal is in force."""
         self._withdrawn[index] = cause, at_us
+        self._denied.pop(index, None)
+        self._wake()
+
+    def deny(self, index: int, reason: str) -> None:
+        """The receiver does not let it be recalled."""
+        self._denied[index] = reason
         self._wake()
 
     def handed_over(self, index: int, at_us: int) -> None:
@@ -436,6 +450,9 @@ class Receipts:
             elif isinstance(notice, HandedOver):
                 for ticket, index, _, _ in self._covering(view, notice.seq, notice.seq):
                     ticket.handed_over(index, notice.at_us)
+            elif isinstance(notice, Denied):
+                for ticket, index, _, _ in self._covering(view, notice.seq, notice.seq):
+                    ticket.deny(index, notice.reason)
             else:
                 self._move(view, notice)
 

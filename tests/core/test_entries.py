@@ -22,6 +22,7 @@ from zmqrel.core.entries import (
     NO_META,
     BadRecord,
     ControlEntry,
+    Deny,
     InLaneState,
     Meta,
     Notice,
@@ -72,6 +73,7 @@ CONTROL_ENTRIES = st.one_of(
     st.builds(Withdraw, U64, U64, U64, st.text(max_size=64), RANGES, st.sampled_from(Cause)),
     st.builds(Settle, U64, U64, st.lists(SETTLED, max_size=4)),
     st.builds(Notice, U64, U64, SEQ, TIME),
+    st.builds(Deny, U64, U64, RANGES, st.text(max_size=50)),
     st.builds(
         State,
         U64,

@@ -18,6 +18,7 @@ from zmqrel.core.row import Place, Row
 from zmqrel.core.rows import decode_state
 from zmqrel.core.transitions import TRANSITIONS, Event, Stage
 from zmqrel.outcome import Outcome
+from zmqrel.permissions import Permissions
 
 TTL_S = 10
 GIVE_UP_S = 5.0
@@ -110,6 +111,11 @@ class Case:
         self.keep = keep_all
         self.pump.pass_s(1.5)
         assert self.a.engine.shared.counters["resent"]
+
+    def happen_not_permitted(self) -> None:
+        self.b.engine.permit(Permissions())
+        self.keep = keep_all
+        self.pump.pass_s(1.5)
 
     def happen_handed_over(self) -> None:
         self.pump.pass_s(1.5)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
+from zmqrel.checks import is_name
 from zmqrel.core import frames
 from zmqrel.core.effects import Received, Resent, Sent
 from zmqrel.core.entries import (
@@ -18,6 +19,7 @@ from zmqrel.core.entries import (
     LARGEST_CONTROL,
     LARGEST_META_BYTES,
     ControlEntry,
+    Deny,
     Notice,
     Settle,
     Settled,
@@ -162,7 +164,7 @@ class Channel:
         """The lane of theirs with that id, made known if it was not. Raises BadFrame if it is told differently."""
         lane = self.theirs.get(lane_id)
         if lane is None:
-            if kind not in (CONTROL, DATA, DELAYED) or bool(queue) != (kind != CONTROL):
+            if kind not in (CONTROL, DATA, DELAYED) or not (is_name(queue) if kind != CONTROL else not queue):
                 raise BadFrame(f"a lane of kind {kind} for queue {queue[:64]!r}")
             lane = InLane(self._shared.new_lane_no(), self.name, self.their_store, kind, lane_id, queue)
             self.adopt_in(lane)
@@ -348,6 +350,8 @@ class Channel:
             self._take_withdraw(entry)
         elif isinstance(entry, Notice):
             self._outbox.notice(self, entry)
+        elif isinstance(entry, Deny):
+            self._outbox.denied(self, entry)
         else:
             self.healing.take_state(entry)
 
@@ -355,7 +359,7 @@ class Channel:
         if entry.kind not in (DATA, DELAYED) or sum(b - a + 1 for a, b in entry.ranges) > MOST_WITHDRAWN:
             raise BadFrame(f"a WITHDRAW names at most {MOST_WITHDRAWN} messages of a data lane")
         known = self.theirs.get(entry.lane_id)
-        if not entry.queue or (known is not None and (known.kind, known.queue) != (entry.kind, entry.queue)):
+        if not is_name(entry.queue) or (known is not None and (known.kind, known.queue) != (entry.kind, entry.queue)):
             raise BadFrame(f"lane {entry.lane_id:016x} is of another kind or queue")
 
     def _take_withdraw(self, entry: Withdraw) -> None:

@@ -78,6 +78,14 @@ class HandedOver(NamedTuple):
     at_us: int
 
 
+class Denied(NamedTuple):
+    """The peer does not let this message be recalled: it goes on as before."""
+
+    lane: int
+    seq: int
+    reason: str
+
+
 class Moved(NamedTuple):
     """A message has a new place: its lane was closed because this store is an old copy."""
 
@@ -87,7 +95,7 @@ class Moved(NamedTuple):
     new_seq: int
 
 
-ReceiptNotice = Ended | Received | Sent | Resent | Withdrawing | HandedOver | Moved
+ReceiptNotice = Ended | Received | Sent | Resent | Withdrawing | HandedOver | Denied | Moved
 
 
 class Event(NamedTuple):

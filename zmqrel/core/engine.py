@@ -37,6 +37,7 @@ from zmqrel.core.times import Now
 from zmqrel.core.verification import Examined, examine
 from zmqrel.errors import Error, StoreFull
 from zmqrel.options import Options
+from zmqrel.permissions import Permissions
 
 if TYPE_CHECKING:
     from random import Random
@@ -86,6 +87,8 @@ class Engine:
             ledger.instance = instance
         ledger.take_name(name)
         self.shared = Shared(name, options, rng, random_id, journal, ledger, now)
+        # A file's are told by who reads it.
+        self.permit(options.permissions if isinstance(options.permissions, Permissions) else None)
         self._wall_us = 0
         self.channels: dict[str, Channel] = {}
         self._links: dict[int, Channel] = {}
@@ -267,6 +270,10 @@ class Engine:
             return
         if not isinstance(command, _ANSWERED_LATER):
             self.shared.effects.replies.append((command, reply))
+
+    def permit(self, permissions: Permissions | None) -> None:
+        """What other peers may do here from now on. What was received before stays."""
+        self.shared.permissions = permissions
 
     def _subscribe(self, _command: c.Subscribe) -> None:
         self.shared.ledger.subscribed = True

@@ -21,6 +21,7 @@ from zlib import crc32
 
 import msgpack
 
+from zmqrel.checks import is_name
 from zmqrel.outcome import Cause, Outcome
 
 pack: Callable[[object], bytes] = msgpack.packb
@@ -38,6 +39,8 @@ MAX_META_BYTES = 65_536
 LARGEST_META_BYTES = MAX_META_BYTES + 1024
 """A message that moves to another lane or queue has its id, origin and cause written into it besides."""
 MAX_U64 = 2**64 - 1
+MOST_REASON = 2000
+"""Characters in the reason of an outcome."""
 MAX_NAME = 64
 """Characters in the name of a peer or a queue."""
 MAX_SEQ = 2**63
@@ -139,7 +142,7 @@ def _decode_meta(data: bytes) -> Meta:
 def _is_expiry(value: object) -> bool:
     if not isinstance(value, str):
         return False
-    return value in ("drop", "dead") or (value.startswith("queue:") and 7 <= len(value) <= 6 + MAX_NAME)
+    return value in ("drop", "dead") or (value.startswith("queue:") and is_name(value[6:]))
 
 
 def _are_headers(value: object) -> bool:
@@ -226,6 +229,15 @@ class Notice(NamedTuple):
     handed_at_us: int
 
 
+class Deny(NamedTuple):
+    """Receiver to sender: these are not withdrawn, for their sender may not recall here. They go on as before."""
+
+    store_id: int
+    lane_id: int
+    ranges: list[Range]
+    reason: str
+
+
 class InLaneState(NamedTuple):
     """What a receiver knows of the entries first to last of one lane of the other: which of them it holds.
 
@@ -263,12 +275,12 @@ class State(NamedTuple):
     final: bool
 
 
-ControlEntry = Withdraw | Settle | Notice | State
+ControlEntry = Withdraw | Settle | Notice | Deny | State
 
 LARGEST_CONTROL = 3 << 20
 """Bytes that no control entry exceeds: every peer takes so much, however small the bodies are that it takes."""
 
-_WITHDRAW, _SETTLE, _NOTICE, _STATE = 1, 2, 3, 4
+_WITHDRAW, _SETTLE, _NOTICE, _STATE, _DENY = 1, 2, 3, 4, 5
 
 MOST_IN_STATE = 10_000
 """Lanes, ranges and tombstones that one part of a STATE names: it fits a frame whatever their numbers are, and takes
@@ -289,6 +301,8 @@ def _control_fields(entry: ControlEntry) -> list[Any]:
         return [_SETTLE, entry.store_id, entry.lane_id, ranges]
     if isinstance(entry, Notice):
         return [_NOTICE, *entry]
+    if isinstance(entry, Deny):
+        return [_DENY, *entry]
     return [_STATE, *entry]
 
 
@@ -321,6 +335,10 @@ def _control_entry(fields: Any) -> ControlEntry:
         _numbers(store_id, lane_id)
         _times(handed_at_us)
         return Notice(store_id, lane_id, _seq(seq), handed_at_us)
+    if kind == _DENY:
+        _, store_id, lane_id, ranges, reason = fields
+        _numbers(store_id, lane_id)
+        return Deny(store_id, lane_id, _ranges(ranges), _reason(reason))
     if kind == _STATE:
         return _state(*fields[1:])
     raise BadRecord(f"control entry of unknown kind {kind}")
@@ -331,9 +349,15 @@ def _settled(item: Any) -> Settled:
     _numbers(attempts, outcome)
     _times(handed_at_us, at_us)
     _range(first, last)
-    if not (reason is None or isinstance(reason, str)):
-        raise ValueError("a reason is text")
+    if reason is not None:
+        _reason(reason)
     return Settled(first, last, Outcome(outcome), reason, attempts, handed_at_us, at_us, bool(applied))
+
+
+def _reason(value: object) -> str:
+    if not isinstance(value, str) or len(value) > MOST_REASON:
+        raise ValueError(f"a reason is a text of at most {MOST_REASON} characters")
+    return value
 
 
 def _state(store_id: Any, peer_store_id: Any, received: Any, sent: Any, final: Any) -> State:

@@ -20,6 +20,7 @@ from itertools import accumulate
 from sys import byteorder
 from typing import Any, NamedTuple
 
+from zmqrel.checks import is_name
 from zmqrel.core.entries import MAX_NAME, MAX_SEQ, BadRecord, is_number, pack, unpack
 
 PROTOCOL = 1
@@ -218,7 +219,7 @@ def _numbers(values: Sequence[Any], length: int) -> Sequence[Any]:
 def _identity(value: Any) -> Identity:
     protocol, name, store_id = value
     _need(is_number(protocol) and is_number(store_id), "protocol and store id are numbers")
-    _need(isinstance(name, str) and 1 <= len(name) <= MAX_NAME, "a name has 1 to 64 characters")
+    _need(isinstance(name, str) and is_name(name), "a name has 1 to 64 of a-z A-Z 0-9 . _ -")
     return Identity(protocol, name, store_id)
 
 

@@ -4,6 +4,7 @@ rows.py         what lies in the store of each message
 credit.py       how much may come in
 claims.py       what is handed to which worker next
 settlements.py  how outcomes travel back
+authorisation.py  what is refused, for its sender may not send it
 transitions.py  what each event makes of a message
 """
 
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
 from zmqrel.core import history, tables
+from zmqrel.core.authorisation import Authorisation
 from zmqrel.core.buffer import (
     HANDLED,
     Acknowledged,
@@ -82,6 +84,7 @@ class Inbox:
         self.credit = Credit(shared, channels)
         self.claims = Claims(shared, self.rows, channels, self._exhausted)
         self.settlements = Settlements(shared, channels)
+        self._authorisation = Authorisation(shared, self.settlements)
         self._local: dict[str, InLane] = {}
         self.emptied: list[InLane] = []
         """Lanes of forgotten peers that hold nothing more."""
@@ -175,7 +178,8 @@ class Inbox:
         if seqs and seqs[0] <= floor:
             skipped = sum(1 for seq in seqs if seq <= floor)
             seqs, records = seqs[skipped:], records[skipped:]
-        fitting = self.credit.fitting(lane, records)
+        may_send = self._authorisation.may_send(lane)
+        fitting = self.credit.fitting(lane, records) if may_send else len(records)
         if fitting < len(records):
             last = seqs[fitting] - 1
             seqs, records = seqs[:fitting], records[:fitting]
@@ -189,6 +193,11 @@ class Inbox:
             dropped = {tables.split_lane_seq(key)[1] for key, _ in tombstones}
             pairs = [pair for pair in zip(seqs, records, strict=True) if pair[0] not in dropped]
             seqs, records = [seq for seq, _ in pairs], [record for _, record in pairs]
+        if not may_send:
+            self._authorisation.refuse(lane, seqs)
+            seqs, records = [], []
+        elif not plain:
+            seqs, records = self._authorisation.without_detours(lane, seqs, records)
         self._store(lane, seqs, records, plain)
         caught_up = lane.scan_seq == floor + 1
         lane.floor = last
@@ -457,12 +466,20 @@ class Inbox:
     # ---------------------------------------------------------------------------------------------------- withdrawal
 
     def withdraw(self, lane: InLane, ranges: list[Range], cause: Cause) -> None:
-        """The sender's request that these never be handed over."""
+        """The sender's request that these never be handed over.
+
+        Of a sender that may not recall, nothing is taken back that was received: a deadline is judged here in any
+        case, and calling a recall one must not be a way around.
+        """
+        may_recall = self._authorisation.may_recall(lane)
+        if cause is Cause.RECALL and not may_recall:
+            self._authorisation.deny(lane, ranges)
+            return
         for first, last in ranges:
             for seq in range(first, last + 1):
                 if seq > lane.floor:
                     self._entomb(lane, seq, cause)
-                else:
+                elif may_recall:
                     self._withdraw_row(lane, seq, cause)
 
     def _entomb(self, lane: InLane, seq: int, cause: Cause) -> None:

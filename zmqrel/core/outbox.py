@@ -18,12 +18,13 @@ import msgpack
 from zmqrel.core import tables
 from zmqrel.core.commands import EndedAs, Find, Found, Recall, RecallWhere, Send, Stored, TakeOutcomes
 from zmqrel.core.dead import DeadLetters
-from zmqrel.core.effects import Ended, HandedOver, Moved, Withdrawing
+from zmqrel.core.effects import Denied, Ended, HandedOver, Moved, Withdrawing
 from zmqrel.core.entries import (
     CHECK_BYTES,
     HEADER,
     MAX_SEQ,
     BadRecord,
+    Deny,
     MessageHead,
     Meta,
     Notice,
@@ -493,6 +494,24 @@ class Outbox:
         # Kept, so that the verdict stands after a restart: the receiver does not say it again.
         self._shared.journal.put(key, Withdrawal.decode(data)._replace(handed_at_us=at_us).encode())
         self._shared.effects.notices.append(HandedOver(lane.no, entry.seq, at_us))
+
+    def denied(self, channel: Channel, entry: Deny) -> None:
+        """The receiver does not let these be recalled: the messages are as if they had not been.
+
+        So a deadline can still withdraw them, and a recall can ask once more, should it be permitted by then.
+        """
+        lane = channel.own_lane(entry.lane_id)
+        if entry.store_id != self._shared.ledger.store_id or lane is None:
+            return
+        for first, last in entry.ranges:
+            rows = self._shared.journal.scan(*tables.lane_bounds(tables.WITHDRAWN, lane.no, first, last), 2**31)
+            for key, data in rows:
+                if Withdrawal.decode(data).cause is not Cause.RECALL:
+                    continue  # nobody has to permit a deadline
+                self._shared.journal.delete(key)
+                lane.withdrawn -= 1
+                self._shared.touch(lane)
+                self._shared.effects.notices.append(Denied(lane.no, tables.split_lane_seq(key)[1], entry.reason))
 
     def end(self, lane: OutLane, settled: Settled) -> None:
         """Give messages their outcome and forget their bodies. Those that have one already keep it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from zmqrel.core.entries import Notice, Settle, Settled
+from zmqrel.core.entries import Deny, Notice, Range, Settle, Settled
 from zmqrel.core.lane import LOCAL, InLane
 from zmqrel.core.shared import Shared
 from zmqrel.outcome import Outcome
@@ -49,6 +49,12 @@ class Settlements:
         channel = self._waiting_for(row.lane)
         if channel is not None:
             channel.append_control(Notice(row.lane.store_id, row.lane.id, row.seq, row.handed_us))
+
+    def deny(self, lane: InLane, ranges: list[Range], reason: str) -> None:
+        """Tell the sender that it may not withdraw these."""
+        channel = self._waiting_for(lane)
+        if channel is not None:
+            channel.append_control(Deny(lane.store_id, lane.id, ranges, reason))
 
     def _waiting_for(self, lane: InLane) -> Channel | None:
         """Who is told. Nobody waits for an own message, or for one of a store that is gone (F4) or was forgotten."""

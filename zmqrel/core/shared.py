@@ -20,6 +20,7 @@ from zmqrel.core.timers import Timers
 from zmqrel.core.times import Now
 from zmqrel.errors import ConfigError
 from zmqrel.options import Options
+from zmqrel.permissions import Permissions
 
 if TYPE_CHECKING:
     from random import Random
@@ -100,6 +101,8 @@ class Shared:
     in_lanes: dict[int, InLane] = field(default_factory=dict)
     frames: list[tuple[int, list[Any], list[bytes] | None]] = field(default_factory=list)
     """Frames of this turn whose headers still lack the commit count."""
+    permissions: Permissions | None = None
+    """What other peers may do here, None: everything."""
     accepting: bool = True
     """False while the store is full: nothing new is taken in."""
     intake_bytes: int = 0

@@ -21,6 +21,8 @@ COUNTERS = {
     "dead_expired": "dead letters dropped after dead_retention_s",
     "dead_retried": "dead letters made into new messages",
     "dead_purged": "dead letters purged by the application",
+    "not_permitted": "messages rejected because their sender may not send to their queue",
+    "recalls_not_permitted": "recalls that were not obeyed because their sender may not recall here",
     "tombstones": "withdrawals that came before their message",
     "sessions": "sessions begun",
     "silent": "sessions ended because nothing was heard for liveness_s",

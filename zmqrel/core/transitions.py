@@ -76,6 +76,8 @@ class Event(Enum):
     """The peer does not take entries of this size."""
     FORGOTTEN = 16
     """Its sender's application said that the peer will not return."""
+    NOT_PERMITTED = 17
+    """It came, and its sender may not send it there."""
 
 
 TRANSITIONS: Mapping[Stage, Mapping[Event, Stage | Outcome]] = {
@@ -92,6 +94,7 @@ TRANSITIONS: Mapping[Stage, Mapping[Event, Stage | Outcome]] = {
         Event.TRANSMITTED: Stage.SENT,
         Event.RECEIVED: Stage.WAITING,
         Event.NOT_TAKEN: Stage.SENT,
+        Event.NOT_PERMITTED: Outcome.REJECTED,
         Event.RECALLED: Outcome.RECALLED,
         Event.DEADLINE: Outcome.EXPIRED,
         Event.GIVEN_UP: Outcome.EXHAUSTED,

@@ -31,6 +31,7 @@ from zmqrel.options import Options
 from zmqrel.receipts import Ticket
 from zmqrel.runtime.clock import Clock
 from zmqrel.runtime.drive import Drive
+from zmqrel.runtime.permission_file import PermissionFile
 from zmqrel.runtime.room import WaitingSends
 from zmqrel.runtime.turn import Turns, Work
 from zmqrel.runtime.wire import Wire
@@ -132,6 +133,8 @@ class Loop(Drive):
         self._end_guard = threading.Lock()
         self._ended = False
         self._when_ended: list[Callable[[], None]] = []
+        given = options.permissions
+        self._permission_file = PermissionFile(name, Path(given)) if isinstance(given, str | os.PathLike) else None
         self._rng = random.Random(options.seed)
         self._ids = random.SystemRandom()
         self._thread = threading.Thread(target=self._main, name=f"zmqrel-{name}", daemon=True)
@@ -369,6 +372,8 @@ class Loop(Drive):
 
     def _make_engine(self, now: Now) -> Engine:
         engine = Engine(self.name, self.options, self._rng, self._random_id, self._store, now)
+        if self._permission_file is not None:
+            engine.permit(self._permission_file.permissions)
         self.receipts.reload(engine.shared.out_lanes)
         return engine
 
@@ -386,6 +391,9 @@ class Loop(Drive):
         commands = self._room.take(*self._fill)
         work = Work(commands + self._take_commands(), frames, self._links_down)
         self._links_down = []
+        if self._permission_file is not None and self._permission_file.look():
+            self._turns.engine.permit(self._permission_file.permissions)
+            _log.info("peer %s: the permissions were read anew", self.name)
         self._turns.run(self.clock.now(), self.clock.wall_us(), work)
         self._watch_outbox()
 
@@ -420,6 +428,8 @@ class Loop(Drive):
         now = self.clock.now()
         wake_us = self._turns.next_wake_us(now)
         timeouts = [None if wake_us is None else max(0.0, (wake_us - now.mono_us) / 1e6), self._room.timeout_s()]
+        if self._permission_file is not None:
+            timeouts.append(self._permission_file.timeout_s())
         timeout_s = min((each for each in timeouts if each is not None), default=None)
         if self._leaving:
             return _LATER_RETRY_S if timeout_s is None else min(timeout_s, _LATER_RETRY_S)

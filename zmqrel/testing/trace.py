@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from zmqrel.core import frames
-from zmqrel.core.entries import ControlEntry, Notice, Settle, Withdraw, decode_control
+from zmqrel.core.entries import ControlEntry, Deny, Notice, Settle, Withdraw, decode_control
 from zmqrel.core.lane import CONTROL
 from zmqrel.testing.peer import Delivery, SimulatedReceipt
 
@@ -229,6 +229,9 @@ def _describe_entry(entry: ControlEntry) -> tuple[str, list[tuple[int, int, int]
         ]
     if isinstance(entry, Notice):
         return f"NOTICE {entry.lane_id:016x} {entry.seq} was handed over", [(entry.lane_id, entry.seq, entry.seq)]
+    if isinstance(entry, Deny):
+        ranges = [(entry.lane_id, first, last) for first, last in entry.ranges]
+        return f"DENY {entry.lane_id:016x} {_ranges(entry.ranges)}", ranges
     received = [f"{lane.lane_id:016x} {lane.first}-{lane.last} holds {_ranges(lane.held)}" for lane in entry.received]
     sent = [f"{lane.lane_id:016x} to {lane.mark} lacks {_ranges(lane.unsettled)}" for lane in entry.sent]
     lanes = [(lane.lane_id, lane.first, lane.last) for lane in entry.received]
