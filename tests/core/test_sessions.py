@@ -568,3 +568,64 @@ def test_a_hello_without_its_open_is_forgotten() -> None:
     assert case.host.hung_up == [LINK]
     case.puppet.open()
     assert not case.is_open
+
+
+def spoken(pump: Pump, seconds: float, also: Callable[[], object] = lambda: None) -> list[tuple[str, str]]:
+    """Who sent which frames in so many seconds, in each of which `also` is done."""
+    said: list[tuple[str, str]] = []
+
+    def listen(host: Host, frame: frames.Frame) -> bool:
+        said.append((host.name, frames.FRAME_NAMES[frame.type]))
+        return True
+
+    for _ in range(int(seconds * 10)):
+        also()
+        pump.pass_s(0.1, listen)
+    return said
+
+
+def test_of_two_that_have_nothing_to_say_one_asks_and_the_other_answers() -> None:
+    _, _, pump = pair()
+    pump.pass_s(5)
+    said = spoken(pump, 80)
+    assert 79 <= said.count(("a", "PING")) <= 81, "who dialled asks once in a heartbeat"
+    assert 9 <= said.count(("b", "PING")) <= 11, "the other one only for the reading of a clock"
+    assert said.count(("b", "PONG")) == said.count(("a", "PING"))
+    assert said.count(("a", "PONG")) == said.count(("b", "PING"))
+
+
+def test_where_frames_flow_nobody_asks_but_for_the_reading_of_a_clock() -> None:
+    a, b, pump = pair()
+    b.serve("left")
+    pump.pass_s(5)
+    said = spoken(pump, 80, lambda: a.send("b", b"x", queue="left"))
+    for name in ("a", "b"):
+        assert 9 <= said.count((name, "PING")) <= 11
+
+
+def test_a_reading_that_is_lost_is_asked_for_again_and_not_with_each_frame() -> None:
+    a, b, pump = pair()
+    b.serve("left")
+    asked: list[str] = []
+
+    def no_answer(host: Host, frame: frames.Frame) -> bool:
+        if frame.type == frames.PING:
+            asked.append(host.name)
+        return frame.type != frames.PONG
+
+    for _ in range(80):
+        a.send("b", b"x", queue="left")
+        pump.pass_s(0.1, no_answer)
+    assert asked.count("a") <= 9, "at most one in a heartbeat"
+
+
+@pytest.mark.parametrize("who", ["a", "b"])
+@pytest.mark.parametrize(("heartbeat_s", "liveness_s"), [(1, 4), (1, 1.5), (3, 10)])
+def test_a_silent_peer_is_given_up_after_liveness_s(who: str, heartbeat_s: float, liveness_s: float) -> None:
+    a, b, pump = pair(heartbeat_s=heartbeat_s, liveness_s=liveness_s)
+    pump.pass_s(20)
+    host = {"a": a, "b": b}[who]
+    heard_us = next(iter(host.engine.channels[{"a": "b", "b": "a"}[who]].sessions.open.values())).heard_us
+    while "silent" not in host.kinds():
+        pump.pass_s(0.05, lambda sender, _frame: sender is host)
+    assert host.now().mono_us - heard_us == pytest.approx(liveness_s * 1e6, abs=60_000)

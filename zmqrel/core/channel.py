@@ -295,7 +295,7 @@ class Channel:
 
     def _on_pong(self, echoed_us: int, received_there_us: int, sent_there_us: int) -> None:
         known = self.clock.offset_us is not None
-        self.clock.sample(echoed_us, received_there_us, sent_there_us, self._shared.now.store_us)
+        self.sessions.read_clock(echoed_us, received_there_us, sent_there_us)
         self._shared.stale_peers[self.name] = self
         if not known:
             self._inbox.claims.rewind_passed()

@@ -7,6 +7,10 @@
 
 A session belongs to one link and is named by 16 bytes, half from each side. Frames count only in the session that
 they name; a late copy of a HELLO, OPEN or BYE of another session changes nothing (F6).
+
+Heartbeats: whoever heard nothing for `heartbeat_s` sends a PING, which is answered; any other frame says as well that
+the other side is alive. The side that dialled asks first, so that one of the two does, and the other one only if it
+does not come to that. Now and then a PING is sent beside other frames, for the reading of a clock in its PONG.
 """
 
 from __future__ import annotations
@@ -31,6 +35,10 @@ _PENDING_US = 10_000_000
 _LONG_AGO_US = -(2**62)
 _TAKEN_BACK = (b"", 0)
 """Instead of a session that was offered and is not any more; its link is still to be forgotten."""
+_READING_EVERY = 8
+"""Heartbeats between two readings of the other's clock, where frames flow: two clocks part by less than 1 ms in 8 s."""
+_HEARTBEATS_TOGETHER = 2
+"""Times in a heartbeat at which PINGs leave, so that those of several sessions do in the same turn."""
 _CHALLENGE_US = 300_000
 """How long a life has to show that it is not over when another life of the same store says HELLO. One process at a time
 opens a store, so the earlier life is dead, or its frames are late ones."""
@@ -48,6 +56,8 @@ class Session:
     largest_entry: int
     heard_us: int
     """When a frame of it came last, monotonic."""
+    ping_timer: tuple[str, str, int]
+    """The timer that ends its silence."""
     answered: bool = False
     """The other side has adopted it too."""
     welcomed: tuple[int, int] = (0, 0)
@@ -69,6 +79,10 @@ class Sessions:
         self._shared = shared
         self._name = name
         self._clock = clock
+        self._heartbeat_us = int(shared.options.heartbeat_s * 1e6)
+        self._liveness_us = int(shared.options.liveness_s * 1e6)
+        self._reading_due_us = 0
+        """When the other's clock is to be read again, monotonic."""
         self._info = info
         self._begin = begin
         self._ended = ended
@@ -87,10 +101,6 @@ class Sessions:
         self._deaf_at_us = 0
         """When the dialled link is given up if its HELLO has found no answer by then."""
         self._challenged_us = _LONG_AGO_US
-
-    @property
-    def _liveness_us(self) -> int:
-        return int(self._shared.options.liveness_s * 1e6)
 
     # ------------------------------------------------------------------------------------------ connector
 
@@ -150,7 +160,7 @@ class Sessions:
         if not self._admit(identity.store_id, frame.instance):
             return
         self._take_instance(frame.instance)
-        self._clock.sample(echoed_us, received_there_us, sent_there_us, now.store_us)
+        self.read_clock(echoed_us, received_there_us, sent_there_us)
         self._deaf_wait_us = self._liveness_us
         session = self._session(link, frame, identity, info, dialled=True)
         # Judged before OPEN is written, for OPEN says what this side found out.
@@ -207,7 +217,7 @@ class Sessions:
         del self._pending[link]
         self._take_instance(frame.instance)
         echoed_us, received_there_us, sent_there_us = clock
-        self._clock.sample(echoed_us, received_there_us, sent_there_us, self._shared.now.store_us)
+        self.read_clock(echoed_us, received_there_us, sent_there_us)
         session = self._session(link, frame, identity, info, dialled=False)
         session.answered = True
         if self._adopt(session, info, frame.commits):
@@ -259,7 +269,7 @@ class Sessions:
     def _session(self, link: int, frame: Frame, identity: Identity, info: Info, dialled: bool) -> Session:
         return Session(
             link, frame.session, dialled, identity.store_id, frame.instance, info.largest_entry,
-            self._shared.now.mono_us,
+            self._shared.now.mono_us, ("ping", self._name, link),
         )  # fmt: skip
 
     def _adopt(self, session: Session, info: Info, count: int) -> bool:
@@ -269,8 +279,7 @@ class Sessions:
             return False
         if previous is None:
             self._shared.counters["sessions"] += 1
-        heartbeat_us = int(self._shared.options.heartbeat_s * 1e6)
-        self._shared.timers.set(("ping", self._name, session.link), self._shared.now.mono_us + heartbeat_us)
+        self._expect_silence(session)
         return True
 
     def current(self, link: int, session_id: bytes) -> Session | None:
@@ -280,10 +289,27 @@ class Sessions:
 
     def heard(self, session: Session) -> None:
         """A frame of the session came."""
-        session.heard_us = self._shared.now.mono_us
+        now_us = session.heard_us = self._shared.now.mono_us
+        self._expect_silence(session)
+        if now_us >= self._reading_due_us:
+            self._ping(session)
         if not session.answered:
             session.answered = True
             self._hello_wait_us = FIRST_HELLO_US
+
+    def _expect_silence(self, session: Session) -> None:
+        """Ask for a sign of life if nothing is heard from now on."""
+        wait_us = self._heartbeat_us
+        if not session.dialled:
+            wait_us = min(2 * wait_us, (wait_us + self._liveness_us) // 2)
+        due_us = self._shared.now.mono_us + wait_us
+        together_us = self._heartbeat_us // _HEARTBEATS_TOGETHER or 1
+        self._shared.timers.set(session.ping_timer, due_us - due_us % together_us)
+
+    def read_clock(self, echoed_us: int, received_there_us: int, sent_there_us: int) -> None:
+        """The other side's readings when it was asked at `echoed_us`, by our clock."""
+        self._clock.sample(echoed_us, received_there_us, sent_there_us, self._shared.now.store_us)
+        self._reading_due_us = self._shared.now.mono_us + _READING_EVERY * self._heartbeat_us
 
     def preferred(self) -> Session | None:
         """The session to speak on: that of the own DEALER, or else the one heard last.
@@ -305,19 +331,23 @@ class Sessions:
         return self._pending.get(link, _TAKEN_BACK)[0] == session_id
 
     def ping_due(self, link: int) -> None:
-        """Heartbeat of one session; a silent one is down."""
+        """Nothing of a session was heard for a while; for `liveness_s`: it is down."""
         session = self.open.get(link)
         if session is None:
             return
-        now = self._shared.now
-        silent_us = now.mono_us - session.heard_us
+        now_us = self._shared.now.mono_us
+        silent_us = now_us - session.heard_us
         if silent_us >= self._liveness_us:
             self._shared.event("silent", self._name, f"nothing heard for {silent_us / 1e6:.1f} s")
             self.lost(session)
             return
-        self._send(link, frames.PING, session.id, now.store_us)
-        heartbeat_us = int(self._shared.options.heartbeat_s * 1e6)
-        self._shared.timers.set(("ping", self._name, link), now.mono_us + heartbeat_us)
+        self._ping(session)
+        next_us = min(now_us + self._heartbeat_us, session.heard_us + self._liveness_us)
+        self._shared.timers.set(session.ping_timer, next_us)
+
+    def _ping(self, session: Session) -> None:
+        self._send(session.link, frames.PING, session.id, self._shared.now.store_us)
+        self._reading_due_us = self._shared.now.mono_us + self._heartbeat_us  # its PONG may be lost
 
     def on_ping(self, session: Session, sent_us: int) -> None:
         """Answer with both readings."""

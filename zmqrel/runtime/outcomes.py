@@ -76,7 +76,7 @@ class Teller(ABC):
                 self._pause(_FULL_PAUSE_S)
 
     def _tell_some(self) -> bool:
-        """Tell the next outcomes. False if there were none, or the peer closes before all were told."""
+        """Tell the next outcomes. False if these were all, or the peer closes before they were told."""
         upto, found = self._drive.ask(c.TakeOutcomes(_AT_ONCE)).result()
         for item in found:
             for listener in self._listeners:
@@ -84,7 +84,7 @@ class Teller(ABC):
                     return False
         if found:
             self._drive.ask(c.ToldOutcomes(upto)).result()
-        return bool(found)
+        return len(found) >= _AT_ONCE  # of others that came meanwhile there is news
 
     def _tell(self, listener: Listener, found: c.Found) -> bool:
         """Call until it returns. False if the peer closes before."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _LOOK_S = 0.1
 _CALLBACK_S = 0.05
+_AT_ONCE = 20
 
 
 class Listener:
@@ -23,8 +24,12 @@ class Listener:
         self._network = network
         self._name = name
         self._life = -1
-        self._busy = False
+        self._busy = self._news = False
+        network.on("ended", self._ended)
         network.after(0, self._look)
+
+    def _ended(self, name: str) -> None:
+        self._news = self._news or name == self._name
 
     def _look(self) -> None:
         self._network.after(_LOOK_S, self._look)
@@ -32,11 +37,11 @@ class Listener:
         if not peer.running:
             return
         if peer.life != self._life:
-            self._life, self._busy = peer.life, False
+            self._life, self._busy, self._news = peer.life, False, True
             peer.command(c.Subscribe(), partial(self._subscribed, peer.life))
-        if not self._busy:
-            self._busy = True
-            peer.command(c.TakeOutcomes(20), partial(self._take, peer.life))
+        if self._news and not self._busy:
+            self._busy, self._news = True, False
+            peer.command(c.TakeOutcomes(_AT_ONCE), partial(self._take, peer.life))
 
     def _subscribed(self, life: int, answer: Any) -> None:
         if life == self._life and isinstance(answer, StoreFull):
@@ -46,9 +51,10 @@ class Listener:
         if life != self._life:
             return
         if isinstance(answer, BaseException) or not answer[1]:
-            self._busy = False
+            self._busy, self._news = False, self._news or isinstance(answer, BaseException)
             return
         upto, found = answer
+        self._news = self._news or len(found) >= _AT_ONCE
         for message in found:
             self._network.observe("told", self._name, message.id, message.ended.outcome)
         self._network.after(_CALLBACK_S, partial(self._returned, life, upto))
@@ -58,6 +64,6 @@ class Listener:
         if peer.running and peer.life == life:
             peer.command(c.ToldOutcomes(upto), partial(self._kept, life))
 
-    def _kept(self, life: int, _answer: Any) -> None:
+    def _kept(self, life: int, answer: Any) -> None:
         if life == self._life:
-            self._busy = False
+            self._busy, self._news = False, self._news or isinstance(answer, BaseException)

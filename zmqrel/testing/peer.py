@@ -577,6 +577,7 @@ class SimulatedPeer:
             self.application.told(notices)
         for notice in notices:
             if isinstance(notice, Ended):
+                self.network.observe("ended", self.name)
                 self._note_ended(notice)
             elif isinstance(notice, Received):
                 self._note_received(notice)
