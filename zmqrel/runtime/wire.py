@@ -14,6 +14,7 @@ import math
 import os
 import random
 import re
+import select
 import socket
 import stat
 import sys
@@ -21,7 +22,7 @@ import tempfile
 import threading
 from bisect import bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -89,6 +90,11 @@ _TCP: Final = re.compile(r"tcp://(\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[A-Za-z0-9_.-]+|\*
 _ONE: Final = (1).to_bytes(8, sys.byteorder)
 _ROUTER: Final = 0
 
+# Plain numbers: an operation on the flags of pyzmq takes longer than a system call.
+_CAN_BE_READ: Final = int(zmq.POLLIN)
+_AT_ONCE: Final = int(zmq.DONTWAIT)
+_MORE_AT_ONCE: Final = int(zmq.DONTWAIT | zmq.SNDMORE)
+
 # libzmq ends the process where it lacks a descriptor for an epoll set, or for asking which addresses there are. A
 # context takes up to eight, each endpoint at most three.
 _DESCRIPTORS_OF_CONTEXT: Final = 12
@@ -144,13 +150,17 @@ class Wire:
         self._routing_ids: dict[Link, bytes] = {}
         self._inbound: OrderedDict[bytes, Link] = OrderedDict()
         self._last_link = _ROUTER
-        self._poller = zmq.Poller()
-        self._link_of_socket: dict[object, Link] = {}
+        self._descriptors = _Descriptors()
+        self._link_at: dict[int, Link] = {}
+        """By the descriptor of its socket."""
+        self._unsure: dict[Link, None] = {}
+        """Whose sockets may have frames that their descriptors do not tell of: those tell once that something came, and
+        any use of a socket takes that away."""
         self._readable: list[Link] | None = None
         self._last_served = _ROUTER
         self._bell = _Bell()
         self._sleeping = False
-        self._poller.register(self._bell.fd, zmq.POLLIN)
+        self._descriptors.add(self._bell.fd)
         try:
             self._bind_all(bind)
         except BaseException:
@@ -185,8 +195,7 @@ class Wire:
         """
         dealer = self._dialled.pop(link, None)
         if dealer is not None:
-            self._poller.unregister(dealer)
-            del self._link_of_socket[dealer]
+            self._unwatch(dealer, link)
             dealer.close(_FAREWELL_MS)
             return
         self.closed.discard(link)
@@ -201,11 +210,14 @@ class Wire:
         """
         frame: tuple[bytes, ...] = (join(parts),)
         socket = self._dialled.get(link)
-        if socket is None:
+        if socket is not None:
+            self._unsure[link] = None
+        else:
             routing_id = self._routing_ids.get(link)
             if routing_id is None or self._router is None:
                 return False
             socket, frame = self._router, (routing_id, *frame)
+            self._unsure[_ROUTER] = None
         try:
             _send(socket, frame)
         except zmq.ZMQError as error:
@@ -247,21 +259,23 @@ class Wire:
         self._look_at_doors()
         if self._readable:
             return
+        links = self._with_frames(self._unsure)
         self._sleeping = True
         try:
-            self._readable = self._sleep(0.0 if ready() else timeout_s)
+            came = self._sleep(0.0 if links or ready() else timeout_s)
         finally:
             self._sleeping = False
+        self._readable = sorted({*links, *came})
 
     def _sleep(self, timeout_s: float | None) -> list[Link]:
         """Poll until something comes, waking now and then to look whether others can still be let in."""
-        if not self._doors:
-            return self._poll(_milliseconds(timeout_s)) or []
         wake_at = math.inf if timeout_s is None else monotonic() + timeout_s
+        left_s = wake_at if timeout_s is None else timeout_s
         while True:
+            wait_s = min(left_s, LOOK_S) if self._doors else left_s
+            links = self._poll(min(max(wait_s, 0.0), _LONGEST_WAIT_S))
             left_s = wake_at - monotonic()
-            links = self._poll(_milliseconds(min(left_s, LOOK_S)))
-            if links is not None or left_s <= LOOK_S:
+            if links is not None or left_s <= 0:
                 return links or []
             self._look_at_doors()
 
@@ -270,9 +284,9 @@ class Wire:
         wanted = self._doors.to_poll
         if wanted != self._refused_at:
             for fd in wanted - self._refused_at:
-                self._poller.register(fd, zmq.POLLIN)
+                self._descriptors.add(fd)
             for fd in self._refused_at - wanted:
-                self._poller.unregister(fd)
+                self._descriptors.remove(fd)
             self._refused_at = wanted
         if changed and self.on_doors is not None:
             self.on_doors(self._doors.shut)
@@ -304,7 +318,8 @@ class Wire:
         self._routing_ids.clear()
         self._inbound.clear()
         self._readable = None
-        self._poller = zmq.Poller()
+        self._unsure.clear()
+        self._descriptors.close()
         self._bell.close()
         if self._owns_context:
             self._context.term()
@@ -387,8 +402,16 @@ class Wire:
             socket.setsockopt(zmq.AFFINITY, thread)
 
     def _watch(self, socket: zmq.Socket[bytes], link: Link) -> None:
-        self._poller.register(socket, zmq.POLLIN)
-        self._link_of_socket[socket] = link
+        fd = socket.FD
+        self._descriptors.add(fd)
+        self._link_at[fd] = link
+        self._unsure[link] = None
+
+    def _unwatch(self, socket: zmq.Socket[bytes], link: Link) -> None:
+        fd = socket.FD
+        self._descriptors.remove(fd)
+        del self._link_at[fd]
+        self._unsure.pop(link, None)
 
     def _new_link(self) -> Link:
         self._last_link += 1
@@ -409,28 +432,46 @@ class Wire:
             self.closed.discard(silent)
         return link
 
-    def _poll(self, timeout_ms: int | None) -> list[Link] | None:
-        """The links of the sockets that can be read, in rising order: the poller keeps that of registration.
+    def _poll(self, timeout_s: float) -> list[Link] | None:
+        """The links of sockets that have frames, of those to which something comes within `timeout_s`.
 
-        None if nothing came but those who are refused.
+        None if that were no frames, nor the bell.
         """
-        links = []
+        came = []
         rung = False
-        for source, _ in self._poller.poll(timeout_ms):
-            link = self._link_of_socket.get(source)
+        for fd in self._descriptors.wait(timeout_s):
+            link = self._link_at.get(fd)
             if link is not None:
-                links.append(link)
-            elif source == self._bell.fd:
+                came.append(link)
+            elif fd == self._bell.fd:
                 self._bell.hush()
                 rung = True
             else:
-                self._doors.refuse(source)
+                self._doors.refuse(fd)
+        links = self._with_frames(came)
         return links if links or rung else None
+
+    def _with_frames(self, links: Iterable[Link]) -> list[Link]:
+        """Those of them that have frames; until they are read to their end it is not known that they have none."""
+        found = []
+        for link in list(links):
+            socket = self._socket_of(link)
+            if socket is not None and int(socket.get(zmq.EVENTS)) & _CAN_BE_READ:
+                self._unsure[link] = None
+                found.append(link)
+            else:
+                self._unsure.pop(link, None)
+        return found
+
+    def _socket_of(self, link: Link) -> zmq.Socket[bytes] | None:
+        """The socket of which a descriptor tells."""
+        return self._router if link == _ROUTER else self._dialled.get(link)
 
     def _turns(self) -> deque[Link]:
         """The readable sockets, beginning behind the one served last; what `wait` found is used once."""
-        links = (self._poll(0) or []) if self._readable is None else self._readable
-        self._readable = None
+        if self._readable is None:
+            self.wait(0.0, bool)
+        links, self._readable = self._readable or [], None
         behind = bisect_right(links, self._last_served)
         return deque(links[behind:] + links[:behind])
 
@@ -439,12 +480,14 @@ class Wire:
 
         Dropped ones count as read, or a stream of them would keep the caller here.
         """
-        socket = self._router if source == _ROUTER else self._dialled.get(source)
+        socket = self._socket_of(source)
         wanted = 2 if source == _ROUTER else 1
         frames = size = 0
         while socket is not None and frames < burst and size < max_bytes:
             received = _receive(socket, wanted)
             if received is None:
+                # Tried, not asked for: asking makes libzmq drop what is left of a connection that has ended.
+                self._unsure.pop(source, None)
                 break
             frames += 1
             size += sum(map(len, received))
@@ -454,6 +497,41 @@ class Wire:
                 continue
             taken.append((self._inbound_link(received[0]) if source == _ROUTER else source, parts))
         return frames, size
+
+
+class _Descriptors:
+    """Descriptors that are waited for until one of them can be read.
+
+    Not zmq.Poller, which asks each socket twice in each wait, whether anything came to it or not: a peer with a
+    thousand idle connections would do nothing else.
+    """
+
+    def __init__(self) -> None:
+        self._poll: select.epoll | select.poll = select.poll()
+        self._unit_s = 0.001
+        if sys.platform == "linux":
+            self._poll, self._unit_s = select.epoll(), 1.0
+
+    def add(self, fd: int) -> None:
+        """Wait for this one too."""
+        self._poll.register(fd, _CAN_BE_READ)
+
+    def remove(self, fd: int) -> None:
+        """Wait for it no more. Before it is closed."""
+        self._poll.unregister(fd)
+
+    def wait(self, timeout_s: float) -> list[int]:
+        """Those that can be read, at once or within `timeout_s`.
+
+        Python rounds up to milliseconds: a timer that ends early would make the loop spin until it is due.
+        """
+        return [fd for fd, _ in self._poll.poll(timeout_s / self._unit_s)]
+
+    def close(self) -> None:
+        """Wait for none any more. May be repeated."""
+        if sys.platform == "linux" and isinstance(self._poll, select.epoll):
+            self._poll.close()
+        self._poll, self._unit_s = select.poll(), 0.001
 
 
 class _Bell:
@@ -501,10 +579,9 @@ class _Bell:
 
 def _send(socket: zmq.Socket[bytes], parts: Sequence[bytes]) -> None:
     # send_multipart does the same and checks every part again: twice the cost for small ones.
-    flags = zmq.DONTWAIT | zmq.SNDMORE
     for part in parts[:-1]:
-        socket.send(part, flags, len(part) < _ZERO_COPY_BYTES)
-    socket.send(parts[-1], zmq.DONTWAIT, len(parts[-1]) < _ZERO_COPY_BYTES)
+        socket.send(part, _MORE_AT_ONCE, len(part) < _ZERO_COPY_BYTES)
+    socket.send(parts[-1], _AT_ONCE, len(parts[-1]) < _ZERO_COPY_BYTES)
 
 
 def _receive(socket: zmq.Socket[bytes], limit: int) -> list[bytes] | None:
@@ -513,24 +590,19 @@ def _receive(socket: zmq.Socket[bytes], limit: int) -> list[bytes] | None:
     Nothing of one whose rest is missing (see parts.py): the next that libzmq gives belongs to another message.
     """
     try:
-        frame = socket.recv(zmq.DONTWAIT, copy=False)
+        frame = socket.recv(_AT_ONCE, copy=False)
     except zmq.Again:
         return None
     parts = [frame.bytes]
     # copy=False for its `more`: asking the socket for RCVMORE costs more than the copy out of the Frame.
     while frame.more:
         try:
-            frame = socket.recv(zmq.DONTWAIT, copy=False)
+            frame = socket.recv(_AT_ONCE, copy=False)
         except zmq.Again:
             return []
         if len(parts) <= limit:
             parts.append(frame.bytes)
     return parts
-
-
-def _milliseconds(timeout_s: float | None) -> int | None:
-    """Rounded up: a timer that ends early makes the loop spin until it is due."""
-    return None if timeout_s is None else math.ceil(min(max(timeout_s, 0.0), _LONGEST_WAIT_S) * 1000)
 
 
 def _check_bind(endpoint: str) -> None:
