@@ -30,6 +30,8 @@ _CONTAINERS = frozenset((dict, list, tuple))
 _KEYS = frozenset((str, bytes))
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
+_unpackb = msgpack.unpackb
+
 # A packer keeps the largest buffer that it ever needed, so one that packed a large body is let go.
 _KEPT_BUFFER_BYTES = 1024 * 1024
 
@@ -65,25 +67,29 @@ def encode_body(body: object) -> bytes:
     return data
 
 
+def encode_bodies(bodies: list[Any]) -> list[bytes]:
+    """The same of many."""
+    if not _SCALARS.issuperset(map(type, bodies)):
+        return [encode_body(body) for body in bodies]
+    pack = _packers.pack
+    try:
+        encoded: list[bytes] = [pack(body) for body in bodies]
+    except (ValueError, OverflowError):
+        return [encode_body(body) for body in bodies]  # to say what is wrong, and of which
+    if max(map(len, encoded), default=0) > _KEPT_BUFFER_BYTES:
+        _packers.renew()
+    return encoded
+
+
 def decode_body(data: bytes | memoryview) -> object:
     """The body that `encode_body` made `data` from, tuples as lists. Raises BadBody if there is none."""
-    size = len(data)
     try:
-        body: object = msgpack.unpackb(
-            data,
-            raw=False,
-            strict_map_key=True,
-            ext_hook=_refuse_extension,
-            max_str_len=size,
-            max_bin_len=size,
-            max_array_len=size,
-            max_map_len=size,
-            max_ext_len=0,
-        )
+        # No length may pass that of the data: unpackb sees to that by itself, and each keyword takes its time.
+        body: object = _unpackb(data, ext_hook=_refuse_extension, max_ext_len=0)
     except Exception as error:  # what a hostile input raises is not documented
         raise BadBody(f"not the encoding of a body: {str(error) or type(error).__name__}") from error
     # Each container takes a byte at least, so a short one cannot be too deep.
-    if size > MOST_DEEP and type(body) in _CONTAINERS and not _is_plain(body, MOST_DEEP):
+    if type(body) in _CONTAINERS and len(data) > MOST_DEEP and not _is_plain(body, MOST_DEEP):
         raise BadBody(f"not the encoding of a body: more than {MOST_DEEP} deep")
     return body
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from queue import SimpleQueue
-from typing import Any, Final, Protocol, TypeVar, overload
+from typing import Any, Final, Protocol, TypeVar, cast, overload
 
 from zmqrel.body import decode_body
 from zmqrel.checks import Duration, check_queue, duration_s
@@ -318,7 +318,7 @@ class Message:
         self._at = at
         self._consumer = consumer
         self._asked = asked
-        self._attempt = 1 if isinstance(source, Span) else source.attempts + asked
+        self._attempt = 1 if at >= 0 else cast(Row, source).attempts + asked
         self._body: Any = _NOT_READ
 
     @property
@@ -349,8 +349,8 @@ class Message:
     def body(self) -> Any:
         """What was sent; a tuple arrives as a list."""
         if self._body is _NOT_READ:
-            source = self._source
-            self._body = decode_body(source.body if isinstance(source, Row) else source.body(self._at))
+            at = self._at
+            self._body = decode_body(cast(Span, self._source).body(at) if at >= 0 else self._row.body)
         return self._body
 
     @property

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol, cast
 
 import msgpack
 
-from zmqrel.body import encode_body
+from zmqrel.body import encode_bodies, encode_body
 from zmqrel.checks import (
     Duration,
     Instant,
@@ -73,7 +73,7 @@ class SendCall:
 
         Raises NotSerializable, MessageTooLarge and DeadlinePassed.
         """
-        encoded = [encode_body(body) for body in bodies]
+        encoded = encode_bodies(bodies)
         largest = max(map(len, encoded))
         if largest > max_body_bytes:
             raise MessageTooLarge(f"body: {largest} bytes when encoded; max_body_bytes={max_body_bytes} are allowed")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import nullcontext, suppress
 from random import Random
 from typing import Any
 
@@ -25,6 +25,14 @@ START_US = 1_700_000_000_000_000
 """The store clocks' reading when a test begins."""
 RETRY = Retry.fixed(1.0, max_attempts=3)
 QUEUE = "work"
+Positions = Generator[int, "bool | None", None]
+"""What `Buffer.hand_out` returns."""
+
+
+def acknowledge(positions: Positions) -> None:
+    """The worker is through with the position that it has, and takes no more."""
+    with suppress(StopIteration):
+        positions.send(True)
 
 
 class Time:

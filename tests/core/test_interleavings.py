@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
-from tests.core.pump import QUEUE, RETRY, pair
+from tests.core.pump import QUEUE, RETRY, Positions, acknowledge, pair
 from zmqrel.core import buffer as buffer_module
 from zmqrel.core import commands as c
 from zmqrel.core import row as row_module
 from zmqrel.core.buffer import HANDLED, Buffer, Failed, one_by_one
 from zmqrel.core.engine import Engine
+from zmqrel.core.row import Span
 from zmqrel.core.rows import Policy
 
 _SWITCHED = {buffer_module.__file__, row_module.__file__}
@@ -117,10 +118,13 @@ class Run:
     def work_one(self) -> None:
         span = self.buffer.next_span()
         assert span is not None
-        at = next(span.left)
-        self.buffer.hand_over(span, at, self.b.now().store_us)
-        self.handled.append(span.body(at))
-        self.buffer.acknowledge(span, at)
+        positions = self.hand_out(span)
+        self.handled.append(span.body(next(positions)))
+        acknowledge(positions)
+
+    def hand_out(self, span: Span) -> Positions:
+        now_us = self.b.now().store_us
+        return self.buffer.hand_out(span, lambda: now_us)
 
     def work(self, most: int = 4) -> None:
         """What a worker thread does, until there is nothing left."""
@@ -136,22 +140,21 @@ class Run:
                 self.handled.append(bytes(row.body))
                 buffer.finish(row, HANDLED)
                 continue
-            for at in span.left:
+            positions = self.hand_out(span)
+            for at in positions:
                 most -= 1
-                buffer.hand_over(span, at, now_us)
                 self.handled.append(span.body(at))
-                buffer.acknowledge(span, at)
                 if not most:
+                    acknowledge(positions)
                     return
 
     def fail_one(self) -> None:
         """A worker whose attempt fails."""
         span = self.buffer.next_span()
-        at = None if span is None else next(span.left, None)
+        at = None if span is None else next(self.hand_out(span), None)
         if span is None or at is None:
             self.work(1)
             return
-        self.buffer.hand_over(span, at, self.b.now().store_us)
         self.buffer.finish(span.row(at), Failed("oops"))
 
     def end(self) -> dict[int, str]:

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.core.pump import QUEUE, Host, Pump, pair
+from tests.core.pump import QUEUE, Host, Positions, Pump, acknowledge, pair
 from zmqrel.core import commands as c
 from zmqrel.core.buffer import HANDLED, Failed, MoveTo, Rejected, RetryAt, one_by_one
-from zmqrel.core.row import Place, Row, Span
+from zmqrel.core.row import Place, Row
 from zmqrel.outcome import Cause
 
 RESULTS: list[Any] = [HANDLED, HANDLED, HANDLED, Rejected("no"), Failed("oops"), RetryAt(0, None), MoveTo("other")]
@@ -33,7 +33,7 @@ class Run:
         self.b.serve("other")
         self.together = together
         self.locked = locked
-        self.running: list[tuple[Row, Span | None]] = []
+        self.running: list[tuple[Row, Positions | None]] = []
         self.sent: list[tuple[int, int]] = []
         self.told: list[object] = []
         self.results = iter(RESULTS * 100)
@@ -52,15 +52,15 @@ class Run:
     def step(self, what: str, number: int) -> None:
         if what == "take":
             for _ in range(number):
-                row, span = self.take()
+                row, positions = self.take()
                 if row is not None:
                     self.told.append(("handed over", bytes(row.body), row.attempts, row.redelivered))
-                    self.running.append((row, span))
+                    self.running.append((row, positions))
         elif what == "finish" and self.running:
-            row, span = self.running.pop(number % len(self.running))
+            row, positions = self.running.pop(number % len(self.running))
             result = next(self.results)
-            if span is not None and result is HANDLED:
-                self.b.buffers[QUEUE].acknowledge(span, row.seq - span.first)
+            if positions is not None and result is HANDLED:
+                acknowledge(positions)
             else:
                 self.b.buffers[QUEUE].finish(row, result)
         elif what == "recall":
@@ -77,14 +77,13 @@ class Run:
             self.pump.connect()
         self.settle()
 
-    def take(self) -> tuple[Row | None, Span | None]:
+    def take(self) -> tuple[Row | None, Positions | None]:
         buffer, now_us = self.b.buffers[QUEUE], self.b.now().store_us
         span = None if self.locked else buffer.next_span()
         if span is None:
             return buffer.take(now_us), None
-        at = next(span.left)
-        buffer.hand_over(span, at, now_us)
-        return span.row(at), span
+        positions = buffer.hand_out(span, lambda: now_us)
+        return span.row(next(positions)), positions
 
     def end(self) -> tuple[object, ...]:
         for queue in (QUEUE, "other"):
@@ -194,15 +193,19 @@ def test_what_a_worker_is_just_taking_is_handed_over_though_its_span_is_broken_u
     buffer = b.buffers[QUEUE]
     span = buffer.next_span()
     assert span is not None
-    at = next(span.left)
-    a.turn([], c.Recall([(lane.no, 1) for lane in a.engine.shared.out_lanes.values() if lane.queue]))
-    pump.run()
-    b.time.pass_s(1)
-    buffer.hand_over(span, at, b.now().store_us)
+
+    def now_us() -> int:
+        """Asked for after a position was taken, which is the hand-over."""
+        a.turn([], c.Recall([(lane.no, 1) for lane in a.engine.shared.out_lanes.values() if lane.queue]))
+        pump.run()
+        b.time.pass_s(1)
+        return b.now().store_us
+
+    positions = buffer.hand_out(span, now_us)
+    assert next(positions) == 0
     [row] = buffer.handed_over()
     assert (row.seq, row.withdrawn, row.handed_us) == (1, Cause.RECALL, b.now().store_us)
-    buffer.acknowledge(span, at)
-    buffer.acknowledge(span, at)
+    acknowledge(positions)
     pump.run()
     assert a.outcomes() == [(1, "HANDLED", None)]
     assert [b.take().seq for _ in range(3)] == [2, 3, 4]
@@ -213,8 +216,6 @@ def test_an_acknowledgement_that_its_breaking_up_overtakes_counts_once() -> None
     buffer = b.buffers[QUEUE]
     span = buffer.next_span()
     assert span is not None
-    at = next(span.left)
-    buffer.hand_over(span, at, b.now().store_us)
     claims = b.engine._inbox.claims
 
     class Overtaken(set[int]):
@@ -224,8 +225,10 @@ def test_an_acknowledgement_that_its_breaking_up_overtakes_counts_once() -> None
             super().remove(at)
             claims.break_up(span)
 
-    span.running = Overtaken(span.running)
-    buffer.acknowledge(span, at)
+    span.running = Overtaken()
+    positions = buffer.hand_out(span, lambda: b.now().store_us)
+    at = next(positions)
+    acknowledge(positions)
     assert not buffer.finish(span.row(at), Rejected("too late"))
     pump.run()
     assert a.outcomes() == [(1, "HANDLED", None)]
@@ -234,15 +237,18 @@ def test_an_acknowledgement_that_its_breaking_up_overtakes_counts_once() -> None
 def test_a_message_of_a_span_is_settled_once() -> None:
     a, b, pump = with_span()
     buffer = b.buffers[QUEUE]
-    row = b.take()
+    span = buffer.next_span()
+    assert span is not None
+    positions = buffer.hand_out(span, lambda: b.now().store_us)
+    row = span.row(next(positions))
     assert not row.is_settled
     assert buffer.finish(row, Rejected("no"))
     assert row.is_settled
     assert not buffer.finish(row, HANDLED)
-    assert row.span is not None
-    buffer.acknowledge(row.span, 0)
+    acknowledge(positions)
     pump.run()
     assert a.outcomes() == [(1, "REJECTED", "no")]
+    assert b.take().seq == 2
 
 
 def test_nothing_is_left_to_workers_of_a_buffer_that_is_closed() -> None:
@@ -250,11 +256,12 @@ def test_nothing_is_left_to_workers_of_a_buffer_that_is_closed() -> None:
     buffer = b.buffers[QUEUE]
     span = buffer.next_span()
     assert span is not None
-    buffer.hand_over(span, next(span.left), b.now().store_us)
+    positions = buffer.hand_out(span, lambda: b.now().store_us)
+    assert next(positions) == 0
     buffer.close()
     assert list(span.left) == []
     assert buffer.next_span() is None
-    buffer.acknowledge(span, 0)
+    assert list(positions) == []
     b.turn()
     pump.run()
     assert a.outcomes() == [(1, "HANDLED", None)]
@@ -327,3 +334,35 @@ def test_spans_are_found_by_number_however_they_were_cut() -> None:
         span = lane.span_of(seq)
         assert span is not None
         assert span.first <= seq <= span.last
+
+
+def test_hand_overs_bear_the_time_of_the_first_since_the_loop_collected() -> None:
+    _, b, _ = with_span()
+    buffer = b.buffers[QUEUE]
+    span = buffer.next_span()
+    assert span is not None
+    times = iter((10, 20, 30, 40))
+    positions = buffer.hand_out(span, lambda: next(times))
+    assert [next(positions), next(positions), next(positions)] == [0, 1, 2]
+    assert span.handed_us[:3] == [10, 20, 20]
+    assert [part[1:] for part in buffer.finished()] == [(0, 2)]
+    acknowledge(positions)
+    assert next(buffer.hand_out(span, lambda: next(times))) == 3
+    assert span.handed_us == [10, 20, 20, 30]
+
+
+def test_a_message_that_nobody_speaks_of_any_more_stays_with_its_worker() -> None:
+    a, b, pump = with_span()
+    buffer = b.buffers[QUEUE]
+    span = buffer.next_span()
+    assert span is not None
+    positions = buffer.hand_out(span, lambda: b.now().store_us)
+    row = span.row(next(positions))
+    positions.close()
+    pump.run()
+    assert a.outcomes() == []
+    assert [row.seq for row in buffer.handed_over()] == [1]
+    assert buffer.finish(row, HANDLED)
+    b.turn()
+    pump.run()
+    assert a.outcomes() == [(1, "HANDLED", None)]

@@ -10,7 +10,7 @@ The lock is given by the runtime, so that the core knows no threads; the simulat
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -97,6 +97,7 @@ class Buffer:
     __slots__ = (
         "_closed",
         "_done",
+        "_handed_us",
         "_in_hand",
         "_lock",
         "_messages",
@@ -132,7 +133,8 @@ class Buffer:
     ) -> None:
         """`notify(n)` is called with the lock held when n rows were offered; a time limit of 0 is none.
 
-        `wake` is called likewise when the last claimed row is taken and there is more to claim.
+        `wake` is called likewise when the last claimed row is taken and there is more to claim; and without the lock
+        when something of a span was acknowledged, for the first time since the loop collected such.
         """
         self.queue = queue
         self.prefetch = prefetch
@@ -152,6 +154,8 @@ class Buffer:
         """Spans of which something was handed over, until all of it is collected."""
         self._news = False
         """Something of these was acknowledged and is not collected."""
+        self._handed_us = 0
+        """The time that hand-overs bear until something is collected."""
         self._running: dict[int, Row] = {}
         """By slot."""
         self._size = 0
@@ -323,7 +327,7 @@ class Buffer:
             return row
 
     def next_span(self) -> Span | None:
-        """The span that is next, if it is a span: `hand_over` what is taken out of its `left`. None else."""
+        """The span that is next, if it is a span, for `hand_out`. None else."""
         with self._lock:
             first = self._rows[0] if self._rows else None
             if not isinstance(first, Span):
@@ -331,31 +335,48 @@ class Buffer:
             self._begin(first)
             return first
 
-    def hand_over(self, span: Span, at: int, now_us: int) -> None:
-        """A worker has taken this position out of what was left of the span, which was the hand-over."""
-        span.handed_us[at] = now_us
-        span.running.add(at)
-        self._in_hand.running(span.slot + at)
-        if span.is_apart:
-            span.row(at).handed_us = now_us
-        if at + 1 == len(span.records):
-            with self._lock:
-                if self._rows and self._rows[0] is span:
-                    self._drop_first()
+    def hand_out(self, span: Span, now_us: Callable[[], int]) -> Generator[int, bool | None, None]:
+        """Hand over what is left of a span, one position after the other, to one worker; several may do it at once.
 
-    def acknowledge(self, span: Span, at: int) -> None:
-        """The worker is through with it, and there is nothing else to say of it; unless it was settled before."""
-        try:
-            span.running.remove(at)
-        except KeyError:
-            return
-        self._in_hand.done(span.slot + at)
-        span.through[at] = ACKNOWLEDGED
-        self._news = True
-        if span.is_apart:
-            with self._lock:
-                if span.through[at] == ACKNOWLEDGED:
-                    self._acknowledge_apart(span, at)
+        Asking for the next says that the worker is through with the one before, and that there is nothing else to say
+        of it unless it was settled; `send(True)` says that too, and takes no more. Who lets the generator go leaves
+        it as it is. This is one function, and no lock is taken, for calls are what a hand-over costs.
+        """
+        handed_us, running, through = span.handed_us, span.running, span.through
+        note_running, note_done = self._in_hand.running, self._in_hand.done
+        slot, last = span.slot, len(span.records) - 1
+        for at in span.left:
+            # Taking it was the hand-over. The time is that of the first one since the loop last collected: a turn ago.
+            if not self._news:
+                self._handed_us = now_us()
+            handed_us[at] = self._handed_us
+            running.add(at)
+            note_running(slot + at)
+            if span.is_apart:
+                span.row(at).handed_us = handed_us[at]
+            if at == last:
+                with self._lock:
+                    if self._rows and self._rows[0] is span:
+                        self._drop_first()
+            enough = yield at
+            try:
+                running.remove(at)
+            except KeyError:  # it was settled
+                if enough:
+                    return
+                continue
+            note_done(slot + at)
+            through[at] = ACKNOWLEDGED
+            if not self._news:
+                self._handed_us = now_us()
+                self._news = True
+                self._wake()
+            if span.is_apart:
+                with self._lock:
+                    if through[at] == ACKNOWLEDGED:
+                        self._acknowledge_apart(span, at)
+            if enough:
+                return
 
     def ask(self, now_us: int) -> Row | None:
         """The next row, to ask whether it is to be handed over; `admit` or `refuse` follows. Until then it can be

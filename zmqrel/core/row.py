@@ -213,7 +213,7 @@ class Span:
 
     def body(self, at: int) -> bytes:
         """The encoded body of one."""
-        return self.records[at][HEADER.size : -CHECK_BYTES]
+        return self.records[at][_BODY]
 
     def collect(self) -> list[tuple[int, int]]:
         """Positions (first, behind the last) of neighbours that were acknowledged since they were last collected."""
@@ -254,6 +254,8 @@ class Span:
         return others
 
 
+_BODY = slice(HEADER.size, -CHECK_BYTES)
+"""Of a record without a meta."""
 _SOME_ACKNOWLEDGED = re.compile(bytes((ACKNOWLEDGED,)) + b"+")
 
 

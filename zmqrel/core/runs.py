@@ -12,6 +12,7 @@ a whole run of plain messages reads no value.
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate
 from struct import Struct
@@ -88,13 +89,12 @@ class Runs:
         if total <= MOST_BYTES and len(sizes) <= MOST_RECORDS:
             self._put_run(lane_no, first, records, total, order_us, plain)
             return
-        start = size = 0
-        for at, length in enumerate(sizes):
-            if at > start and (size + length > MOST_BYTES or at - start == MOST_RECORDS):
-                self._put_run(lane_no, first + start, records[start:at], size, order_us, plain)
-                start, size = at, 0
-            size += length
-        self._put_run(lane_no, first + start, records[start:], size, order_us, plain)
+        ends = list(accumulate(sizes))
+        start = before = 0
+        while start < len(records):
+            stop = bisect_right(ends, before + MOST_BYTES, start + 1, min(start + MOST_RECORDS, len(records)))
+            self._put_run(lane_no, first + start, records[start:stop], ends[stop - 1] - before, order_us, plain)
+            start, before = stop, ends[stop - 1]
 
     def _put_run(self, lane_no: int, first: int, records: list[bytes], size: int, order_us: int, plain: bool) -> None:
         count = len(records)

@@ -6,7 +6,9 @@ selected, in the same commit, before it leaves.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 
 from zmqrel.core.entries import verify, verify_all
 from zmqrel.core.lane import CONTROL, OutLane
@@ -15,6 +17,7 @@ from zmqrel.core.runs import Entry, Runs
 FRAME_BYTES = 64 * 1024
 """A frame is filled up to here; a larger entry travels alone, if the window has room for it."""
 FRAME_ENTRIES = 8192
+_NEIGHBOURS = 64
 
 
 @dataclass(slots=True)
@@ -94,13 +97,16 @@ def _fill_from_tail(batch: Batch, lane: OutLane, last: int, room: _Room) -> None
     start = batch.first - tail_first
     # Credit may end before the tail begins: a negative stop would count from the tail's end.
     stop = max(start, min(room.grant_last - tail_first + 1, start + FRAME_ENTRIES))
-    records = lane.tail[start:stop]
+    most = min(room.size, FRAME_BYTES)
+    # Behind it may lie thousands that this frame has no room for: neighbours are mostly about as large as each other.
+    likely = most // len(lane.tail[start]) + _NEIGHBOURS
+    records = lane.tail[start : min(stop, start + likely)]
     sizes = list(map(len, records))
-    size = sum(sizes)
-    if records and size <= room.size and size <= FRAME_BYTES and max(sizes) <= room.largest_entry:
-        count = len(records)
-        batch.records, batch.runs, batch.size = records, [count], size
-        batch.last = batch.first + count - 1
+    ends = list(accumulate(sizes))
+    fitting = bisect_right(ends, most)
+    if fitting and max(sizes) <= room.largest_entry:
+        batch.records, batch.runs, batch.size = records[:fitting], [fitting], ends[fitting - 1]
+        batch.last = batch.first + fitting - 1
         return
     for seq in range(batch.first, min(last, batch.first + FRAME_ENTRIES - 1) + 1):
         record = lane.tail[seq - tail_first]

@@ -36,6 +36,8 @@ class Drive(ABC):
         """How many turns have left the outbox with fewer messages or bytes than the turn before."""
         self.finished_rows = False
         """`row_finished` was called and no turn has begun since: the next one learns of what is finished now, too."""
+        self.forked = False
+        """True in a child of the process that it runs in. Workers ask after each message: a look, not a call."""
         self.failure: BaseException | None = None
         """What ended it, if nobody asked it to end."""
 
@@ -48,11 +50,6 @@ class Drive(ABC):
     @abstractmethod
     def closed(self) -> bool:
         """True once nothing is taken any more."""
-
-    @property
-    @abstractmethod
-    def forked(self) -> bool:
-        """True in a child of the process that it runs in."""
 
     @abstractmethod
     def ask(self, command: c.Command) -> Answer:

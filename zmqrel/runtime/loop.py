@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic, time
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 from zmqrel.core import commands as c
 from zmqrel.core.buffer import Buffer
@@ -53,18 +54,16 @@ _LEAST_FRAME_BYTES = 4 << 20
 _HEADER_ROOM_BYTES = 1 << 20
 
 
-class _Forks:
-    """How often this process is a fork of one in which peers may have run: their threads are not in it."""
-
-    count = 0
-
-    @classmethod
-    def add(cls) -> None:
-        """Called in each new child."""
-        cls.count += 1
+_loops: WeakSet[Loop] = WeakSet()
 
 
-os.register_at_fork(after_in_child=_Forks.add)
+def _note_fork() -> None:
+    """Called in each new child: the threads of these loops are not in it."""
+    for loop in _loops:
+        loop.forked = True
+
+
+os.register_at_fork(after_in_child=_note_fork)
 
 
 class Call:
@@ -126,7 +125,7 @@ class Loop(Drive):
         self._fill = (0, 0)
         self._room = WaitingSends(options.outbox_max_messages, options.outbox_max_bytes)
         self.final_stats: dict[str, int] = {}
-        self._forks = _Forks.count
+        _loops.add(self)
         self._stopping = False
         self._leaving = False
         self._closed = False
@@ -262,11 +261,6 @@ class Loop(Drive):
     def closed(self) -> bool:
         """True once nothing is taken any more."""
         return self._closed
-
-    @property
-    def forked(self) -> bool:
-        """True in a child of the process that it runs in."""
-        return self._forks != _Forks.count
 
     def stop(self) -> None:
         """Run a last turn, close everything and end the thread. May be repeated."""

@@ -224,10 +224,8 @@ class ThreadConsumer(Consumer):
 
     def _handle_all(self, function: Handler, span: Span) -> None:
         """Handle messages of a span one after the other, until none is left. Other workers may do the same with it."""
-        drive, buffer = self._drive, self._buffer
-        now_us, hand_over, acknowledge = drive.clock.store_us, buffer.hand_over, buffer.acknowledge
-        for at in span.left:
-            hand_over(span, at, now_us())
+        drive = self._drive
+        for at in self._buffer.hand_out(span, drive.clock.store_us):
             try:
                 function(Message(span, self, at))
             except BaseException as error:
@@ -237,9 +235,6 @@ class ThreadConsumer(Consumer):
                 if at in span.running:
                     self._settle(span.row(at), HANDLED)
                 return
-            acknowledge(span, at)
-            if not drive.finished_rows:
-                drive.row_finished()
 
     def _monotonic_s(self) -> float:
         return monotonic()

@@ -111,11 +111,6 @@ class SimulatedDrive(Drive):
         """True once the life is over."""
         return self._over
 
-    @property
-    def forked(self) -> bool:
-        """Never: nothing of it is outside of its process."""
-        return False
-
     def ask(self, command: c.Command) -> Answer:
         """Queue a command."""
         self._refuse_if_over()
