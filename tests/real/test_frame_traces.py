@@ -23,7 +23,7 @@ import pytest
 import zmqrel
 from tests.real.net import LIMIT_S
 from tests.real.tap import Tap
-from tests.real.traces import ACK, DATA, NAMES, NOTICE, STATE, Passed, header_of, told, unpacked
+from tests.real.traces import ACK, DATA, NAMES, NOTICE, STATE, Passed, frames_of, header_of, told
 from zmqrel import Outcome, Retry, Verdict
 from zmqrel.participant import Participant
 from zmqrel.testing import Network
@@ -147,7 +147,9 @@ class Sockets(Stage):
 
     def _guarded(self, sender: str, receiver: str, parts: list[bytes]) -> bool:
         with self._guard:
-            return self.captured(sender, receiver, unpacked(parts))
+            [message] = parts
+            lost = [self.captured(sender, receiver, frame) for frame in frames_of(message)]
+            return any(lost)
 
     def start(self, name: str, setup: Callable[[Any], None]) -> zmqrel.Peer:
         store = zmqrel.MEMORY if self._folder is None else self._folder / name

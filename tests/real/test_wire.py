@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from zmqrel.errors import ConfigError
 from zmqrel.runtime import wire as wire_module
-from zmqrel.runtime.parts import MAX_PARTS, join, split
+from zmqrel.runtime.parts import MAX_PARTS, MAX_TOGETHER, join, split
 from zmqrel.runtime.wire import Link, Wire
 
 LIMIT_S = 20.0
@@ -767,16 +767,59 @@ def test_the_heartbeats_of_libzmq_are_off_and_those_of_tcp_are_on() -> None:
     assert options == [(0, 1), (0, 1)]
 
 
-@given(st.lists(st.binary(max_size=300), min_size=1, max_size=MAX_PARTS))
-def test_parts_are_one_part_on_the_way(parts: list[bytes]) -> None:
-    assert split(join(parts)) == parts
+# What a frame begins with is part of how frames are told apart.
+a_part = st.sampled_from([b"", b"\xc1", b"\xc2"]).flatmap(lambda mark: st.binary(max_size=100).map(mark.__add__))
+a_frame = st.lists(a_part, min_size=1, max_size=MAX_PARTS)
+
+
+@given(st.lists(a_frame, min_size=1, max_size=MAX_TOGETHER))
+def test_frames_are_one_part_on_the_way(frames: list[list[bytes]]) -> None:
+    assert split(join(*frames)) == frames
 
 
 @given(st.binary(max_size=100))
 def test_what_was_not_joined_is_one_part_or_nothing(data: bytes) -> None:
-    assert split(data) == [data] or data.startswith(b"\xc1")
-    found = split(b"\xc1" + data)
-    assert found is None or join(found) == b"\xc1" + data
+    assert split(data) == [[data]] or data[:1] in (b"\xc1", b"\xc2")
+    for mark in (b"\xc1", b"\xc2"):
+        frames = split(mark + data)
+        assert frames is None or split(join(*frames)) == frames
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        join(*[[b"x"]] * (MAX_TOGETHER + 1)),
+        join([b"x"] * (MAX_PARTS + 1)),
+        join([b"x"], [b"x"] * (MAX_PARTS + 1)),
+        b"\xc2\x00\x00",
+        b"\xc2\x00\x01" + (7).to_bytes(4, "big") + join([b"x"], [])[:7],
+        b"\xc2\x00\x01" + len(join([b"x"], [b"y"])).to_bytes(4, "big") + join([b"x"], [b"y"]),
+        join([b"x"], [b"y", b"z"]) + b"!",
+        join([b"x"], [b"y", b"z"])[:-1],
+    ],
+    ids=[
+        "too many frames",
+        "too many parts",
+        "too many parts of one",
+        "none",
+        "cut",
+        "frames in frames",
+        "long",
+        "short",
+    ],
+)
+def test_a_message_that_is_not_whole_is_nothing(message: bytes) -> None:
+    assert split(message) is None
+
+
+def test_frames_that_are_given_together_come_together_and_in_order(open_node: MakeNode) -> None:
+    server, client = open_node(ANY_TCP), open_node()
+    link = client.wire.dial(server.endpoint)
+    back = deliver(client, link, [b"hello"], server)
+    frames = [[b"head", b"payload"], [b"head"], [b"\xc1", b""]]
+    assert client.wire.send(link, *frames)
+    server.wire.wait(LIMIT_S, never)
+    assert server.wire.receive(1, 1) == [(back, frame) for frame in frames]
 
 
 def test_no_frame_is_torn_when_its_connection_ends_while_it_is_read(open_node: MakeNode) -> None:

@@ -47,11 +47,14 @@ def header_of(parts: list[bytes]) -> list[Any]:
     return header
 
 
-def unpacked(parts: list[bytes]) -> list[bytes]:
-    """Header and payload of a frame that came as one part: 0xc1, how many they are, their lengths, and they."""
-    [whole] = parts
-    if whole[:1] != b"\xc1":
-        return parts
+def frames_of(message: bytes) -> list[list[bytes]]:
+    """The frames of a message, each a header, perhaps with a payload: one, or 0xc2 and several."""
+    whole = _listed(message) if message[:1] == b"\xc2" else [message]
+    return [_listed(frame) if frame[:1] == b"\xc1" else [frame] for frame in whole]
+
+
+def _listed(whole: bytes) -> list[bytes]:
+    """What stands behind a mark: how many they are, their lengths, and they."""
     count = int.from_bytes(whole[1:3], "big")
     at, found = 3 + 4 * count, []
     for length in struct.unpack_from(f">{count}I", whole, 3):

@@ -3,8 +3,8 @@
 The order in which the loop applies an Effects, written here once:
 
     1. commit what the turn wrote. If that fails nothing below happens and the core is loaded anew from the store
-    2. freed, offers           rows become visible to workers only when the commit that stored them is done
-    3. frames                  so that no acknowledgement leaves before its commit, and no entry before its mark
+    2. frames                  so that no acknowledgement leaves before its commit, and no entry before its mark
+    3. freed, offers           rows become visible to workers only when the commit that stored them is done
     4. replies to Send         a message that was accepted may have ended in the same turn: its receipt must be there
        notices                 receipts learn marks and outcomes
        the other replies       who asked for a recall finds in the receipt what became of it

@@ -13,7 +13,7 @@ import os
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic, time
@@ -35,7 +35,7 @@ from zmqrel.runtime.drive import Drive
 from zmqrel.runtime.permission_file import PermissionFile
 from zmqrel.runtime.room import WaitingSends
 from zmqrel.runtime.turn import Turns, Work
-from zmqrel.runtime.wire import Wire
+from zmqrel.runtime.wire import MAX_TOGETHER, Wire
 from zmqrel.store.in_hand import InHandFile, MemoryInHand
 from zmqrel.store.limits import remedy
 from zmqrel.store.lmdb import LmdbStore
@@ -51,6 +51,9 @@ _LATER_RETRY_S = 0.005
 _FAREWELL_S = 0.5
 """How long a closing peer waits until others have taken what they should know, settlements above all."""
 _LEAST_FRAME_BYTES = 4 << 20
+_TOGETHER_BYTES = 96 << 10
+"""A message of several frames holds the largest batch of small messages and what is said beside it, and no more: a copy
+is made of all."""
 _HEADER_ROOM_BYTES = 1 << 20
 
 
@@ -118,7 +121,7 @@ class Loop(Drive):
         self._peers = dict(peers)
         self._queue: deque[c.Command | _Posted] = deque()
         self._calls: dict[int, Call | Ticket] = {}
-        self._later: dict[int, deque[list[bytes]]] = {}
+        self._later: dict[int, deque[list[list[bytes]]]] = {}
         self._links_down: list[int] = []
         self._wanting_empty: dict[Call, None] = {}
         self._wanting_room: dict[Call, None] = {}
@@ -478,23 +481,30 @@ class Loop(Drive):
 
     # ----------------------------------------------------------------------------------------------- the World
 
-    def send(self, link: int, parts: list[bytes]) -> None:
-        """Pass a frame on; one that the transport does not take now waits for it, in order."""
+    def send(self, link: int, frames: list[list[bytes]]) -> None:
+        """Pass frames on, as many together as fit; what the transport does not take now waits for it, in order."""
+        if len(frames) == 1:
+            self._send(link, frames)
+            return
+        for together in _in_messages(frames):
+            self._send(link, together)
+
+    def _send(self, link: int, frames: list[list[bytes]]) -> None:
         waiting = self._later.get(link)
-        if waiting is None and self._wire.send(link, parts):
+        if waiting is None and self._wire.send(link, *frames):
             return
         if not self._turns.engine.has_session(link):
             return  # a HELLO to someone who is not there: it is repeated anyway
         if waiting is None:
             waiting = self._later[link] = deque()
-        waiting.append(parts)
+        waiting.append(frames)
         if len(waiting) > _LATER_MOST:
             del self._later[link]
             self._links_down.append(link)
 
     def _send_later(self) -> None:
         for link, waiting in list(self._later.items()):
-            while waiting and self._wire.send(link, waiting[0]):
+            while waiting and self._wire.send(link, *waiting[0]):
                 waiting.popleft()
             if not waiting:
                 del self._later[link]
@@ -530,3 +540,17 @@ class Loop(Drive):
         """Close a link and forget what waited for it."""
         self._later.pop(link, None)
         self._wire.hang_up(link)
+
+
+def _in_messages(frames: list[list[bytes]]) -> Iterator[list[list[bytes]]]:
+    """Neighbours that travel in the same message."""
+    together: list[list[bytes]] = []
+    size = 0
+    for frame in frames:
+        length = sum(map(len, frame))
+        if together and (size + length > _TOGETHER_BYTES or len(together) == MAX_TOGETHER):
+            yield together
+            together, size = [], 0
+        together.append(frame)
+        size += length
+    yield together

@@ -1,41 +1,78 @@
-"""A frame of several parts as one part of a ZeroMQ message.
+"""Frames as a ZeroMQ message of one part.
 
-A DEALER with IMMEDIATE drops what it has not read yet as soon as it hears that its connection has ended, and libzmq
-looks for that with every hundredth part that is read, be it in the middle of a message. Then libzmq 4.3.5 says that the
-rest is not there, or fails an assertion (fq.cpp, `!_more`) that ends the whole process. One part has no middle.
+One part, for a DEALER with IMMEDIATE drops what it has not read yet as soon as it hears that its connection has ended,
+and libzmq looks for that with every hundredth part that is read, be it in the middle of a message. Then libzmq 4.3.5
+says that the rest is not there, or fails an assertion (fq.cpp, `!_more`) that ends the whole process. One part has no
+middle.
+
+Several frames, for each message costs both ends several system calls and, where it wakes who reads it, a turn.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
-from typing import Final
+from itertools import accumulate, chain, pairwise
+from typing import Final, TypeAlias
+
+Frame: TypeAlias = Sequence[bytes]
 
 MAX_PARTS: Final = 8
 """Parts of one frame, at most."""
+MAX_TOGETHER: Final = 16
+"""Frames of one message, at most."""
 
-_MARK: Final = b"\xc1"
-"""The one byte that MessagePack never uses: no header of a frame begins with it."""
-
-
-def join(parts: Sequence[bytes]) -> bytes:
-    """The parts of a frame, at least one and at most 65,535, as one; a header alone stays as it is."""
-    if len(parts) == 1 and not parts[0].startswith(_MARK):
-        return parts[0]
-    lengths = struct.pack(f">H{len(parts)}I", len(parts), *map(len, parts))
-    return b"".join((_MARK, lengths, *parts))
+# No header of a frame begins with these bytes, for it is a list of MessagePack.
+_PARTS: Final = b"\xc1"
+_FRAMES: Final = b"\xc2"
 
 
-def split(joined: bytes) -> list[bytes] | None:
-    """What `join` joined; None if that are more than MAX_PARTS, or nothing that it makes."""
-    if not joined.startswith(_MARK):
-        return [joined]
-    count = int.from_bytes(joined[1:3], "big")
-    begin = 3 + 4 * count
-    if not 0 < count <= MAX_PARTS or len(joined) < begin:
-        return None
-    ends = list(accumulate(struct.unpack_from(f">{count}I", joined, 3), initial=begin))
-    if ends[-1] != len(joined):
-        return None
-    return [joined[first:last] for first, last in pairwise(ends)]
+def join(*frames: Frame) -> bytes:
+    """Frames, 1 to MAX_TOGETHER of at least one part each, as a message; a header alone stays as it is."""
+    pieces = [_pieces(frame) for frame in frames]
+    if len(pieces) == 1:
+        return b"".join(pieces[0])
+    table = _table(_FRAMES, [sum(map(len, piece)) for piece in pieces])
+    return b"".join((table, *chain.from_iterable(pieces)))
+
+
+def _pieces(frame: Frame) -> Sequence[bytes]:
+    """A frame as it travels, in pieces."""
+    if len(frame) == 1 and not frame[0].startswith((_PARTS, _FRAMES)):
+        return frame
+    return [_table(_PARTS, list(map(len, frame))), *frame]
+
+
+def _table(mark: bytes, lengths: Sequence[int]) -> bytes:
+    return mark + struct.pack(f">H{len(lengths)}I", len(lengths), *lengths)
+
+
+def split(message: bytes) -> list[list[bytes]] | None:
+    """The frames that `join` joined; None if that is nothing that it makes, or has more of anything than is allowed."""
+    if not message.startswith(_FRAMES):
+        parts = _parts_of(message, 0, len(message))
+        return None if parts is None else [parts]
+    frames = []
+    for begin, end in _apart(message, 0, len(message), MAX_TOGETHER):
+        parts = None if message.startswith(_FRAMES, begin, end) else _parts_of(message, begin, end)
+        if parts is None:
+            return None
+        frames.append(parts)
+    return frames or None
+
+
+def _parts_of(message: bytes, begin: int, end: int) -> list[bytes] | None:
+    if not message.startswith(_PARTS, begin, end):
+        return [message[begin:end]]
+    return [message[first:last] for first, last in _apart(message, begin, end, MAX_PARTS)] or None
+
+
+def _apart(message: bytes, begin: int, end: int, most: int) -> list[tuple[int, int]]:
+    """Where each of the things lies whose lengths stand at `begin`; nothing if they do not add up, or are too many."""
+    count = int.from_bytes(message[begin + 1 : begin + 3], "big")
+    table = begin + 3
+    first = table + 4 * count
+    if not 0 < count <= most or first > end:
+        return []
+    ends = list(accumulate(struct.unpack_from(f">{count}I", message, table), initial=first))
+    return list(pairwise(ends)) if ends[-1] == end else []

@@ -38,8 +38,8 @@ RowResults = Sequence[tuple[Buffer, list[tuple[Row, Result]]]]
 class World(Protocol):
     """Where the effects of a turn go."""
 
-    def send(self, link: int, parts: list[bytes]) -> None:
-        """Pass a frame to the transport, in order; what it cannot take is lost or sent later."""
+    def send(self, link: int, frames: list[list[bytes]]) -> None:
+        """Pass frames to the transport, in order; what it cannot take is lost or sent later."""
         ...
 
     def reply(self, command: c.Command, value: Any) -> None:
@@ -189,12 +189,17 @@ class Turns:
 
     def _apply(self, effects: Effects) -> None:
         world = self._world
+        if effects.frames:
+            by_link: dict[int, list[list[bytes]]] = {}
+            for link, parts in effects.frames:
+                by_link.setdefault(link, []).append(parts)
+            for link, frames in by_link.items():
+                world.send(link, frames)
+        # After the frames: a worker that wakes up takes the interpreter, and who waits for an acknowledgement waits on.
         for slot, count in effects.freed:
             self._in_hand.free(slot, count)
         for buffer, rows in effects.offers:
             buffer.offer(rows)
-        for link, parts in effects.frames:
-            world.send(link, parts)
         # Receipts of what was accepted in this turn come first, for it may have ended in it too; who asks for a recall
         # is answered when its receipt tells what became of it.
         for command, value in effects.replies:

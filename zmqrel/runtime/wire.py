@@ -33,9 +33,9 @@ from zmq.utils.monitor import recv_monitor_message
 
 from zmqrel.errors import ConfigError
 from zmqrel.runtime.doors import LOOK_S, Doors, SocketFile, check_descriptors
-from zmqrel.runtime.parts import MAX_PARTS, join, split
+from zmqrel.runtime.parts import MAX_PARTS, MAX_TOGETHER, Frame, join, split
 
-__all__ = ["MAX_PARTS", "Configure", "Link", "Wire", "check_dial"]
+__all__ = ["MAX_PARTS", "MAX_TOGETHER", "Configure", "Link", "Wire", "check_dial"]
 
 Link: TypeAlias = int
 Configure: TypeAlias = Callable[["zmq.Socket[bytes]", bool], None]
@@ -203,12 +203,13 @@ class Wire:
         if routing_id is not None:
             del self._inbound[routing_id]
 
-    def send(self, link: Link, parts: Sequence[bytes]) -> bool:
-        """Give one frame, of at least one part, to the link, never waiting; return whether it may arrive.
+    def send(self, link: Link, *frames: Frame) -> bool:
+        """Give frames to the link, together, never waiting; return whether they may arrive: all of them or none.
 
-        False means later: nobody is connected, or the other side does not keep up; or the link is unknown.
+        1 to MAX_TOGETHER, each of at least one part. False means later: nobody is connected, or the other side does not
+        keep up; or the link is unknown.
         """
-        frame: tuple[bytes, ...] = (join(parts),)
+        message: tuple[bytes, ...] = (join(*frames),)
         socket = self._dialled.get(link)
         if socket is not None:
             self._unsure[link] = None
@@ -216,10 +217,10 @@ class Wire:
             routing_id = self._routing_ids.get(link)
             if routing_id is None or self._router is None:
                 return False
-            socket, frame = self._router, (routing_id, *frame)
+            socket, message = self._router, (routing_id, *message)
             self._unsure[_ROUTER] = None
         try:
-            _send(socket, frame)
+            _send(socket, message)
         except zmq.ZMQError as error:
             if error.errno == zmq.EHOSTUNREACH:
                 # Who dials takes no routing id of its own, so each of its connections has another one.
@@ -230,9 +231,9 @@ class Wire:
         return True
 
     def receive(self, max_frames: int, max_bytes: int) -> list[tuple[Link, list[bytes]]]:
-        """Take frames that are here, never waiting: `max_frames` at most, and none beyond `max_bytes`.
+        """Take frames that are here, never waiting, until there are `max_frames` or `max_bytes`.
 
-        The one that passes `max_bytes` is still taken. Sockets take turns, from call to call too, so that a
+        The message with which that is so is taken as a whole. Sockets take turns, from call to call too, so that a
         busy one does not keep the others from being read. The ROUTER does the same among those who dialled us.
         """
         taken: list[tuple[Link, list[bytes]]] = []
@@ -244,7 +245,7 @@ class Wire:
             frames, size = self._take(source, burst, max_bytes, taken)
             max_frames -= frames
             max_bytes -= size
-            if frames == burst:
+            if frames >= burst:
                 turns.append(source)
         return taken
 
@@ -476,27 +477,29 @@ class Wire:
         return deque(links[behind:] + links[:behind])
 
     def _take(self, source: Link, burst: int, max_bytes: int, taken: list[tuple[Link, list[bytes]]]) -> tuple[int, int]:
-        """Read up to `burst` frames of one socket into `taken`; return how many were read, and their bytes.
+        """Read about `burst` frames of one socket into `taken`; return how many were read, and their bytes.
 
-        Dropped ones count as read, or a stream of them would keep the caller here.
+        What came together is taken together. Dropped messages count, or a stream of them would keep the caller here.
         """
         socket = self._socket_of(source)
         wanted = 2 if source == _ROUTER else 1
-        frames = size = 0
-        while socket is not None and frames < burst and size < max_bytes:
+        count = size = 0
+        while socket is not None and count < burst and size < max_bytes:
             received = _receive(socket, wanted)
             if received is None:
                 # Tried, not asked for: asking makes libzmq drop what is left of a connection that has ended.
                 self._unsure.pop(source, None)
                 break
-            frames += 1
             size += sum(map(len, received))
-            parts = split(received[-1]) if len(received) == wanted else None
-            if parts is None:
+            frames = split(received[-1]) if len(received) == wanted else None
+            if frames is None:
+                count += 1
                 self.dropped += 1
                 continue
-            taken.append((self._inbound_link(received[0]) if source == _ROUTER else source, parts))
-        return frames, size
+            count += len(frames)
+            link = self._inbound_link(received[0]) if source == _ROUTER else source
+            taken += [(link, parts) for parts in frames]
+        return count, size
 
 
 class _Descriptors:

@@ -771,13 +771,14 @@ class _World:
     def __init__(self, peer: SimulatedPeer) -> None:
         self._peer = peer
 
-    def send(self, link: int, parts: list[bytes]) -> None:
-        """Pass a frame to the network."""
+    def send(self, link: int, frames: list[list[bytes]]) -> None:
+        """Pass frames to the network, which treats each by itself."""
         peer = self._peer
-        if peer.disk.dying == "while sending" and peer.rng.random() < 0.5:
-            peer.disk.survive()
-            raise ProcessDied
-        peer.network.links.send(peer, link, parts)
+        for parts in frames:
+            if peer.disk.dying == "while sending" and peer.rng.random() < 0.5:
+                peer.disk.survive()
+                raise ProcessDied
+            peer.network.links.send(peer, link, parts)
 
     def reply(self, command: c.Command, value: Any) -> None:
         """Answer a command."""

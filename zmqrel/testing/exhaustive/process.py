@@ -225,7 +225,12 @@ class Process:
     def _wake(self) -> None:
         self.woken = True
 
-    def send(self, link: int, parts: list[bytes]) -> None:
+    def send(self, link: int, frames: list[list[bytes]]) -> None:
+        """Frames leave."""
+        for parts in frames:
+            self._send(link, parts)
+
+    def _send(self, link: int, parts: list[bytes]) -> None:
         """A frame leaves: nothing may be uncommitted, and what it says must be in the store."""
         if self.disk.uncommitted:
             raise PromiseBroken(f"{self.name} sends a frame before it commits the turn")
