@@ -33,6 +33,7 @@ DOCUMENTED = {
     "accept": "listed",
     "permissions": None,
     "map_size_bytes": 128 * 1024**3,
+    "keys": None,
     "insecure": False,
     "wall_clock": time.time,
     "seed": None,
@@ -74,6 +75,7 @@ def test_an_option_like_no_other_gets_the_whole_list() -> None:
     + [(name, bad) for name in WHOLE for bad in (-1, 1.0, True, "1", None, 2**63)]
     + [(name, 0) for name in WHOLE if name != "dead_max_bytes"]
     + [(name, bad) for name in ("durability", "on_store_loss", "accept") for bad in ("no", None, 1, True)]
+    + [("keys", bad) for bad in ("", 1, True, b"keys")]
     + [("insecure", bad) for bad in (0, 1, None, "yes")]
     + [("seed", bad) for bad in (1.0, True, "1")]
     + [("wall_clock", bad) for bad in (None, 1.0)]

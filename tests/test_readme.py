@@ -35,8 +35,9 @@ def test_the_programs_run_as_pasted(tmp_path: Path, program: str, said: list[str
         assert words in run.stdout
 
 
-def test_the_command_line_runs_as_pasted(tmp_path: Path) -> None:
-    (block,) = (block for block in re.findall(r"```sh\n(.*?)```", _README, re.DOTALL) if block.startswith("zmqrel "))
+def _pasted(tmp_path: Path, page: str, begin: str) -> str:
+    """What the one block of shell lines on a page that begins so says, run to its end."""
+    (block,) = (block for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if block.startswith(begin))
     program = tmp_path / "bin" / "zmqrel"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m zmqrel.cli "$@"\n')
@@ -52,6 +53,11 @@ def test_the_command_line_runs_as_pasted(tmp_path: Path) -> None:
     )
     assert run.returncode == 0, run.stderr
     assert "Traceback" not in run.stderr
+    return run.stdout
+
+
+def test_the_command_line_runs_as_pasted(tmp_path: Path) -> None:
+    said = _pasted(tmp_path, _README, "zmqrel listen")
     for words in (
         'default: "hello"',
         ": HANDLED (attempt 1",
@@ -60,8 +66,16 @@ def test_the_command_line_runs_as_pasted(tmp_path: Path) -> None:
         "order-42",
         "whole;",
     ):
-        assert words in run.stdout
-    assert "RECALLED: it was not and never will be handed over" in run.stdout
+        assert words in said
+    assert "RECALLED: it was not and never will be handed over" in said
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/security.md"])
+def test_the_keys_are_made_and_used_as_pasted(tmp_path: Path, page: str) -> None:
+    said = _pasted(tmp_path, (_ROOT / page).read_text(), "zmqrel keygen")
+    assert "shop may connect: billing-keys/peers/shop" in said
+    assert 'shop default: "hello"' in said
+    assert ": HANDLED (attempt 1" in said
 
 
 def test_the_first_program_is_short() -> None:

@@ -116,6 +116,10 @@ class Options:
     map_size_bytes: int = 128 * GIB
     """Bytes to which the store may grow, at least 1 MiB. The file is sparse: it takes what is used."""
 
+    keys: str | os.PathLike[str] | None = None
+    """A directory of keys, as `zmqrel keygen` makes it: everything is encrypted, and only peers whose key is in it
+    get in and are connected to. None is no keys."""
+
     insecure: bool = False
     """Whether endpoints that other machines can reach may be used without keys."""
 
@@ -155,6 +159,9 @@ class Options:
 
     def _check_kinds(self) -> None:
         _check_resend(self.resend)
+        keys: object = self.keys
+        if keys is not None and (not isinstance(keys, str | os.PathLike) or not str(keys)):
+            raise ConfigError.of("keys", "a directory that zmqrel keygen made, or None", self.keys)
         if not isinstance(self.insecure, bool):
             raise ConfigError.of("insecure", "True or False", self.insecure)
         if not callable(self.wall_clock):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -30,6 +31,7 @@ from zmqrel.runtime.wire import check_dial
 from zmqrel.runtime.workers import Handling, ThreadConsumer
 
 _T = TypeVar("_T")
+_log = logging.getLogger("zmqrel")
 
 MEMORY: Final = ":memory:"
 """The store of a peer that keeps nothing beyond its process."""
@@ -53,6 +55,8 @@ class Peer(Participant):
         **options: Any,
     ) -> None:
         super().__init__(name, options)
+        self._unprotected: list[str] = []
+        """Endpoints that others can reach, of which the log has not warned yet."""
         self._directory = _check_store(store)
         self._bind = check_bind(bind)
         self._peers = _check_peers(self.name, {} if peers is None else peers)
@@ -71,13 +75,25 @@ class Peer(Participant):
         self._callbacks: Callbacks = Callbacks(name)
 
     def _check_reach(self, parameter: str, endpoint: str | None) -> None:
-        if endpoint is None:
+        if endpoint is None or self.options.keys is not None or is_loopback(endpoint):
             return
-        if not self.options.insecure and not endpoint.startswith("ipc://") and not is_loopback(endpoint):
+        if not self.options.insecure:
             raise ConfigError(
                 f"{parameter}: {endpoint!r} can be reached from other machines, and messages would travel unprotected; "
-                "use a loopback or ipc endpoint, or pass insecure=True if the network is trusted"
+                "give both sides keys (keys=DIR, see zmqrel keygen), use a loopback or ipc endpoint, or pass "
+                "insecure=True if the network is trusted"
             )
+        self._unprotected.append(endpoint)
+
+    def _warn_of_reach(self) -> None:
+        if self._unprotected:
+            _log.warning(
+                "peer %s: insecure=True: nothing is encrypted and nobody is asked for a key at %s; whoever reaches "
+                "these networks can read what is sent, and send, take and recall messages under any peer's name",
+                self.name,
+                ", ".join(self._unprotected),
+            )
+            self._unprotected.clear()
 
     # ---------------------------------------------------------------------------------------------- life
 
@@ -92,6 +108,7 @@ class Peer(Participant):
             loop = Loop(self.name, self._directory, self._bind, self.options, self._peers)
             loop.start()
             self._loop = loop
+            self._warn_of_reach()
             self._control = self._controlled(loop)
         consumers = [self._consumer(queue, registration) for queue, registration in self._registrations.items()]
         # All from one turn on: what the last life died of is looked for before anything else is handed over.
@@ -211,6 +228,9 @@ class Peer(Participant):
         loop = self._running()
         _check_peer(self.name, name, endpoint, "name", "endpoint")
         self._check_reach("endpoint", endpoint)
+        self._warn_of_reach()
+        if endpoint is not None:
+            loop.require_key(name).result()
         self._peers[name] = endpoint
         loop.ask(c.Connect(name, endpoint)).result()
 

@@ -488,10 +488,10 @@ def test_a_socket_that_is_not_to_be_had_now(swift: Net) -> None:
     assert loop is not None
     dial, refusals = loop._wire.dial, [OSError("too many open files")] * 2
 
-    def refuse(endpoint: str) -> int:
+    def refuse(endpoint: str, peer: str) -> int:
         if refusals:
             raise refusals.pop()
-        return dial(endpoint)
+        return dial(endpoint, peer)
 
     loop._wire.dial = refuse  # type: ignore[method-assign]
     shop.connect("billing", swift.endpoint("billing"))

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import pytest
@@ -124,6 +125,7 @@ CASES: dict[str, Case] = {
     "Peer on_store_loss": Case(options("on_store_loss"), [None, "", "lose", True], ["resend", "uncertain"]),
     "Peer accept": Case(options("accept"), [None, "", "all", True], ["listed", "any"]),
     "Peer map_size_bytes": option_counts("map_size_bytes", 1024**2, 2**63 - 1),
+    "Peer keys": Case(options("keys"), ["", 5, True, b"keys"], [None, "keys", PurePath("keys")]),
     "Peer insecure": Case(options("insecure"), FLAGS, [True, False]),
     "Peer wall_clock": Case(options("wall_clock"), [None, *CALLABLES], [lambda: 0.0]),
     "Peer seed": Case(options("seed"), ["1", 1.5, True, [1]], [None, 0, -1, 2**100]),

@@ -44,6 +44,7 @@ try:
 
     from zmqrel.cli.bench import bench
     from zmqrel.cli.dead import dead
+    from zmqrel.cli.keygen import keygen
     from zmqrel.cli.launch import launch
     from zmqrel.cli.listen import listen
     from zmqrel.cli.listing import ls
@@ -72,6 +73,6 @@ else:
         Commands that take DIR, the directory of a store, work beside its running peer and on a stopped one.
         """
 
-    for command in (launch, listen, send, status, ls, show, recall, dead, verify, plan, bench):
+    for command in (launch, listen, send, keygen, status, ls, show, recall, dead, verify, plan, bench):
         _group.add_command(command)
     main = _group

@@ -66,6 +66,7 @@ def _headers(_context: click.Context, _parameter: click.Parameter, pairs: tuple[
 @click.option("--timeout", type=speech.Seconds(), default=30.0, show_default=True, help="Seconds to wait.")
 @click.option("--name", help="This peer's own name.  [default: that of the store, or send- and random letters]")
 @click.option("--store", default=zmqrel.MEMORY, metavar="DIR", help="A store on disk.  [default: in memory]")
+@speech.keys
 @click.option("--insecure", is_flag=True, help="Allow endpoints that other machines can reach, without keys.")
 @speech.as_json
 @click.pass_context
@@ -82,6 +83,7 @@ def send(
     timeout: float,
     name: str | None,
     store: str,
+    keys: str | None,
     insecure: bool,
     as_json: bool,
     **arguments: Any,
@@ -91,7 +93,10 @@ def send(
         raise click.UsageError("give --at or --bind, not both")
     peers = {to: None if bind is not None else endpoint or ENDPOINT}
     own = name or _name_of(store)
-    peer = zmqrel.Peer(own, store, bind=bind or (), peers=peers, insecure=insecure)
+    if own is None and keys is not None:
+        raise click.UsageError("--keys needs --name, the name under which the others know the key")
+    own = own or f"send-{secrets.token_hex(3)}"
+    peer = zmqrel.Peer(own, store, bind=bind or (), peers=peers, keys=keys, insecure=insecure)
     arguments["headers"] = arguments["headers"] or None
     if message_id is not None:
         if len(bodies) != 1:
@@ -105,13 +110,13 @@ def send(
     context.exit(1 if unhandled else 0)
 
 
-def _name_of(store: str) -> str:
+def _name_of(store: str) -> str | None:
     path = Path(store)
     if store != zmqrel.MEMORY and (path / DATA).exists():
         with looked_at(path.resolve()) as found:
             if found.name:
                 return found.name
-    return f"send-{secrets.token_hex(3)}"
+    return None
 
 
 def _lines() -> Iterator[str]:

@@ -239,4 +239,7 @@ def listed_dead(ask: Ask, **arguments: Any) -> Iterator[dict[str, Any]]:
 
 # Not checked by click: what is wrong with it is told in the same words as everywhere.
 directory = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path, readable=False))
+keys = click.option(
+    "--keys", metavar="DIR", help="The keys of this peer, as zmqrel keygen makes them: only peers with keys get in."
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Write JSON; docs/cli.md describes the keys.")

@@ -116,6 +116,20 @@ class Disconnect:
 
 
 @dataclass(eq=False, slots=True)
+class Revoke:
+    """The key of a peer is gone: end what goes on with it and do not dial it; what waits stays."""
+
+    name: str
+
+
+@dataclass(eq=False, slots=True)
+class Authorise:
+    """There is a key of a peer (again): dial it if there is an endpoint."""
+
+    name: str
+
+
+@dataclass(eq=False, slots=True)
 class Forget:
     """End what waits for a peer that will not return, and delete what is known of it. Answered by how many ended."""
 
@@ -248,6 +262,8 @@ Command = (
     | RecallWhere
     | Connect
     | Disconnect
+    | Revoke
+    | Authorise
     | Forget
     | Subscribe
     | TakeOutcomes

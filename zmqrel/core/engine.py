@@ -67,10 +67,13 @@ class Engine:
         random_id: Callable[[], int],
         store: Storage,
         now: Now,
+        name_of: Callable[[int], str | None] | None = None,
     ) -> None:
         """Open the core over a store in an open transaction; the caller commits what this writes.
 
-        `now.store_us` is to be made from `read_clock`. Raises ConfigError if the store is another peer's.
+        With keys, `name_of` tells who is at the other end of a link by the key of its connection, None if nobody that
+        is known; without it whoever says HELLO is believed. `now.store_us` is to be made from `read_clock`. Raises
+        ConfigError if the store is another peer's.
         """
         journal = Journal(store)
         data = journal.get(tables.META)
@@ -89,6 +92,7 @@ class Engine:
         self.shared = Shared(name, options, rng, random_id, journal, ledger, now)
         # A file's are told by who reads it.
         self.permit(options.permissions if isinstance(options.permissions, Permissions) else None)
+        self._name_of = name_of
         self._wall_us = 0
         self.channels: dict[str, Channel] = {}
         self._links: dict[int, Channel] = {}
@@ -117,6 +121,8 @@ class Engine:
             c.RecallWhere: self._outbox.start_search,
             c.Connect: self._connect,
             c.Disconnect: lambda command: self._disconnect(command.name),
+            c.Revoke: lambda command: self._revoke(command.name),
+            c.Authorise: lambda command: self._authorise(command.name),
             c.Forget: self._forget,
             c.Subscribe: self._subscribe,
             c.TakeOutcomes: self._outbox.untold,
@@ -323,9 +329,7 @@ class Engine:
     def _forget(self, command: c.Forget) -> None:
         self._forgetting.start(command)
         self._disconnect(command.name)
-        channel = self.channels[command.name]
-        for link in [link for link, known in self._links.items() if known is channel]:
-            del self._links[link]
+        self._unlink(self.channels[command.name])
 
     def _introduce(self, name: str) -> Channel:
         """A peer that this store has not heard of."""
@@ -343,6 +347,25 @@ class Engine:
         self._hang_up(channel)
         channel.endpoint = None
         channel.listed = False
+
+    def _revoke(self, name: str) -> None:
+        channel = self.channels.get(name)
+        if channel is None:
+            return
+        channel.sessions.end_all("the key is not known any more")
+        self._hang_up(channel)
+        self._unlink(channel)
+        self.shared.event("revoked", name, "its key was removed or replaced")
+
+    def _authorise(self, name: str) -> None:
+        channel = self.channels.get(name)
+        if channel is not None and channel.endpoint is not None and channel.sessions.dialled_link is None:
+            self.shared.effects.dial.append(name)
+
+    def _unlink(self, channel: Channel) -> None:
+        """Nothing that comes over the links of a peer is heard any more, until they say HELLO."""
+        for link in [link for link, known in self._links.items() if known is channel]:
+            del self._links[link]
 
     def _hang_up(self, channel: Channel) -> None:
         link = channel.sessions.dialled_link
@@ -405,6 +428,10 @@ class Engine:
         if len(frame.session) != 8:
             raise BadFrame("a HELLO names half of a session")
         name = frame.fields[0].name
+        if self._name_of is not None and self._name_of(link) != name:
+            self.shared.event("impostors", name[:64], f"said by who has the key of {self._name_of(link)!r}")
+            self._bye(link, frame.session, "the name is not that of your key")
+            return
         channel = self.channels.get(name)
         known_link = self._links.get(link)
         if known_link is not None and known_link.name != name:

@@ -54,8 +54,8 @@ class World(Protocol):
         """Tell an operator."""
         ...
 
-    def dial(self, name: str, endpoint: str) -> int:
-        """Make a socket to a peer; returns its link."""
+    def dial(self, name: str, endpoint: str) -> int | None:
+        """Make a socket to a peer; returns its link. None if there is no key of it: it is dialled when there is one."""
         ...
 
     def hang_up(self, link: int) -> None:
@@ -222,12 +222,14 @@ class Turns:
         if endpoint is None:
             return
         try:
-            link = self._links[name] = self._world.dial(name, endpoint)
+            link = self._world.dial(name, endpoint)
         except OSError as error:  # no descriptors left, most likely: not a reason to end the peer
             self._world.report(Event("not_dialled", name, str(error)))
             self._redial[name] = None
             return
-        self.engine.dialled(name, link)
+        if link is not None:
+            self._links[name] = link
+            self.engine.dialled(name, link)
 
     def _dial_again(self, now: Now) -> None:
         names, self._redial = self._redial, {}

@@ -26,16 +26,22 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from zmqrel.errors import ConfigError
+from zmqrel.runtime import curve
+from zmqrel.runtime.curve import Curve, Failure
 from zmqrel.runtime.doors import LOOK_S, Doors, SocketFile, check_descriptors
+from zmqrel.runtime.keys import KeyDirectory
 from zmqrel.runtime.parts import MAX_PARTS, MAX_TOGETHER, Frame, join, split
 
 __all__ = ["MAX_PARTS", "MAX_TOGETHER", "Configure", "Link", "Wire", "check_dial"]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 Link: TypeAlias = int
 Configure: TypeAlias = Callable[["zmq.Socket[bytes]", bool], None]
@@ -68,6 +74,8 @@ _HANDSHAKE_MS: Final = 3_000
 _CONNECT_MS: Final = 3_000
 # Each retry waits the interval plus a random part as long again. RECONNECT_IVL_MAX would take that part away.
 _RECONNECT_MS: Final = (100, 200)
+# When a handshake was refused, and libzmq does not try again by itself.
+_REFUSED_S: Final = 1.0
 # libzmq looks names up in its own thread, at each attempt, and waits: with one thread for all, a dead name
 # server stops every connection. So peers dialled by name share the second thread.
 _IO_THREADS: Final = 2
@@ -101,16 +109,30 @@ _DESCRIPTORS_OF_CONTEXT: Final = 12
 _DESCRIPTORS_OF_ENDPOINT: Final = 4
 
 
+class _Known(NamedTuple):
+    """Who is at the other end of a link, by the key of the connection."""
+
+    name: str
+    key: bytes
+    descriptor: int | None = None
+    """Of an inbound connection."""
+    endpoint: str = ""
+    """Of a dialled one."""
+    monitor: int | None = None
+    """The descriptor that tells of a dialled one."""
+
+
 class Wire:
     """The sockets of one peer. One thread makes and uses it; `wake` alone may be called from any thread.
 
     Times are seconds, sizes are bytes. `endpoints` are those really bound, in the order given, with the port
     that was found where `*` was asked for. `dropped` counts the frames thrown away because they had more than
-    MAX_PARTS parts, or were not one part to ZeroMQ.
+    MAX_PARTS parts, or were not one part to ZeroMQ; `unheard` those of connections that nobody is known by the key of.
     """
 
     endpoints: list[str]
     dropped: int
+    unheard: int
 
     def __init__(
         self,
@@ -118,20 +140,23 @@ class Wire:
         *,
         max_frame_bytes: int,
         rng: random.Random,
+        keys: KeyDirectory | None = None,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
         configure: Configure | None = None,
     ) -> None:
         """Bind every endpoint; without any there is no ROUTER, and nobody can dial us.
 
         A frame of more than `max_frame_bytes` ends the connection that it came over. `rng` spreads the retries
-        of sockets that connect. A `context` given is used and left open; then peers dialled by name have a
+        of sockets that connect. With `keys` only those get in, and are dialled, who have one there, and each link is
+        known by its name. A `context` given is used and left open; then peers dialled by name have a
         thread apart only if it has two. Raises ConfigError for an endpoint that is malformed, in use or not
         to be had here, and OSError when the system has no descriptors left; whatever was bound by then is
         unbound.
         """
-        check_descriptors(_DESCRIPTORS_OF_CONTEXT + _DESCRIPTORS_OF_ENDPOINT * len(bind))
+        check_descriptors(_DESCRIPTORS_OF_CONTEXT + curve.DESCRIPTORS + _DESCRIPTORS_OF_ENDPOINT * len(bind))
         self.endpoints = []
         self.dropped = 0
+        self.unheard = 0
         self.closed: set[Link] = set()
         self._max_frame_bytes = max_frame_bytes
         self._rng = rng
@@ -148,6 +173,10 @@ class Wire:
         more (False)."""
         self._dialled: dict[Link, zmq.Socket[bytes]] = {}
         self._routing_ids: dict[Link, bytes] = {}
+        self._known: dict[Link, _Known] = {}
+        """With keys: every link."""
+        self._places: set[int | str] = set()
+        """Ports and paths at which others come in."""
         self._inbound: OrderedDict[bytes, Link] = OrderedDict()
         self._last_link = _ROUTER
         self._descriptors = _Descriptors()
@@ -161,38 +190,105 @@ class Wire:
         self._bell = _Bell()
         self._sleeping = False
         self._descriptors.add(self._bell.fd)
+        self._keys = keys
+        self._curve: Curve | None = None
         try:
+            if keys is not None:
+                # Before the first bind: without a handler there is nobody to say who gets in.
+                self._curve = self._made(Curve, self._context, keys)
             self._bind_all(bind)
+            for fd in self._curve.descriptors if self._curve is not None else []:
+                self._descriptors.add(fd)
         except BaseException:
             self.close()
             raise
 
-    def dial(self, endpoint: str) -> Link:
+    def dial(self, endpoint: str, peer: str = "") -> Link:
         """Connect a new DEALER to `endpoint`, now and whenever the connection is lost; return its fresh link.
 
-        Names are looked up as IPv4 addresses. Raises ConfigError if the endpoint is malformed, OSError when
-        the system has no descriptors left.
+        With keys, only `peer`, whose key is there, can answer. Names are looked up as IPv4 addresses. Raises
+        ConfigError if the endpoint is malformed, OSError when the system has no descriptors left.
         """
         check_dial(endpoint)
+        link = self._last_link + 1
+        self._connect(link, endpoint, peer)
+        self._last_link = link
+        return link
+
+    def _connect(self, link: Link, endpoint: str, peer: str) -> None:
         dealer = self._socket(zmq.DEALER)
         try:
             self._set_dealer_options(dealer, endpoint)
+            if self._curve is not None:
+                key, monitor = self._made(self._curve.guard_dealer, dealer, peer)
+                self._known[link] = _Known(peer, key, endpoint=endpoint, monitor=monitor)
+                self._descriptors.add(monitor)
             dealer.connect(endpoint)
         except BaseException as error:
+            self._forget_known(link)
             dealer.close()
             if isinstance(error, zmq.ZMQError):
                 raise ConfigError.of("endpoint", _DIAL_TAKES, endpoint) from error
             raise
-        link = self._new_link()
         self._dialled[link] = dealer
         self._watch(dealer, link)
-        return link
+
+    def _connect_again(self) -> None:
+        """Make those sockets anew that libzmq connects no more, for it gives up when a handshake was refused."""
+        now = monotonic()
+        for link, known in list(self._known.items()):
+            if known.monitor is None or self._curve is None or known.monitor not in self._curve.given_up:
+                continue
+            if now >= self._curve.given_up[known.monitor] + _REFUSED_S:
+                self._connect_anew(link, known)
+
+    def _connect_anew(self, link: Link, known: _Known) -> None:
+        """Under the same link: it is as if the socket had connected anew by itself."""
+        self._forget_known(link)
+        dealer = self._dialled.pop(link)
+        self._unwatch(dealer, link)
+        dealer.close(0)
+        try:
+            self._connect(link, known.endpoint, known.name)
+        except OSError:  # no descriptors left
+            self.hang_up(link)
+
+    def name_of(self, link: Link) -> str | None:
+        """With keys: who is at the other end, by the key of the connection; None of a link that is not known."""
+        known = self._known.get(link)
+        return None if known is None else known.name
+
+    def cut_unknown(self) -> list[Link]:
+        """End every connection whose key is not known any more, whoever dialled; returns their links, which are gone.
+
+        An inbound one over which no frame has come yet has no link: it ends with its first frame.
+        """
+        keys = self._keys
+        if keys is None:
+            return []
+        gone = {link: known for link, known in self._known.items() if keys.name_of(known.key) != known.name}
+        for link, known in gone.items():
+            if known.descriptor is not None:
+                curve.cut(known.descriptor, self._places)
+            self.hang_up(link)
+        return list(gone)
+
+    def take_failures(self) -> dict[Failure, int]:
+        """With keys: handshakes that failed since the last call, and how often."""
+        return {} if self._curve is None else self._curve.take_failures()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What is counted here and not in the core, as core/stats.py names it."""
+        refused, failed = (0, 0) if self._curve is None else (self._curve.refused, self._curve.failed)
+        return {"connections_refused": refused, "connections_failed": failed, "unheard_frames": self.unheard}
 
     def hang_up(self, link: Link) -> None:
         """Close a dialled link, which has a moment to send what it took; forget an inbound one.
 
         An inbound connection itself stays: its next frame brings a fresh link. Unknown links are ignored.
         """
+        self._forget_known(link)
         dealer = self._dialled.pop(link, None)
         if dealer is not None:
             self._unwatch(dealer, link)
@@ -202,6 +298,12 @@ class Wire:
         routing_id = self._routing_ids.pop(link, None)
         if routing_id is not None:
             del self._inbound[routing_id]
+
+    def _forget_known(self, link: Link) -> None:
+        known = self._known.pop(link, None)
+        if known is not None and known.monitor is not None and self._curve is not None:
+            self._descriptors.remove(known.monitor)
+            self._curve.unwatch(known.monitor)
 
     def send(self, link: Link, *frames: Frame) -> bool:
         """Give frames to the link, together, never waiting; return whether they may arrive: all of them or none.
@@ -258,12 +360,17 @@ class Wire:
         everything that `wake` is called for. It may return early for no reason: look, and wait again.
         """
         self._look_at_doors()
+        if self._curve is not None:
+            self._curve.serve_rest()
+            if self._curve.given_up:
+                self._connect_again()
         if self._readable:
             return
         links = self._with_frames(self._unsure)
+        more = self._curve is not None and self._curve.has_rest
         self._sleeping = True
         try:
-            came = self._sleep(0.0 if links or ready() else timeout_s)
+            came = self._sleep(0.0 if links or more or ready() else timeout_s)
         finally:
             self._sleeping = False
         self._readable = sorted({*links, *came})
@@ -313,6 +420,8 @@ class Wire:
         for link in list(self._dialled):
             self.hang_up(link)
         self._doors.close()
+        if self._curve is not None:
+            self._curve.close()
         if self._router is not None:
             self._router.close(_FAREWELL_MS)
             self._router = None
@@ -332,6 +441,8 @@ class Wire:
             self._router = router = self._socket(zmq.ROUTER)
             self._watch(router, _ROUTER)
             self._set_router_options(router)
+            if self._curve is not None:
+                self._curve.guard_router(router)
             with router.get_monitor_socket(zmq.EVENT_LISTENING) as monitor:
                 for endpoint in endpoints:
                     if endpoint.startswith("ipc://"):
@@ -339,6 +450,8 @@ class Wire:
                     else:
                         self.endpoints.append(self._bind_tcp(router, endpoint, monitor))
             router.disable_monitor()
+            if self._curve is not None:
+                self._made(self._curve.watch_router, router)
 
     def _bind_tcp(self, router: zmq.Socket[bytes], endpoint: str, monitor: zmq.Socket[bytes]) -> str:
         # For each endpoint: with it set, libzmq names 127.0.0.1 as [::ffff:127.0.0.1], which an IPv4 peer
@@ -352,18 +465,27 @@ class Wire:
                 self._doors.add_socket(recv_monitor_message(monitor)["value"])
         except (zmq.ZMQError, OSError) as error:
             raise _not_bound(endpoint, error) from error
-        return router.getsockopt_string(zmq.LAST_ENDPOINT)
+        bound = router.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._places.add(int(bound.rpartition(":")[2]))
+        return bound
 
     def _bind_ipc(self, router: zmq.Socket[bytes], endpoint: str) -> str:
         try:
-            self._doors.add_file(_bind_file(router, endpoint))
+            file, path = _bind_file(router, endpoint)
+            self._doors.add_file(file)
+            self._places.add(path)
         except (zmq.ZMQError, OSError) as error:
             raise _not_bound(endpoint, error) from error
         return endpoint
 
     def _socket(self, kind: int) -> zmq.Socket[bytes]:
+        return self._made(self._context.socket, kind)
+
+    @staticmethod
+    def _made(make: Callable[_P, _T], *arguments: _P.args, **named: _P.kwargs) -> _T:
+        """What opens sockets. Raises OSError when none is to be had."""
         try:
-            return self._context.socket(kind)
+            return make(*arguments, **named)
         except zmq.ZMQError as error:
             raise OSError(error.errno, f"no socket can be opened: {error.strerror}") from error
 
@@ -418,20 +540,36 @@ class Wire:
         self._last_link += 1
         return self._last_link
 
-    def _inbound_link(self, routing_id: bytes) -> Link:
-        """The link of a routing id, fresh if it was not seen before. The longest silent one makes room."""
+    def _inbound_link(self, routing_id: bytes, frame: zmq.Frame) -> Link | None:
+        """The link of a routing id, fresh if it was not seen before. The longest silent one makes room.
+
+        None if it is not to be heard, by the key with which the connection of this frame was made.
+        """
         link = self._inbound.get(routing_id)
         if link is not None:
             self._inbound.move_to_end(routing_id)
             return link
         link = self._new_link()
+        if self._curve is not None and not self._learn(link, routing_id, frame):
+            return None
         self._inbound[routing_id] = link
         self._routing_ids[link] = routing_id
         if len(self._inbound) > MAX_INBOUND:
-            _, silent = self._inbound.popitem(last=False)
-            del self._routing_ids[silent]
-            self.closed.discard(silent)
+            self.hang_up(next(iter(self._inbound.values())))
         return link
+
+    def _learn(self, link: Link, routing_id: bytes, frame: zmq.Frame) -> bool:
+        """Note who is at the other end of a fresh link. One that is not to be heard is cut."""
+        assert self._curve is not None
+        sender = self._curve.sender(routing_id, frame)
+        descriptor = curve.descriptor_of(frame)
+        if sender is None:
+            if descriptor is not None:
+                curve.cut(descriptor, self._places)
+            return False
+        key, name = sender
+        self._known[link] = _Known(name, key, descriptor=descriptor)
+        return True
 
     def _poll(self, timeout_s: float) -> list[Link] | None:
         """The links of sockets that have frames, of those to which something comes within `timeout_s`.
@@ -447,6 +585,8 @@ class Wire:
             elif fd == self._bell.fd:
                 self._bell.hush()
                 rung = True
+            elif self._curve is not None and fd in self._curve.descriptors:
+                self._curve.serve(fd)
             else:
                 self._doors.refuse(fd)
         links = self._with_frames(came)
@@ -485,11 +625,12 @@ class Wire:
         wanted = 2 if source == _ROUTER else 1
         count = size = 0
         while socket is not None and count < burst and size < max_bytes:
-            received = _receive(socket, wanted)
-            if received is None:
+            got = _receive(socket, wanted)
+            if got is None:
                 # Tried, not asked for: asking makes libzmq drop what is left of a connection that has ended.
                 self._unsure.pop(source, None)
                 break
+            received, last = got
             size += sum(map(len, received))
             frames = split(received[-1]) if len(received) == wanted else None
             if frames is None:
@@ -497,7 +638,10 @@ class Wire:
                 self.dropped += 1
                 continue
             count += len(frames)
-            link = self._inbound_link(received[0]) if source == _ROUTER else source
+            link = self._inbound_link(received[0], last) if source == _ROUTER else source
+            if link is None:
+                self.unheard += len(frames)
+                continue
             taken += [(link, parts) for parts in frames]
         return count, size
 
@@ -587,8 +731,9 @@ def _send(socket: zmq.Socket[bytes], parts: Sequence[bytes]) -> None:
     socket.send(parts[-1], _AT_ONCE, len(parts[-1]) < _ZERO_COPY_BYTES)
 
 
-def _receive(socket: zmq.Socket[bytes], limit: int) -> list[bytes] | None:
-    """One message, or None if there is none. Of one with more than `limit` parts, `limit` + 1 are returned.
+def _receive(socket: zmq.Socket[bytes], limit: int) -> tuple[list[bytes], zmq.Frame] | None:
+    """One message and the last Frame of it, or None if there is none. Of one with more than `limit` parts, `limit` + 1
+    are returned.
 
     Nothing of one whose rest is missing (see parts.py): the next that libzmq gives belongs to another message.
     """
@@ -602,10 +747,10 @@ def _receive(socket: zmq.Socket[bytes], limit: int) -> list[bytes] | None:
         try:
             frame = socket.recv(_AT_ONCE, copy=False)
         except zmq.Again:
-            return []
+            return [], frame
         if len(parts) <= limit:
             parts.append(frame.bytes)
-    return parts
+    return parts, frame
 
 
 def _check_bind(endpoint: str) -> None:
@@ -670,8 +815,8 @@ def _not_bound(endpoint: str, error: zmq.ZMQError | OSError) -> ConfigError:
     return ConfigError(f"bind takes {_BIND_TAKES}, not {endpoint!r}, which gives: {error.strerror}")
 
 
-def _bind_file(router: zmq.Socket[bytes], endpoint: str) -> SocketFile:
-    """Bind an ipc endpoint whose file only its owner can connect to.
+def _bind_file(router: zmq.Socket[bytes], endpoint: str) -> tuple[SocketFile, str]:
+    """Bind an ipc endpoint whose file only its owner can connect to; returns it, and the path that its socket knows.
 
     The file is made in a directory of our own and then moved to its place. A chmod after the bind would leave
     it open to all for a moment; a umask around it would for a moment be that of every thread. The move also
@@ -685,7 +830,7 @@ def _bind_file(router: zmq.Socket[bytes], endpoint: str) -> SocketFile:
         router.bind(f"ipc://{made}")
         made.chmod(0o600)
         made.replace(place)
-    return SocketFile(place)
+    return SocketFile(place), str(made)
 
 
 def _refuse_taken(place: Path) -> None:
