@@ -362,6 +362,27 @@ MUTANTS = {
         "killers",
         0,
     ),
+    "what is not permitted is let in": Mutant(
+        "core.authorisation",
+        "return permissions is None or permissions.of(lane.peer).covers(lane.queue)",
+        "return permissions is None or permissions.of(lane.peer).covers(lane.queue) or True",
+        "permissions",
+        0,
+    ),
+    "expiry is a way into any queue": Mutant(
+        "core.authorisation",
+        'return not on_expiry.startswith("queue:") or',
+        'return bool(on_expiry) or not on_expiry.startswith("queue:") or',
+        "permissions",
+        0,
+    ),
+    "a recall that is not permitted is obeyed": Mutant(
+        "core.inbox",
+        "        if cause is Cause.RECALL and not may_recall:\n",
+        "        may_recall = True\n        if cause is Cause.RECALL and not may_recall:\n",
+        "permissions",
+        0,
+    ),
 }
 """By what is wrong."""
 

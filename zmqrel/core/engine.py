@@ -90,8 +90,9 @@ class Engine:
             ledger.instance = instance
         ledger.take_name(name)
         self.shared = Shared(name, options, rng, random_id, journal, ledger, now)
-        # A file's are told by who reads it.
-        self.permit(options.permissions if isinstance(options.permissions, Permissions) else None)
+        given = options.permissions
+        # What a file says is told by who reads it; until then nothing is permitted.
+        self.permit(given if given is None or isinstance(given, Permissions) else Permissions())
         self._name_of = name_of
         self._wall_us = 0
         self.channels: dict[str, Channel] = {}

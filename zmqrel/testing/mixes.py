@@ -83,6 +83,8 @@ class Mix:
     """Outcomes are told to callbacks."""
     busy: float = 0.0
     """Per message: its handler takes seconds."""
+    permissions: bool = False
+    """Each peer permits each other some queues, and perhaps recalls."""
     quiet_pairs: bool = False
     """Only the last peer is ever at fault, and queue "c" is slow: no other may notice."""
     swarm: bool = False
@@ -188,6 +190,11 @@ MIXES: dict[str, Mix] = {
         "damaged rows, large messages, suspended machines, messages given up",
         faults=BAD_LINKS, crash=0.02, suspend=0.01, repeat=0.3, large=0.005, damage=0.03, told=True, give_up=True,
         partition=0.02, busy=0.05,
+    ),
+    "permissions": Mix(
+        "peers may send to some queues of each other, and some may recall",
+        peers=3, faults=BAD_LINKS, permissions=True, recall=0.4, ttl=0.4, on_expiry=0.3, crash=0.03, close=0.01,
+        reconnect=0.02, commit_errors=0.02, told=True,
     ),
     "swarm": Mix("each seed draws a mix of its own", swarm=True),
 }  # fmt: skip

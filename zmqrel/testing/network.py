@@ -6,10 +6,12 @@ and the workers. Nothing sleeps and nothing is read from the machine, so one see
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
+from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, get_args
 
@@ -22,6 +24,7 @@ from zmqrel.core.entries import CHECK_BYTES, BadRecord, decode_head
 from zmqrel.errors import ConfigError, UnknownPeer
 from zmqrel.options import Options
 from zmqrel.retry import Retry
+from zmqrel.runtime.permission_file import read_permissions
 from zmqrel.store.in_hand import MemoryInHand
 from zmqrel.store.memory import MemoryStore
 from zmqrel.testing.bounds import BoundsChecker
@@ -196,6 +199,8 @@ class Network:
         `options` are those of zmqrel.Peer.
         """
         parsed = Options.parse(dict(options))
+        if isinstance(parsed.permissions, str | os.PathLike):
+            parsed = replace(parsed, permissions=read_permissions(Path(parsed.permissions)))
         if check_name(name) in self.peers:
             raise ConfigError(f"name: there is a peer {name!r} already; `restart` begins its next life")
         if peers is not None and not isinstance(peers, Mapping):

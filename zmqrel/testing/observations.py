@@ -48,6 +48,7 @@ class Sent:
     """Likewise."""
     max_attempts: int | None = None
     id: str | None = None
+    on_expiry: str = "dead"
     error: BaseException | None = None
     """Why it was not accepted."""
     outcome: Outcome | None = None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from zmqrel.body import decode_body, encode_body
 from zmqrel.core import commands as c
 from zmqrel.core.buffer import HANDLED, Buffer, Failed, MoveTo, Rejected, Result, RetryAt
-from zmqrel.core.effects import Ended, Event, HandedOver, Moved, ReceiptNotice, Received, Withdrawing
+from zmqrel.core.effects import Denied, Ended, Event, HandedOver, Moved, ReceiptNotice, Received, Withdrawing
 from zmqrel.core.engine import Engine, read_clock
 from zmqrel.core.entries import Meta, encode_messages, encode_meta
 from zmqrel.core.row import Row
@@ -473,7 +473,18 @@ class SimulatedPeer:
         true_us = self.network.now_us
         receipts = [
             SimulatedReceipt(
-                self.name, to, queue, key, body, true_us, now_us, deadline_us, not_before_us, max_attempts, id
+                self.name,
+                to,
+                queue,
+                key,
+                body,
+                true_us,
+                now_us,
+                deadline_us,
+                not_before_us,
+                max_attempts,
+                id,
+                on_expiry,
             )
             for body in bodies
         ]
@@ -583,6 +594,10 @@ class SimulatedPeer:
                 self._note_received(notice)
             elif isinstance(notice, Moved):
                 self._note_moved(notice)
+            elif isinstance(notice, Denied):
+                receipt = self.receipt_at(notice.lane, notice.seq)
+                if receipt is not None:
+                    receipt.withdrawing = False
             elif isinstance(notice, HandedOver | Withdrawing):
                 receipt = self.receipt_at(notice.lane, notice.seq)
                 if receipt is not None:

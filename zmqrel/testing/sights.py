@@ -39,6 +39,7 @@ MUST_BE_SEEN: dict[str, tuple[str, ...]] = {
     "full disks": ("full-disk", "commit-errors", "not accepted: StoreFull"),
     "impostors": ("impostor",),
     "never returns": ("vanish",),
+    "permissions": ("not_permitted", "recalls_not_permitted", "recall wins", "HANDLED"),
 }  # fmt: skip
 """By the name of a mix: what a batch of it shows at least once. All together they hold whatever is interesting, so that
 batches of single mixes, each in a process of its own, prove as much as one of all."""
@@ -109,6 +110,8 @@ INTERESTING: dict[str, tuple[str, ...]] = {
     "peer forgotten": ("forget",),
     "attempt failed, tried again": ("retried",),
     "refused by its handler": ("REJECTED",),
+    "message not permitted": ("not_permitted",),
+    "recall not permitted": ("recalls_not_permitted",),
     "attempts exhausted": ("EXHAUSTED: RuntimeError: failed",),
     "moved to another queue": ("moved",),
     "dead letter": ("dead",),

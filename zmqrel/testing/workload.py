@@ -25,6 +25,7 @@ from zmqrel.testing.mixes import Mix, chosen, kinds_of, without
 from zmqrel.testing.network import Network
 from zmqrel.testing.pace import Pace
 from zmqrel.testing.peer import Delivery, Moving
+from zmqrel.testing.permission_checker import PermissionChecker
 from zmqrel.testing.sights import Sights
 from zmqrel.testing.wire_checker import WireChecker
 
@@ -55,6 +56,7 @@ class Workload:
         self.checker = Checker(self.network, rules)
         self.wire = WireChecker(self.network, rules.healthy)
         self.bounds = BoundsChecker(self.network)
+        PermissionChecker(self.network)
         self._sights = Sights(self.network)
         self._seed = seed
         self._kept = None if kept is None else frozenset(kept)
@@ -91,6 +93,8 @@ class Workload:
             options["on_store_loss"] = "uncertain"
         if self.mix.large and rng.random() < 0.5:
             options["max_body_bytes"] = SMALL_BODY_BYTES
+        if self.mix.permissions:
+            options["permissions"] = {"peers": {each: self._permission(name, each) for each in self.names}}
         dials = {other: self._dials(name, other) for other in self.names if other != name}
         if self.mix.skew:
             options |= {"drift": rng.uniform(-5e-5, 5e-5), "clock_error_s": rng.choice(CLOCK_ERRORS_S)}
@@ -99,6 +103,10 @@ class Workload:
             self._serve(name, queue, rng)
         if self.mix.told:
             Listener(self.network, name)
+
+    def _permission(self, name: str, other: str) -> dict[str, Any]:
+        rng = self._chance(name, other, "permissions")
+        return {"queues": rng.choice([[], ["a"], ["b", "c"], ["*"]]), "recall": rng.random() < 0.5}
 
     def _dials(self, name: str, other: str) -> bool:
         return name < other or self._chance(other, name).random() < self.mix.both_dial
