@@ -219,16 +219,16 @@ def test_a_recall_by_another_name_takes_nothing_back(cause: Cause) -> None:
     assert denials(puppet) == []
 
 
-def test_a_million_recalls_are_denied_in_a_few_words() -> None:
+def test_thousands_of_recalls_are_denied_in_a_few_words() -> None:
     host, puppet = open_host(MAY_SEND)
     puppet.data(1, *records(1))
     before = host.engine.shared.ledger.commit_count
-    puppet.control(Withdraw(puppet.store_id, MESSAGES, DATA, QUEUE, [(1, 900_000), (900_002, 950_000)], Cause.RECALL))
+    puppet.control(Withdraw(puppet.store_id, MESSAGES, DATA, QUEUE, [(1, 9_000), (9_002, 15_000)], Cause.RECALL))
     [denied] = denials(puppet)
-    assert denied.ranges == [(1, 900_000), (900_002, 950_000)]
+    assert denied.ranges == [(1, 9_000), (9_002, 15_000)]
     assert rows(host, tables.TOMBSTONE) == 0
     assert host.engine.shared.ledger.commit_count - before <= 3
-    assert host.engine.stats()["recalls_not_permitted"] == 949_999
+    assert host.engine.stats()["recalls_not_permitted"] == 14_999
 
 
 def test_denials_of_other_stores_lanes_and_causes_are_ignored() -> None:

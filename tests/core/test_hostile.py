@@ -243,7 +243,7 @@ def test_a_settlement_of_everything_costs_what_is_there() -> None:
     host, puppet = open_host()
     lane_id = next(lane.id for lane in host.engine.channels["puppet"].own.values() if lane.kind == DATA)
     store_id = host.engine.shared.ledger.store_id
-    settle = [2, store_id, lane_id, [[1, MAX_SEQ, 1, None, 0, 0, 5, False]] * 1000]
+    settle = [2, store_id, lane_id, [[1, MAX_SEQ, 1, None, 0, 0, 5, False]] * 250]
     puppet.control(sealed(msgpack.packb(settle)))
     assert host.outcomes() == [(1, "HANDLED", None)]
 

@@ -63,8 +63,8 @@ MUTANTS = {
     ),
     "the floor is not committed with the entries": Mutant(
         "core.channel",
-        ("lane.floor = seq - 1\n        self._shared.touch(lane)"),
-        ("lane.floor = seq - 1\n        self._shared.touch_lazily(lane)"),
+        ("lane.floor = floor\n            self._shared.touch(lane)"),
+        ("lane.floor = floor\n            self._shared.touch_lazily(lane)"),
         "crashes",
         39,
     ),

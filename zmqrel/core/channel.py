@@ -18,6 +18,7 @@ from zmqrel.core.entries import (
     FRAMING_BYTES,
     LARGEST_CONTROL,
     LARGEST_META_BYTES,
+    MOST_IN_WITHDRAW,
     ControlEntry,
     Deny,
     Notice,
@@ -30,8 +31,19 @@ from zmqrel.core.entries import (
 )
 from zmqrel.core.frames import BadFrame, Data, Frame, Heard, Info, LaneAck, LaneInfo
 from zmqrel.core.healing import Healing
-from zmqrel.core.inbox import MOST_WITHDRAWN
 from zmqrel.core.lane import CONTROL, DATA, DELAYED, MOST_UNFLUSHED, Flight, InLane, OutLane
+from zmqrel.core.limits import (
+    ENTRY_COST,
+    FRAME_COST,
+    MOST_LANES,
+    MOST_TOMBSTONES,
+    MOST_UNHEARD,
+    PING_COST,
+    SESSION_COST,
+    STATE_COST,
+    VOID_COST,
+    new_allowance,
+)
 from zmqrel.core.memory import Memory
 from zmqrel.core.offset import ClockOffset
 from zmqrel.core.session import Session, Sessions
@@ -48,6 +60,7 @@ _LEAST_RESEND_US = 100_000
 """Added to the backoff's first steps: a connection delivers in order, so this timer only matters after a loss that
 the transport did not notice, and full jitter alone would now and then resend a whole window after a millisecond."""
 _LEAST_GAP_US = 5_000
+_ABOUT_A_BODY = FRAMING_BYTES + LARGEST_META_BYTES
 
 
 def resend_wait_us(resend: Retry, attempt: int, ack_us: int, rng: Rng) -> int:
@@ -78,6 +91,7 @@ class Channel:
         self.their_instance = 0
         self.their_count = 0
         self.clock = ClockOffset()
+        self.allowance = new_allowance()
         self.memory = Memory.KEPT
         self.healing = Healing(shared, self, outbox, inbox)
         self.sessions = Sessions(shared, name, self.clock, self._info, self._begin, self._session_ended)
@@ -166,6 +180,8 @@ class Channel:
         if lane is None:
             if kind not in (CONTROL, DATA, DELAYED) or not (is_name(queue) if kind != CONTROL else not queue):
                 raise BadFrame(f"a lane of kind {kind} for queue {queue[:64]!r}")
+            if len(self.theirs) >= MOST_LANES:
+                raise BadFrame(f"more than {MOST_LANES} lanes")
             lane = InLane(self._shared.new_lane_no(), self.name, self.their_store, kind, lane_id, queue)
             self.adopt_in(lane)
             self._shared.touch(lane)
@@ -214,7 +230,7 @@ class Channel:
         lanes = [self._lane_info(lane) for lane in self.own.values() if not self._is_through(lane)]
         return Info(
             heard,
-            options.max_body_bytes + FRAMING_BYTES + LARGEST_META_BYTES,
+            options.max_body_bytes + _ABOUT_A_BODY,
             self.healing.i_am_old,
             self.healing.you_are_old,
             [(lane.id, lane.floor) for lane in self.theirs.values() if not lane.closed],
@@ -233,6 +249,7 @@ class Channel:
         """A session begins: judge what the other says of the past, then start every lane from its floor."""
         # A handshake that comes late, or is overtaken on the other link, tells less than what was heard since.
         stale = session.instance == self.their_instance and count < self.their_count
+        self._shared.wasted += SESSION_COST
         if not self.healing.judge(session, info, count):
             return False
         floors = dict(info.floors)
@@ -289,11 +306,13 @@ class Channel:
             for ack in frame.fields[0]:
                 self._on_ack(ack)
         elif frame.type == frames.PING:
+            self._shared.wasted += PING_COST
             self.sessions.on_ping(session, frame.fields[0])
         elif frame.type == frames.PONG:
             self._on_pong(*frame.fields)
 
     def _on_pong(self, echoed_us: int, received_there_us: int, sent_there_us: int) -> None:
+        self._shared.wasted += FRAME_COST
         known = self.clock.offset_us is not None
         self.sessions.read_clock(echoed_us, received_there_us, sent_there_us)
         self._shared.stale_peers[self.name] = self
@@ -303,6 +322,10 @@ class Channel:
 
     def _on_data(self, data: Data, payload: bytes) -> None:
         records = frames.unpack_records(data.sizes, payload)
+        if len(payload) > self._largest(data.kind):
+            self._check_sizes(data.kind, records)
+        else:
+            self._shared.wasted += 0 if records else VOID_COST
         lane = self.their_lane(data.lane_id, data.kind, data.queue)
         if data.doubt_upto > lane.doubt_upto:
             lane.doubt_upto = data.doubt_upto
@@ -311,17 +334,36 @@ class Channel:
         if data.first_seq > lane.floor + 1:
             lane.gap = True
             self._shared.counters["gaps"] += 1
+            self._shared.wasted += FRAME_COST
             return
         last = data.first_seq + sum(map(abs, data.runs)) - 1
         if last <= lane.floor:
             self._shared.counters["duplicate_batches"] += 1
+            self._shared.wasted += FRAME_COST
             return
         if lane.kind == CONTROL:
             self._take_control(lane, data, records)
-        elif self._shared.accepting:
+        elif self._shared.accepting and not self._is_unheard():
             self._inbox.accept(lane, data.first_seq, data.runs, records)
         else:
             lane.gap = True
+
+    def _largest(self, kind: int) -> int:
+        """Bytes of the largest entry that is taken, as the handshake says it."""
+        return LARGEST_CONTROL if kind == CONTROL else self._shared.options.max_body_bytes + _ABOUT_A_BODY
+
+    def _check_sizes(self, kind: int, records: list[bytes]) -> None:
+        largest = self._largest(kind)
+        if kind == CONTROL or max(map(len, records)) > largest:
+            raise BadFrame(f"an entry of more than {largest} bytes, or more control entries than so much")
+
+    def _is_unheard(self) -> bool:
+        """Whether the peer does not acknowledge what is settled: it is to take that before there is more of it."""
+        control = self.out.get((CONTROL, ""))
+        if control is None or control.next_seq - 1 - control.acked <= MOST_UNHEARD:
+            return False
+        self._shared.event("limited", self.name, f"{MOST_UNHEARD} control entries are not acknowledged")
+        return True
 
     def _take_control(self, lane: InLane, data: Data, records: list[bytes]) -> None:
         # All or none: an entry that makes no sense must not leave those before it applied and unacknowledged.
@@ -338,35 +380,57 @@ class Channel:
             for _ in range(run):
                 entry = next(taken)
                 if seq > lane.floor:
+                    if self._must_wait(entry):
+                        lane.gap = True
+                        self._raise_floor(lane, seq - 1)
+                        return
                     self._take_entry(entry)
                 seq += 1
-        lane.floor = seq - 1
-        self._shared.touch(lane)
+        self._raise_floor(lane, seq - 1)
+
+    def _raise_floor(self, lane: InLane, floor: int) -> None:
+        if floor > lane.floor:
+            lane.floor = floor
+            self._shared.touch(lane)
+
+    def _must_wait(self, entry: ControlEntry) -> bool:
+        """Whether an entry is not to be taken yet: it comes again."""
+        if self._shared.wasted > self.allowance.left(self._shared.now.mono_us):
+            return True
+        if not isinstance(entry, Withdraw) or self._inbox.tombstones_of[self.name] < MOST_TOMBSTONES:
+            return False
+        self._shared.event("limited", self.name, f"{MOST_TOMBSTONES} messages were withdrawn that have not come")
+        return True
 
     def _take_entry(self, entry: ControlEntry) -> None:
         if isinstance(entry, Settle):
-            self._outbox.settle(self, entry)
+            idle = self._outbox.settle(self, entry)
+            self._shared.wasted += ENTRY_COST * idle + (FRAME_COST if idle == len(entry.ranges) else 0)
         elif isinstance(entry, Withdraw):
             self._take_withdraw(entry)
         elif isinstance(entry, Notice):
-            self._outbox.notice(self, entry)
+            if not self._outbox.notice(self, entry):
+                self._shared.wasted += FRAME_COST
         elif isinstance(entry, Deny):
             self._outbox.denied(self, entry)
         else:
+            self._shared.wasted += FRAME_COST + STATE_COST * entry.things
             self.healing.take_state(entry)
 
     def _check_withdraw(self, entry: Withdraw) -> None:
-        if entry.kind not in (DATA, DELAYED) or sum(b - a + 1 for a, b in entry.ranges) > MOST_WITHDRAWN:
-            raise BadFrame(f"a WITHDRAW names at most {MOST_WITHDRAWN} messages of a data lane")
+        if entry.kind not in (DATA, DELAYED) or sum(b - a + 1 for a, b in entry.ranges) > MOST_IN_WITHDRAW:
+            raise BadFrame(f"a WITHDRAW names at most {MOST_IN_WITHDRAW} messages of a data lane")
         known = self.theirs.get(entry.lane_id)
         if not is_name(entry.queue) or (known is not None and (known.kind, known.queue) != (entry.kind, entry.queue)):
             raise BadFrame(f"lane {entry.lane_id:016x} is of another kind or queue")
 
     def _take_withdraw(self, entry: Withdraw) -> None:
         if entry.store_id != self.their_store:
+            self._shared.wasted += FRAME_COST
             return
         lane = self.their_lane(entry.lane_id, entry.kind, entry.queue)
-        self._inbox.withdraw(lane, entry.ranges, entry.cause)
+        taken_out, entombed = self._inbox.withdraw(lane, entry.ranges, entry.cause)
+        self._shared.wasted += ENTRY_COST * entombed + (0 if taken_out or entombed else FRAME_COST)
 
     # --------------------------------------------------------------------------------------- acknowledgement
 
@@ -376,11 +440,14 @@ class Channel:
             ack = ack._replace(floor=min(ack.floor, lane.sent_upto))  # beyond the boundary is what a lost life sent
         if lane is None or ack.floor > lane.sent_upto:
             self._shared.counters["stale_acks"] += 1
+            self._shared.wasted += FRAME_COST
             return
         now_us = self._shared.now.mono_us
         if lane.take_ack(ack.floor, now_us):
             self._set_resend(lane)
             self._acknowledged(lane)
+        elif (ack.grant_seq, ack.grant_bytes) == (lane.grant_seq, lane.grant_bytes):
+            self._shared.wasted += FRAME_COST
         if ack.floor >= lane.acked:
             if lane.flight and lane.rewound_to == lane.acked and lane.grant_seq <= lane.acked < ack.grant_seq:
                 # What is on the wire was refused before for want of room, and sent again without credit: there is room
@@ -392,6 +459,7 @@ class Channel:
             # What was sent again from here was not taken again: there is no room for it, or no luck.
             lane.parked = lane.rewound_to == ack.floor
             lane.rewound_at_us, lane.rewound_to = now_us, ack.floor
+            self._shared.wasted += lane.flight_bytes
             lane.rewind(ack.floor)
             self._shared.counters["resent_gaps"] += 1
         if lane.cursor <= lane.last_sendable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from zmqrel.core.lane import DATA, DELAYED, InLane
 from zmqrel.core.shared import Shared
@@ -13,6 +13,29 @@ if TYPE_CHECKING:
 
 _MOST_GRANTED = 65_536
 _ENOUGH_BYTES = 1 << 20
+
+
+class _Share(NamedTuple):
+    """What one peer, and each of its lanes, has not used of its share: messages, then bytes."""
+
+    lanes: int
+    unused: int
+    unused_size: int
+    unused_of_lanes: int
+    unused_size_of_lanes: int
+
+
+class _Shares(NamedTuple):
+    """How the inbox is shared."""
+
+    of: dict[str, _Share]
+    """By peer."""
+    messages: int
+    size: int
+    """Half of the fair share of each peer."""
+    unused: int
+    unused_size: int
+    """What all peers together have not used of it."""
 
 
 class Credit:
@@ -29,7 +52,9 @@ class Credit:
         """How often a lane was filled or granted anew."""
         self._seen: tuple[object, ...] = ()
         self._shared_when: tuple[int, ...] = ()
-        self._known_shares = (0, 0, 0, 0)
+        self._known_shares = _Shares({}, 0, 0, 0, 0)
+        self._grouped_when = (-1, -1)
+        self._by_peer: dict[str, list[InLane]] = {}
 
     def tell(self, lane: InLane) -> None:
         """The lane's sender is to be told floor and grant at the end of this turn."""
@@ -77,8 +102,10 @@ class Credit:
         """Messages and bytes that the lane may still add.
 
         A lane may take everything but half of the fair share of each other lane that has not used that much,
-        so that a queue which nobody serves leaves room for the others. Lanes that are new when the inbox is nearly
-        full find less than that: they divide what is left.
+        so that a queue which nobody serves leaves room for the others. The inbox is shared among the peers first, and
+        the share of each among its lanes, so that nobody gets more by sending to more queues; the share of a peer that
+        has no lanes yet is kept for it. Lanes that are new when the inbox is nearly full find less than that: they
+        divide what is left.
         """
         shared, options = self._shared, self._shared.options
         if not shared.accepting:
@@ -88,27 +115,43 @@ class Credit:
         free, free_size = messages - options.inbox_max_messages // 2, size - options.inbox_max_bytes // 2
         if free > _MOST_GRANTED and free_size > options.max_body_bytes + _ENOUGH_BYTES:
             return free, free_size  # the others' halves of their shares are not more than half of all
-        share, unused, share_size, unused_size = self._shares()
+        shares = self._shares()
+        lanes, unused, unused_size, unused_of_lanes, unused_size_of_lanes = shares.of[lane.peer]
+        messages = _fair(messages, unused, shares.unused)
+        size = _fair(size, unused_size, shares.unused_size)
         return (
-            _fair(messages, max(0, share - lane.count), unused),
-            _fair(size, max(0, share_size - lane.size), unused_size),
+            _fair(messages, max(0, shares.messages // lanes - lane.count), unused_of_lanes),
+            _fair(size, max(0, shares.size // lanes - lane.size), unused_size_of_lanes),
         )
 
-    def _shares(self) -> tuple[int, int, int, int]:
-        """Half of the fair share of a lane, and what all lanes together have not used of theirs: messages, then bytes.
-
-        Summed up once for whatever is asked until something comes or goes.
-        """
-        shared, ledger, options = self._shared, self._shared.ledger, self._shared.options
-        held = (len(shared.in_lanes), shared.counters["received"], ledger.inbox_messages, ledger.inbox_bytes)
+    def _shares(self) -> _Shares:
+        """Summed up once for whatever is asked until something comes or goes."""
+        shared, ledger = self._shared, self._shared.ledger
+        number = len(self._channels), len(shared.in_lanes)
+        held = (*number, shared.counters["received"], ledger.inbox_messages, ledger.inbox_bytes)
         if held != self._shared_when:
-            lanes = [lane for lane in shared.in_lanes.values() if lane.kind in (DATA, DELAYED)]
-            share = options.inbox_max_messages // (2 * len(lanes) or 1)
-            share_size = options.inbox_max_bytes // (2 * len(lanes) or 1)
-            unused = sum([max(0, share - lane.count) for lane in lanes])
-            unused_size = sum([max(0, share_size - lane.size) for lane in lanes])
-            self._shared_when, self._known_shares = held, (share, unused, share_size, unused_size)
+            self._shared_when, self._known_shares = held, self._sum_up()
         return self._known_shares
+
+    def _sum_up(self) -> _Shares:
+        options, by_peer = self._shared.options, self._lanes_by_peer()
+        parts = 2 * len(by_peer) or 1
+        messages, size = options.inbox_max_messages // parts, options.inbox_max_bytes // parts
+        of = {peer: _share(lanes, messages, size) for peer, lanes in by_peer.items()}
+        unused = sum([share.unused for share in of.values()])
+        unused_size = sum([share.unused_size for share in of.values()])
+        return _Shares(of, messages, size, unused, unused_size)
+
+    def _lanes_by_peer(self) -> dict[str, list[InLane]]:
+        """Of every peer that may send messages, whether it has any lanes or not."""
+        known = len(self._channels), len(self._shared.in_lanes)
+        if known != self._grouped_when:
+            self._grouped_when = known
+            self._by_peer = {peer.name: [] for peer in self._channels.values() if peer.listed}
+            for lane in self._shared.in_lanes.values():
+                if lane.kind in (DATA, DELAYED):
+                    self._by_peer.setdefault(lane.peer, []).append(lane)
+        return self._by_peer
 
     def grant(self, lane: InLane) -> tuple[int, int]:
         """How far the sender of this lane may go now: an absolute sequence number, and bytes beyond the floor."""
@@ -163,6 +206,20 @@ class Credit:
         """Lanes whose sender is to be told floor and grant."""
         lanes, self.to_tell = self.to_tell, {}
         return lanes
+
+
+def _share(lanes: list[InLane], messages: int, size: int) -> _Share:
+    """That of a peer which has these lanes, of so many messages and bytes."""
+    number = len(lanes) or 1
+    own, own_size = messages // number, size // number
+    counts, sizes = [lane.count for lane in lanes], [lane.size for lane in lanes]
+    return _Share(
+        number,
+        max(0, messages - sum(counts)),
+        max(0, size - sum(sizes)),
+        sum([own - count for count in counts if count < own]),
+        sum([own_size - held for held in sizes if held < own_size]),
+    )
 
 
 def _fair(free: int, own: int, unused: int) -> int:

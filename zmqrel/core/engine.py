@@ -24,6 +24,7 @@ from zmqrel.core.frames import BadFrame
 from zmqrel.core.inbox import Inbox
 from zmqrel.core.journal import Journal
 from zmqrel.core.lane import CONTROL, InLane, OutLane, decode_lane
+from zmqrel.core.limits import FRAME_COST, HELLO_COST, Strangers
 from zmqrel.core.listing import Listing
 from zmqrel.core.memory import Memory
 from zmqrel.core.outbox import Outbox
@@ -97,6 +98,9 @@ class Engine:
         self._wall_us = 0
         self.channels: dict[str, Channel] = {}
         self._links: dict[int, Channel] = {}
+        self._strangers = Strangers()
+        self.muted: dict[int, int] = {}
+        """Links that need not be read before a time (monotonic): what they say would be dropped."""
         self._busy: dict[Channel, None] = {}
         self._byes: set[int] = set()
         self._fresh = Held([], [])
@@ -150,6 +154,7 @@ class Engine:
             self._forgetting.adopt(channel)
         for key, value in journal.scan(*tables.table_bounds(tables.LANE), 2**31):
             self._load_lane(decode_lane(int.from_bytes(key[1:], "big"), value))
+        self._inbox.count_tombstones()
         self._inbox.claims.begin()
         now_us = self.shared.now.store_us
         for name in ("out_deadline", "outcomes", "dead"):
@@ -228,6 +233,8 @@ class Engine:
         """A turn begins. `wall_us` is only kept, for the store clock of the next life."""
         self.shared.now = now
         self._wall_us = wall_us
+        if self.muted:
+            self.muted = {link: until_us for link, until_us in self.muted.items() if until_us > now.mono_us}
         if self._byes:
             self._byes.clear()
         if self._fresh.notices or self._fresh.replies:
@@ -398,12 +405,45 @@ class Engine:
     # ----------------------------------------------------------------------------------------------- frames
 
     def frame(self, link: int, parts: list[bytes]) -> None:
-        """A frame from a link. What no peer can have sent is counted and dropped."""
+        """A frame from a link. What no peer can have sent is counted and dropped.
+
+        So is, without a look at it, what comes from one who sent too much that brought nothing (see limits.py).
+        """
+        shared = self.shared
+        channel = self._links.get(link)
+        if channel is None:
+            self._take_from_stranger(link, parts)
+            return
+        now_us = shared.now.mono_us
+        if channel.allowance.is_empty(now_us):
+            self._mute(link, channel.allowance.empty_until_us(now_us))
+            return
+        shared.wasted = 0
+        self._try(channel.name, link, parts)
+        if shared.wasted:
+            channel.allowance.take(now_us, shared.wasted + sum(map(len, parts)))
+
+    def _take_from_stranger(self, link: int, parts: list[bytes]) -> None:
+        now_us = self.shared.now.mono_us
+        who = link if self._name_of is None else self._name_of(link)
+        until_us = self._strangers.empty_until_us(who, now_us)
+        if until_us > now_us:
+            self._mute(link, until_us)
+            return
+        self._try("?", link, parts)
+        if link not in self._links:
+            self._strangers.charge(who, now_us, sum(map(len, parts)))
+
+    def _mute(self, link: int, until_us: int) -> None:
+        self.shared.counters["throttled"] += 1
+        self.muted[link] = until_us
+
+    def _try(self, name: str, link: int, parts: list[bytes]) -> None:
         try:
             self._take(link, frames.decode(parts))
         except (BadFrame, BadRecord) as error:
-            channel = self._links.get(link)
-            self.shared.event("malformed", channel.name if channel else "?", str(error)[:200])
+            self.shared.wasted += FRAME_COST
+            self.shared.event("malformed", name, str(error)[:200])
 
     def _take(self, link: int, frame: frames.Frame) -> None:
         if frame.type == frames.HELLO:
@@ -445,7 +485,13 @@ class Engine:
             self.shared.event("refused", name[:64], "not in `peers`")
             self._bye(link, frame.session, "this peer does not know you")
             return
+        now_us = self.shared.now.mono_us
+        if known_link is None and channel.allowance.is_empty(now_us):
+            self._mute(link, channel.allowance.empty_until_us(now_us))
+            return  # it asks over one new link after the other
+        self._strangers.forget(link if self._name_of is None else name)
         self._links[link] = channel
+        channel.allowance.take(now_us, HELLO_COST)
         channel.sessions.on_hello(link, frame)
 
     def _is_welcome(self, channel: Channel) -> bool:
@@ -454,6 +500,7 @@ class Engine:
     def _reject(self, link: int, frame: frames.Frame) -> None:
         """A frame of no session here. One BYE a turn and link tells the other to begin anew."""
         self.shared.counters["stale_frames"] += 1
+        self.shared.wasted += FRAME_COST
         if frame.type != frames.BYE and link not in self._byes:
             self._byes.add(link)
             self._bye(link, frame.session, "no such session")

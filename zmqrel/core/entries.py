@@ -274,6 +274,12 @@ class State(NamedTuple):
     sent: list[OutLaneState]
     final: bool
 
+    @property
+    def things(self) -> int:
+        """How many lanes, ranges and tombstones it names."""
+        received = sum(1 + len(lane.held) + len(lane.tombstones) for lane in self.received)
+        return received + sum(1 + len(lane.unsettled) for lane in self.sent)
+
 
 ControlEntry = Withdraw | Settle | Notice | Deny | State
 
@@ -282,6 +288,10 @@ LARGEST_CONTROL = 3 << 20
 
 _WITHDRAW, _SETTLE, _NOTICE, _STATE, _DENY = 1, 2, 3, 4, 5
 
+MOST_IN_WITHDRAW = 20_000
+"""Messages that one WITHDRAW names, so that it fits a frame whatever their numbers are."""
+MOST_IN_SETTLE = 250
+"""Ranges in one SETTLE, so that it stays below LARGEST_CONTROL whatever their reasons are."""
 MOST_IN_STATE = 10_000
 """Lanes, ranges and tombstones that one part of a STATE names: it fits a frame whatever their numbers are, and takes
 its reader no longer than other frames do."""
@@ -329,6 +339,8 @@ def _control_entry(fields: Any) -> ControlEntry:
     if kind == _SETTLE:
         _, store_id, lane_id, ranges = fields
         _numbers(store_id, lane_id)
+        if len(ranges) > MOST_IN_SETTLE:
+            raise ValueError(f"a SETTLE names at most {MOST_IN_SETTLE} ranges")
         return Settle(store_id, lane_id, [_settled(item) for item in ranges])
     if kind == _NOTICE:
         _, store_id, lane_id, seq, handed_at_us = fields
@@ -363,8 +375,7 @@ def _reason(value: object) -> str:
 def _state(store_id: Any, peer_store_id: Any, received: Any, sent: Any, final: Any) -> State:
     _numbers(store_id, peer_store_id)
     state = State(store_id, peer_store_id, [_in_state(i) for i in received], [_out_state(i) for i in sent], bool(final))
-    said = sum(1 + len(lane.held) + len(lane.tombstones) for lane in state.received)
-    if said + sum(1 + len(lane.unsettled) for lane in state.sent) > MOST_IN_STATE:
+    if state.things > MOST_IN_STATE:
         raise ValueError(f"a part of a STATE says at most {MOST_IN_STATE} things")
     return state
 

@@ -11,6 +11,7 @@ Healing: the old copy closes its lanes and both say in a STATE entry what they h
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from zmqrel.core import tables
@@ -27,6 +28,7 @@ from zmqrel.core.entries import (
 )
 from zmqrel.core.frames import Heard, Info
 from zmqrel.core.lane import CONTROL, OutLane
+from zmqrel.core.limits import MOST_GONE_STORES, STORES_PER_HOUR, Bucket
 from zmqrel.core.shared import Shared
 from zmqrel.core.state import States
 from zmqrel.outcome import Outcome
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from zmqrel.core.outbox import Outbox
     from zmqrel.core.session import Session
 
+_NUMBER = attrgetter("no")
 _NEVER_KNOWN = (Outcome.RECALLED, Outcome.EXPIRED)
 
 
@@ -49,6 +52,7 @@ class Healing:
         self._outbox = outbox
         self._inbox = inbox
         self._states = States(shared, outbox, inbox)
+        self._stores = Bucket(STORES_PER_HOUR / 3600, STORES_PER_HOUR)
         self.i_am_old = False
         """This store is an old copy; said in every handshake until our STATE is acknowledged."""
         self.you_are_old = False
@@ -98,6 +102,10 @@ class Healing:
         """Compare what both sides know of the past. False if the session was ended to begin anew."""
         channel = self._channel
         came_back = channel.their_store != session.store_id and self.had_gone(session.store_id)
+        if self._is_costly(session, info) and not self._stores.take_one(self._shared.now.mono_us):
+            self._shared.event("limited", channel.name, f"more than {STORES_PER_HOUR} stores and old copies in an hour")
+            channel.sessions.end(session, "too many stores")
+            return False
         if channel.their_store not in (0, session.store_id):
             self._store_gone(session.store_id)
         new_life = channel.their_instance != session.instance
@@ -132,6 +140,15 @@ class Healing:
             # OPEN is still to say so. Whoever judged by a WELCOME of before, or is about to, learns it by another one.
             channel.sessions.end_all("this store is an old copy", spared=session if session.dialled else None)
         return channel.sessions.current(session.link, session.id) is session
+
+    def _is_costly(self, session: Session, info: Info) -> bool:
+        """Whether it comes with another store, or may with an old copy: everything between the two is looked at."""
+        channel = self._channel
+        if channel.their_store != session.store_id:
+            return channel.their_store != 0
+        if self._floors_fell(info):
+            return True
+        return info.i_am_old and session.instance not in (self._healed_them, self._forgot_in)
 
     def had_gone(self, store_id: int) -> bool:
         """True if lanes of this store of theirs were known before another took its place."""
@@ -274,9 +291,18 @@ class Healing:
         channel.clock.forget_samples()
         self.you_are_old = self.awaits_state = False
         channel.their_instance = channel.their_count = 0
+        self._forget_gone_stores()
         for theirs in shared.in_lanes.values():
             if theirs.peer == channel.name and theirs.store_id == store_id:
                 channel.theirs[theirs.id] = theirs
+
+    def _forget_gone_stores(self) -> None:
+        """Of all but the latest, lanes that hold nothing."""
+        own = [lane for lane in self._shared.in_lanes.values() if lane.peer == self._channel.name and lane.store_id]
+        stores = list(dict.fromkeys(lane.store_id for lane in sorted(own, key=_NUMBER)))
+        for lane in own:
+            if lane.store_id in stores[:-MOST_GONE_STORES] and not lane.count:
+                self._inbox.delete_lane(lane)
 
     def _end_uncertain(self, lane: OutLane, ranges: Iterable[Range], reason: str) -> None:
         now_us = self._shared.now.store_us

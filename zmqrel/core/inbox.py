@@ -10,6 +10,7 @@ transitions.py  what each event makes of a message
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
@@ -56,11 +57,10 @@ from zmqrel.outcome import Cause, Outcome
 if TYPE_CHECKING:
     from zmqrel.core.channel import Channel
 
-MOST_WITHDRAWN = 1_000_000
-"""Sequence numbers that one WITHDRAW may name."""
-
 _KEPT_IN_STORE = ("waiting_at_us", "queue", "first_handed_us", "stated", "withdrawn", "redelivered", "keyed_us")
 """Attributes of a Row that `Rows.read` sets from the store."""
+
+_TOMBSTONES_AT_ONCE = 10_000
 
 _HANDLED = outcome_of(Stage.RUNNING, Event.ACKNOWLEDGED)
 
@@ -85,6 +85,8 @@ class Inbox:
         self.claims = Claims(shared, self.rows, channels, self._exhausted)
         self.settlements = Settlements(shared, channels)
         self._authorisation = Authorisation(shared, self.settlements)
+        self.tombstones_of: Counter[str] = Counter()
+        """How many there are of each peer, those of stores that are gone aside."""
         self._local: dict[str, InLane] = {}
         self.emptied: list[InLane] = []
         """Lanes of forgotten peers that hold nothing more."""
@@ -95,6 +97,14 @@ class Inbox:
         """Read queues and suspects from the store; lanes are given by `adopt_lane`."""
         self.rows.load()
         self.claims.load()
+
+    def count_tombstones(self) -> None:
+        """Once all lanes were adopted: how many of each peer there are."""
+        first, end = tables.table_bounds(tables.TOMBSTONE)
+        while keys := self._shared.journal.keys(first, end, _TOMBSTONES_AT_ONCE):
+            lanes = (self._shared.in_lanes.get(tables.split_lane_seq(key)[0]) for key in keys)
+            self.tombstones_of.update(lane.peer for lane in lanes if lane is not None)
+            first = keys[-1] + b"\0"
 
     def adopt_lane(self, lane: InLane) -> None:
         """A lane read from the store, or new."""
@@ -190,6 +200,7 @@ class Inbox:
         plain = _check(records) and lane.kind == DATA
         tombstones = self._shared.journal.pop(*tables.lane_bounds(tables.TOMBSTONE, lane.no, floor + 1, last))
         if tombstones:
+            self.tombstones_of[lane.peer] -= len(tombstones)
             dropped = {tables.split_lane_seq(key)[1] for key, _ in tombstones}
             pairs = [pair for pair in zip(seqs, records, strict=True) if pair[0] not in dropped]
             seqs, records = [seq for seq, _ in pairs], [record for _, record in pairs]
@@ -280,7 +291,7 @@ class Inbox:
         if floor <= lane.floor:
             return
         caught_up = lane.scan_seq == lane.floor + 1
-        self._shared.journal.pop(*tables.lane_bounds(tables.TOMBSTONE, lane.no, lane.floor + 1, floor))
+        self._pop_tombstones(lane, lane.floor + 1, floor)
         lane.floor = floor
         if caught_up:
             lane.scan_seq = floor + 1
@@ -465,22 +476,29 @@ class Inbox:
 
     # ---------------------------------------------------------------------------------------------------- withdrawal
 
-    def withdraw(self, lane: InLane, ranges: list[Range], cause: Cause) -> None:
+    def withdraw(self, lane: InLane, ranges: list[Range], cause: Cause) -> tuple[int, int]:
         """The sender's request that these never be handed over.
 
         Of a sender that may not recall, nothing is taken back that was received: a deadline is judged here in any
         case, and calling a recall one must not be a way around.
+
+        Returns for how many this changed something, and how many have not come yet.
         """
         may_recall = self._authorisation.may_recall(lane)
         if cause is Cause.RECALL and not may_recall:
             self._authorisation.deny(lane, ranges)
-            return
+            return 0, 0
+        changed = entombed = 0
         for first, last in ranges:
-            for seq in range(first, last + 1):
-                if seq > lane.floor:
-                    self._entomb(lane, seq, cause)
-                elif may_recall:
-                    self._withdraw_row(lane, seq, cause)
+            if may_recall:
+                held = list(self._shared.inbox_runs.spans(lane.no, first, min(last, lane.floor)))
+                for start, stop in held:
+                    for seq in range(start, stop + 1):
+                        changed += self._withdraw_row(lane, seq, cause)
+            for seq in range(max(first, lane.floor + 1), last + 1):
+                self._entomb(lane, seq, cause)
+                entombed += 1
+        return changed, entombed
 
     def _entomb(self, lane: InLane, seq: int, cause: Cause) -> None:
         """It was not received: remember until it or its VOID comes that it must not be handed over."""
@@ -489,24 +507,28 @@ class Inbox:
             return
         self._shared.journal.put(key, bytes((cause.value,)))
         self._shared.counters["tombstones"] += 1
+        self.tombstones_of[lane.peer] += 1
         doubt = seq <= lane.doubt_upto
         self._note_settled(lane, seq, *_withdrawn_outcome(Stage.SENT, cause, doubt), 0, 0, False)
 
-    def _withdraw_row(self, lane: InLane, seq: int, cause: Cause) -> None:
+    def _withdraw_row(self, lane: InLane, seq: int, cause: Cause) -> bool:
+        """False if it was withdrawn before."""
         row = self.claims.find(lane, seq) or self.rows.read(lane.no, seq)
         if row is None:
-            return
+            return False
         self.claims.take_back(row)
         following = TRANSITIONS[stage_at_receiver(row)][WITHDRAWN[cause]]
         if isinstance(following, Stage):
-            if row.withdrawn is None:
+            first = row.withdrawn is None
+            if first:
                 self._forbid_retry(row, cause)
             self.settlements.notice(row)
-            return
+            return first
         if row.was_handed_over:
             self._end_handed(row, cause, following)
         else:
             self._end(row, *_withdrawn_outcome(Stage.WAITING, cause, row.doubt), 0)
+        return True
 
     def _forbid_retry(self, row: Row, cause: Cause) -> None:
         """The row is with a worker: it will not be handed over again, not even after a crash."""
@@ -686,13 +708,22 @@ class Inbox:
         """Delete the lanes of forgotten peers that hold nothing more; returns the names of the peers."""
         emptied, self.emptied = self.emptied, []
         for lane in emptied:
-            self.claims.remove_lane(lane)
-            self._shared.delete_lane(lane)
+            self.delete_lane(lane)
         return [lane.peer for lane in emptied]
+
+    def delete_lane(self, lane: InLane) -> None:
+        """Nobody speaks of it any more, and it holds nothing."""
+        self.credit.forget(lane)
+        self.claims.remove_lane(lane)
+        self._shared.delete_lane(lane)
 
     def drop_tombstones(self, lane: InLane, above: int) -> None:
         """Remove the lane's tombstones above a sequence number."""
-        self._shared.journal.pop(*tables.lane_bounds(tables.TOMBSTONE, lane.no, above + 1))
+        self._pop_tombstones(lane, above + 1)
+
+    def _pop_tombstones(self, lane: InLane, *numbers: int) -> None:
+        popped = self._shared.journal.pop(*tables.lane_bounds(tables.TOMBSTONE, lane.no, *numbers))
+        self.tombstones_of[lane.peer] -= len(popped)
 
     def message_id(self, row: Row) -> str:
         """The id of a message: the sender's own, or made of lane and sequence number."""

@@ -23,6 +23,7 @@ from zmqrel.core.entries import (
     CHECK_BYTES,
     HEADER,
     MAX_SEQ,
+    MOST_IN_WITHDRAW,
     BadRecord,
     Deny,
     MessageHead,
@@ -51,8 +52,6 @@ if TYPE_CHECKING:
     from zmqrel.core.channel import Channel
 
 _SCANNED_PER_TURN = 2000
-_MOST_IN_ENTRY = 20_000
-"""Messages named by one WITHDRAW, so that it fits a frame whatever their numbers are."""
 
 
 class Withdrawal(NamedTuple):
@@ -354,8 +353,8 @@ class Outbox:
         store_id = self._shared.ledger.store_id
         for (lane, cause), seqs in self.to_withdraw.items():
             seqs.sort()
-            for start in range(0, len(seqs), _MOST_IN_ENTRY):
-                ranges = to_ranges(seqs[start : start + _MOST_IN_ENTRY])
+            for start in range(0, len(seqs), MOST_IN_WITHDRAW):
+                ranges = to_ranges(seqs[start : start + MOST_IN_WITHDRAW])
                 entry = Withdraw(store_id, lane.id, lane.kind, lane.queue, ranges, cause)
                 self._channels[lane.peer].append_control(entry)
         self.to_withdraw.clear()
@@ -461,39 +460,46 @@ class Outbox:
 
     # --------------------------------------------------------------------------------------- settlement
 
-    def settle(self, channel: Channel, entry: Settle) -> None:
-        """The receiver's outcomes. One about a lane that is not of this store is ignored (F4)."""
+    def settle(self, channel: Channel, entry: Settle) -> int:
+        """The receiver's outcomes. One about a lane that is not of this store is ignored (F4).
+
+        Returns how many of the ranges ended nothing.
+        """
         lane = channel.own_lane(entry.lane_id)
         if entry.store_id != self._shared.ledger.store_id or lane is None:
-            return
+            return len(entry.ranges)
+        idle = 0
         for settled in entry.ranges:
             if settled.first > lane.sent_upto:
+                idle += 1
                 continue
             handed_at_us = channel.clock.to_local(settled.handed_at_us) if settled.handed_at_us > 1 else None
             last = min(settled.last, lane.sent_upto)
             settled = settled._replace(last=last, handed_at_us=handed_at_us or settled.handed_at_us)
             if settled.handed_at_us or settled.outcome not in _NEVER_HANDED_OVER:
-                self.end(lane, settled)
+                idle += not self.end(lane, settled)
                 continue
             for first, upto, doubt in _split_at(settled.first, last, lane.doubt_upto):
                 # The receiver may not have heard yet that a life which it does not remember had these.
                 outcome = Outcome.UNCERTAIN if doubt else settled.outcome
-                self.end(lane, settled._replace(first=first, last=upto, outcome=outcome))
+                idle += not self.end(lane, settled._replace(first=first, last=upto, outcome=outcome))
+        return idle
 
-    def notice(self, channel: Channel, entry: Notice) -> None:
-        """The receiver says that a message was handed over: its recall is too late."""
+    def notice(self, channel: Channel, entry: Notice) -> bool:
+        """The receiver says that a message was handed over: its recall is too late. False if nobody asked."""
         lane = channel.own_lane(entry.lane_id)
         if entry.store_id != self._shared.ledger.store_id or lane is None:
-            return
+            return False
         key = tables.lane_seq(tables.WITHDRAWN, lane.no, entry.seq)
         data = self._shared.journal.get(key)
         if data is None:
-            return  # it has ended already
+            return False  # it has ended already
         local_us = channel.clock.to_local(entry.handed_at_us) if entry.handed_at_us else None
         at_us = max(0, local_us if local_us is not None else entry.handed_at_us)
         # Kept, so that the verdict stands after a restart: the receiver does not say it again.
         self._shared.journal.put(key, Withdrawal.decode(data)._replace(handed_at_us=at_us).encode())
         self._shared.effects.notices.append(HandedOver(lane.no, entry.seq, at_us))
+        return True
 
     def denied(self, channel: Channel, entry: Deny) -> None:
         """The receiver does not let these be recalled: the messages are as if they had not been.
@@ -513,12 +519,15 @@ class Outbox:
                 self._shared.touch(lane)
                 self._shared.effects.notices.append(Denied(lane.no, tables.split_lane_seq(key)[1], entry.reason))
 
-    def end(self, lane: OutLane, settled: Settled) -> None:
-        """Give messages their outcome and forget their bodies. Those that have one already keep it."""
+    def end(self, lane: OutLane, settled: Settled) -> bool:
+        """Give messages their outcome and forget their bodies. Those that have one already keep it.
+
+        False if all have one.
+        """
         first, last, outcome, reason, attempts, handed_at_us, _, applied = settled
         pieces = self._shared.outbox_runs.remove(lane.no, first, last, outcome in _NEVER_HANDED_OVER)
         if not pieces:
-            return
+            return False
         named = self._leave(lane, pieces)
         if outcome is Outcome.EXPIRED and not applied:
             self._apply_expiry(lane, pieces)
@@ -533,6 +542,7 @@ class Outbox:
             lane.tail = []
         if last > lane.acked:
             self._channels[lane.peer].activate(lane)
+        return True
 
     def _leave(self, lane: OutLane, pieces: list[Piece]) -> list[tuple[int, str | None, str | None]]:
         """Remove everything that hangs on these messages; returns (seq, id, key) of those with either."""

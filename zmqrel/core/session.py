@@ -21,6 +21,7 @@ from typing import Any
 
 from zmqrel.core import frames
 from zmqrel.core.frames import Frame, Identity, Info
+from zmqrel.core.limits import FRAME_COST, MOST_SESSIONS, PING_COST
 from zmqrel.core.offset import ClockOffset
 from zmqrel.core.shared import Shared
 
@@ -146,12 +147,12 @@ class Sessions:
         """The binder answered our HELLO."""
         identity, clock, info = frame.fields
         if link != self.dialled_link or frame.session[:8] != self._half or link in self.open:
-            self._shared.counters["stale_frames"] += 1
+            self._count_stale()
             return
         if not self._is_expected(identity):
             return
         if self._half_for not in (0, frame.instance):
-            self._shared.counters["stale_frames"] += 1
+            self._count_stale()
             self._new_half()
             self._hello()
             return
@@ -169,6 +170,10 @@ class Sessions:
         session.welcomed = sent_there_us, now.store_us
         self._send_open(session)
         self._shared.timers.set(("hello", self._name), now.mono_us + FIRST_HELLO_US * 4)
+
+    def _count_stale(self) -> None:
+        self._shared.counters["stale_frames"] += 1
+        self._shared.wasted += FRAME_COST
 
     def _is_expected(self, identity: Identity) -> bool:
         if identity.protocol != frames.PROTOCOL:
@@ -195,6 +200,7 @@ class Sessions:
             session_id = session.id
         if session_id[:8] != frame.session:
             session_id = frame.session + self._shared.random_id().to_bytes(8, "big")
+            self._make_room_to_offer(link)
             self._pending[link] = session_id, frame.instance
             self._shared.timers.set(("pending", self._name, link), self._shared.now.mono_us + _PENDING_US)
         now_us = self._shared.now.store_us
@@ -206,10 +212,11 @@ class Sessions:
         identity, clock, info = frame.fields
         session = self.open.get(link)
         if session is not None and session.id == frame.session:
+            self._shared.wasted += PING_COST
             self._send(link, frames.PING, session.id, self._shared.now.store_us)
             return
         if self._pending.get(link) != (frame.session, frame.instance) or not self._is_expected(identity):
-            self._shared.counters["stale_frames"] += 1
+            self._count_stale()
             self.bye(link, frame.session, "not the session that was offered")
             return
         if not self._admit(identity.store_id, frame.instance):
@@ -274,6 +281,8 @@ class Sessions:
 
     def _adopt(self, session: Session, info: Info, count: int) -> bool:
         previous = self.open.pop(session.link, None)
+        if len(self.open) >= MOST_SESSIONS:
+            self._end_most_silent()
         self.open[session.link] = session
         if not self._begin(session, info, count):
             return False
@@ -281,6 +290,19 @@ class Sessions:
             self._shared.counters["sessions"] += 1
         self._expect_silence(session)
         return True
+
+    def _end_most_silent(self) -> None:
+        inbound = [session for link, session in self.open.items() if link != self.dialled_link]
+        self._shared.event("limited", self._name, f"more than {MOST_SESSIONS} sessions")
+        self.end(min(inbound, key=lambda session: session.heard_us), "too many sessions")
+
+    def _make_room_to_offer(self, link: int) -> None:
+        """A session can be offered on so many links: one that is not opened for long gives way."""
+        others = [other for other in self._pending if other != link]
+        if len(others) >= MOST_SESSIONS:
+            self._shared.counters["limited"] += 1
+            self._shared.timers.cancel(("pending", self._name, others[0]))
+            self.pending_due(others[0])
 
     def current(self, link: int, session_id: bytes) -> Session | None:
         """The open session of that link, if it is the one that is named."""
@@ -359,7 +381,7 @@ class Sessions:
         session = self.current(link, frame.session)
         refused = link == self.dialled_link and frame.session == self._half
         if session is None and not refused:
-            self._shared.counters["stale_frames"] += 1
+            self._count_stale()
             return
         if session is not None:
             self.end(session, frame.fields[0])

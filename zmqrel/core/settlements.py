@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from zmqrel.core.entries import Deny, Notice, Range, Settle, Settled
+from zmqrel.core.entries import MOST_IN_SETTLE, Deny, Notice, Range, Settle, Settled
 from zmqrel.core.lane import LOCAL, InLane
 from zmqrel.core.shared import Shared
 from zmqrel.outcome import Outcome
@@ -13,9 +13,6 @@ from zmqrel.outcome import Outcome
 if TYPE_CHECKING:
     from zmqrel.core.channel import Channel
     from zmqrel.core.row import Row
-
-_MOST_IN_ENTRY = 250
-"""Ranges in one SETTLE, so that it stays below LARGEST_CONTROL whatever their reasons are."""
 
 
 class Settlements:
@@ -40,8 +37,8 @@ class Settlements:
             if channel is None:
                 continue
             ranges = _merge(items) if len(items) > 1 else items
-            for start in range(0, len(ranges), _MOST_IN_ENTRY):
-                channel.append_control(Settle(lane.store_id, lane.id, ranges[start : start + _MOST_IN_ENTRY]))
+            for start in range(0, len(ranges), MOST_IN_SETTLE):
+                channel.append_control(Settle(lane.store_id, lane.id, ranges[start : start + MOST_IN_SETTLE]))
         self.to_write.clear()
 
     def notice(self, row: Row) -> None:

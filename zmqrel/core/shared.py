@@ -15,6 +15,7 @@ from zmqrel.core.effects import Effects, Event
 from zmqrel.core.entries import pack
 from zmqrel.core.journal import Journal
 from zmqrel.core.lane import InLane, OutLane
+from zmqrel.core.limits import REPORTS, REPORTS_PER_S, Buckets
 from zmqrel.core.runs import Runs
 from zmqrel.core.timers import Timers
 from zmqrel.core.times import Now
@@ -74,6 +75,8 @@ class Ledger:
         self.name = name
 
 
+_PROVOKED = ("malformed", "refused", "limited", "impostors")
+
 _LEDGER_FIELDS = tuple(Ledger.__dataclass_fields__)
 _LEDGER_VALUES = attrgetter(*_LEDGER_FIELDS)
 
@@ -109,6 +112,10 @@ class Shared:
     """Bytes of messages that this turn took in from peers."""
     most_intake_bytes: int | None = None
     """The limit of it, None while there is none."""
+    wasted: int = 0
+    """What the present frame made necessary though it brought nothing, in bytes: see limits.py."""
+    reports: Buckets = field(default_factory=lambda: Buckets(REPORTS_PER_S, REPORTS))
+    """Of events that others provoke, by kind and peer."""
     touched: dict[int, OutLane | InLane] = field(default_factory=dict)
     """Lanes whose row this turn's commit must hold."""
     stale: dict[int, OutLane | InLane] = field(default_factory=dict)
@@ -150,9 +157,13 @@ class Shared:
         return number
 
     def event(self, kind: str, peer: str, detail: str) -> None:
-        """Report something that an operator wants to know, and count it."""
+        """Report something that an operator wants to know, and count it.
+
+        What others can bring about as often as they like is reported now and then only.
+        """
         self.counters[kind] += 1
-        self.effects.events.append(Event(kind, peer, detail))
+        if kind not in _PROVOKED or self.reports.take_one((kind, peer), self.now.mono_us):
+            self.effects.events.append(Event(kind, peer, detail))
 
     def write_lanes(self, lanes: list[OutLane | InLane]) -> None:
         """Put the rows of `lanes`."""

@@ -34,6 +34,8 @@ COUNTERS = {
     "unheard_frames": "frames dropped because the key of their connection is not known (any more)",
     "newcomers_waited": "handshakes admitted after the former holder of the name did not answer",
     "malformed": "frames dropped because no peer can have sent them",
+    "throttled": "frames dropped unread, because their sender had used up what it may send for nothing",
+    "limited": "times that a peer reached a limit of sessions, stores, tombstones or unacknowledged entries",
     "stale_frames": "frames of sessions that are over",
     "stale_acks": "acknowledgements of lanes or numbers that are not known",
     "gaps": "batches dropped because one before them is missing",

@@ -51,6 +51,9 @@ class BoundsChecker:
             # Every lane may have one message there, however full it is.
             ("inbox_messages", stats["inbox_messages"] - own, options.inbox_max_messages + len(lanes)),
             ("dead_bytes", stats["dead_bytes"], options.dead_max_bytes),
+            # Whom the limits against hostile peers slow down is not honest.
+            ("throttled", stats["throttled"], 0),
+            ("limited", stats["limited"], 0),
             ("messages in hand", peer.in_hand_count, stats["inbox_messages"]),
             *(
                 (f"buffer of {handler.queue!r}", len(handler.buffer), Buffer.MOST_CLAIMED + options.prefetch)

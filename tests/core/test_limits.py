@@ -1,0 +1,366 @@
+"""What one peer may cost another: at each limit it is slowed or refused, and counted; nobody else is concerned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.core.pump import Host, Time
+from tests.core.puppet import MESSAGES, PATIENT, Puppet
+from zmqrel.core import commands as c
+from zmqrel.core import frames, limits
+from zmqrel.core.buffer import HANDLED
+from zmqrel.core.entries import (
+    LARGEST_CONTROL,
+    MOST_IN_WITHDRAW,
+    Notice,
+    Settle,
+    Settled,
+    State,
+    Withdraw,
+    encode_messages,
+)
+from zmqrel.core.lane import CONTROL, DATA
+from zmqrel.core.limits import Bucket, Buckets
+from zmqrel.outcome import Cause, Outcome
+
+
+def host_and_puppet(**options: Any) -> tuple[Host, Puppet]:
+    host = Host("b", Time(), **{**PATIENT, **options})
+    host.serve()
+    return host, Puppet(host)
+
+
+def message(host: Host, body: bytes = b"x") -> bytes:
+    return encode_messages([body], host.now().store_us, 0, b"")[0]
+
+
+# ----------------------------------------------------------------------------------------------------- buckets
+
+
+@given(
+    st.integers(1, 1000),
+    st.integers(1, 1000),
+    st.lists(st.tuples(st.integers(0, 10**7), st.integers(1, 50)), max_size=60),
+)
+def test_a_bucket_gives_what_a_count_of_tokens_would(per_s: int, burst: int, steps: list[tuple[int, int]]) -> None:
+    """Against the plain way: so many tokens, some more with each step, never more than fit."""
+    bucket, now_us, tokens = Bucket(per_s, burst), 0, float(burst)
+    for wait_us, wanted in steps:
+        now_us += wait_us
+        tokens = min(burst, tokens + wait_us * per_s / 1e6)
+        assert bucket.left(now_us) == pytest.approx(tokens, abs=1e-3)
+        for _ in range(wanted):
+            if abs(tokens - 1) < 1e-3:
+                return  # rounding decides
+            assert bucket.take_one(now_us) == (tokens >= 1)
+            tokens -= tokens >= 1
+
+
+def test_a_debt_is_over_after_two_seconds_and_a_full_bucket() -> None:
+    bucket = Bucket(1000, 100)
+    bucket.take(0, 10**9)
+    assert bucket.is_empty(2_000_000)
+    assert not bucket.is_empty(bucket.empty_until_us(0))
+    assert bucket.empty_until_us(0) <= 2_002_000
+    assert bucket.empty_until_us(10**9) == 10**9
+
+
+def test_of_those_who_come_and_go_so_many_are_remembered() -> None:
+    buckets = Buckets(1, 1)
+    assert all(buckets.take_one(key, 0) for key in range(5000))
+    assert buckets.known(0) is None
+    assert not buckets.take_one(4999, 0)
+    buckets.forget(4999)
+    assert buckets.take_one(4999, 0)
+
+
+# --------------------------------------------------------------------------------------------- the allowance
+
+
+def gap(puppet: Puppet) -> None:
+    puppet.data(1000, message(puppet.host))
+
+
+def duplicate(puppet: Puppet) -> None:
+    puppet.data(1, message(puppet.host))
+
+
+def lane_of(puppet: Puppet) -> int:
+    own = puppet.host.engine.channels[puppet.name].own.values()
+    return next(lane.id for lane in own if lane.kind == DATA)
+
+
+def settled(first: int) -> Settled:
+    return Settled(first, first, Outcome.HANDLED, None, 1, 5, 5, False)
+
+
+IDLE = {
+    "garbage": lambda puppet: puppet.say_parts([b"garbage"]),
+    "a deep header": lambda puppet: puppet.say_parts([b"\x95" + b"\x91" * 900]),
+    "a frame of another session": lambda puppet: puppet.say(frames.PING, 5, session=bytes(16)),
+    "a BYE of another session": lambda puppet: puppet.say(frames.BYE, "", session=bytes(16)),
+    "a WELCOME to no HELLO": lambda puppet: puppet.welcome(),
+    "an OPEN of another session": lambda puppet: puppet.open(session=bytes(16)),
+    "an OPEN again": lambda puppet: puppet.open(),
+    "a HELLO again": lambda puppet: puppet.say(frames.HELLO, puppet.identity(), 5, session=b"puppet__"),
+    "a PING": lambda puppet: puppet.say(frames.PING, 5),
+    "a PONG": lambda puppet: puppet.say(frames.PONG, 5, 5, 5),
+    "a gap": gap,
+    "a duplicate": duplicate,
+    "an ACK of nothing new": lambda puppet: puppet.ack(lane_of(puppet), 1),
+    "an ACK of nothing known": lambda puppet: puppet.ack(5, 1),
+    "a request to send again": lambda puppet: puppet.ack(lane_of(puppet), 1, gap=True),
+    "a settlement of nothing": lambda puppet: puppet.control(
+        Settle(puppet.host.engine.shared.ledger.store_id, lane_of(puppet), [settled(1)])
+    ),
+    "a settlement of what was never sent": lambda puppet: puppet.control(
+        Settle(puppet.host.engine.shared.ledger.store_id, lane_of(puppet), [settled(10**6)])
+    ),
+    "a settlement of no lane": lambda puppet: puppet.control(Settle(7, 7, [settled(1)])),
+    "a notice of nothing": lambda puppet: puppet.control(
+        Notice(puppet.host.engine.shared.ledger.store_id, lane_of(puppet), 1, 5)
+    ),
+    "a notice of no lane": lambda puppet: puppet.control(Notice(7, 7, 1, 5)),
+    "a STATE that nobody asked for": lambda puppet: puppet.control(State(7, 7, [], [], True)),
+}
+
+
+@pytest.mark.parametrize("idle", IDLE)
+def test_who_brings_nothing_is_slowed_down_and_others_are_not(idle: str) -> None:
+    """However small a frame is, and however little it is wrong: a flood of it is dropped unread before long."""
+    host, puppet = host_and_puppet()
+    other = Puppet(host, "other", dial=False)
+    other.link = 70
+    other.dial(b"other___")
+    host.send("puppet", b"sent")
+    puppet.ack(lane_of(puppet), 1)
+    puppet.settle(lane_of(puppet), 1, Outcome.HANDLED)
+    duplicate(puppet)
+    sent = 0
+    while not host.engine.stats()["throttled"]:
+        IDLE[idle](puppet)
+        sent += 1
+        assert sent < 3 * limits.ALLOWANCE_BYTES // limits.FRAME_COST, "nothing stops it"
+        assert host.engine.channels["other"].allowance.left(host.now().mono_us) > limits.ALLOWANCE_BYTES // 2
+        puppet.forget()
+    assert puppet.link in host.engine.muted
+    other.data(1, message(host, b"good"), lane_id=0xBEEF)
+    assert [bytes(host.take().body) for _ in range(2)] == [b"x", b"good"]
+    host.time.pass_s(20)
+    puppet.data(2, message(host, b"later"))
+    assert puppet.link not in host.engine.muted
+    assert bytes(host.take().body) == b"later", "nothing of what it sent for nothing is held against it for ever"
+
+
+def test_useful_work_is_free() -> None:
+    host, puppet = host_and_puppet()
+    before = host.engine.channels["puppet"].allowance.full_at_us
+    for first in range(1, 400):
+        puppet.data(first, message(host))
+        host.finish(host.take(), HANDLED)
+        host.send("puppet", b"y")
+        puppet.ack(lane_of(puppet), first)
+        puppet.settle(lane_of(puppet), first, Outcome.HANDLED)
+    assert host.engine.channels["puppet"].allowance.full_at_us == before
+
+
+def test_strangers_are_slowed_each_and_together() -> None:
+    host = Host("b", Time(), **PATIENT)
+    host.turn([(5, [b"garbage"])] * 100)
+    assert 0 < host.engine.stats()["malformed"] < 100
+    before = host.engine.stats()["malformed"]
+    host.turn([(6, [b"garbage"])])
+    assert host.engine.stats()["malformed"] == before + 1, "another link is heard"
+    for link in range(10, 10_000):
+        host.turn([(link, [b"garbage"])])
+    together = host.engine.stats()["malformed"]
+    assert together < 2 * limits.STRANGERS * limits.STRANGER_BYTES // limits.FRAME_COST
+    host.time.pass_s(60)
+    puppet = Puppet(host)
+    assert host.engine.has_session(puppet.link)
+
+
+def test_a_peer_that_asks_over_ever_new_connections_is_slowed() -> None:
+    host, puppet = host_and_puppet()
+    for link in range(100, 400):
+        puppet.link = link
+        puppet.say(frames.HELLO, puppet.identity(), 5, session=link.to_bytes(8, "big"))
+    assert host.engine.stats()["throttled"] > 0
+    assert len(host.engine._links) <= limits.MOST_SESSIONS + 2
+    assert host.engine.stats()["limited"] > 0, "offers that nobody took gave way"
+
+
+def test_what_others_provoke_is_reported_now_and_then_and_always_counted() -> None:
+    host, puppet = host_and_puppet()
+    for _ in range(200):
+        puppet.say_parts([b"garbage"])
+    assert host.engine.stats()["malformed"] == 200
+    assert host.kinds().count("malformed") == limits.REPORTS
+
+
+# --------------------------------------------------------------------------------------------- numbers
+
+
+def test_sessions_of_one_peer() -> None:
+    host, puppet = host_and_puppet()
+    first = puppet.link
+    for number in range(limits.MOST_SESSIONS):
+        host.time.pass_s(1)
+        puppet.link += 1
+        puppet.dial(f"life{number:04}".encode())
+    assert len(host.engine.channels["puppet"].sessions.open) == limits.MOST_SESSIONS
+    assert not host.engine.has_session(first), "the one that was silent longest"
+    assert host.engine.has_session(puppet.link)
+    assert host.engine.stats()["limited"] == 1
+
+
+def test_lanes_of_one_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zmqrel.core.channel.MOST_LANES", 5)
+    host, puppet = host_and_puppet()
+    for lane_id in range(1, 20):
+        puppet.data(1, message(host), lane_id=lane_id)
+    assert len(host.engine.channels["puppet"].theirs) == 5
+    assert host.engine.stats()["malformed"] == 14
+
+
+def test_lanes_of_stores_that_are_gone() -> None:
+    """What holds a message stays; of the rest the latest stores are remembered."""
+    host, puppet = host_and_puppet()
+    puppet.data(1, message(host, b"kept"))
+    for _ in range(12):
+        puppet.lose_store()
+        puppet.data(1, runs=[-1], lane_id=0xABC)
+    stores = {lane.store_id for lane in host.engine.shared.in_lanes.values() if lane.peer == "puppet"}
+    assert len(stores) <= limits.MOST_GONE_STORES + 2
+    host.reopen("clean")
+    host.turn()
+    assert bytes(host.take().body) == b"kept"
+
+
+def test_stores_in_an_hour() -> None:
+    host, puppet = host_and_puppet()
+    for _ in range(limits.STORES_PER_HOUR):
+        puppet.lose_store()
+    known = host.engine.channels["puppet"].their_store
+    host.engine.link_down(puppet.link)
+    puppet.store_id += 1
+    puppet.live_anew()
+    assert host.engine.channels["puppet"].their_store == known
+    assert not host.engine.has_session(puppet.link)
+    assert host.engine.stats()["limited"] == 1
+    host.time.pass_s(3600 / limits.STORES_PER_HOUR + 1)
+    puppet.live_anew()
+    assert host.engine.channels["puppet"].their_store == puppet.store_id
+
+
+def test_old_copies_in_an_hour() -> None:
+    host, puppet = host_and_puppet()
+    host.send("puppet", b"sent")
+    puppet.ack(lane_of(puppet), 1)
+    while not host.engine.stats()["limited"]:
+        puppet.live_anew(i_am_old=True)
+    assert host.engine.stats()["peer_old_copy"] == limits.STORES_PER_HOUR
+    assert not host.engine.has_session(puppet.link)
+
+
+def test_tombstones_of_one_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the limit the control lane waits; data still comes, and makes room."""
+    monkeypatch.setattr("zmqrel.core.channel.MOST_TOMBSTONES", 10)
+    host, puppet = host_and_puppet()
+    puppet.withdraw(*range(2, 14))
+    puppet.withdraw(20)
+    control = next(lane for lane in host.engine.channels["puppet"].theirs.values() if lane.kind == CONTROL)
+    assert control.floor == 1
+    assert host.engine._inbox.tombstones_of["puppet"] == 12
+    host.reopen("clean")
+    assert host.engine._inbox.tombstones_of["puppet"] == 12
+    puppet = Puppet(host)
+    puppet.records[1] = b""
+    puppet.data(1, *[message(host)] * 13)
+    assert host.engine._inbox.tombstones_of["puppet"] == 0
+    puppet.withdraw(20)
+    assert host.engine._inbox.tombstones_of["puppet"] == 1
+    assert host.engine.stats()["limited"] == 0
+
+
+def test_tombstones_for_millions_are_slowed() -> None:
+    host, puppet = host_and_puppet()
+    entry = Withdraw(puppet.store_id, MESSAGES, DATA, "work", [(1, MOST_IN_WITHDRAW)], Cause.RECALL)
+    entries = [entry._replace(ranges=[(first, first + MOST_IN_WITHDRAW - 1)]) for first in range(1, 10**7, 20_000)]
+    puppet.control(*entries)
+    made = host.engine.stats()["tombstones"]
+    assert 0 < made * limits.ENTRY_COST < 2 * limits.ALLOWANCE_BYTES
+    control = next(lane for lane in host.engine.channels["puppet"].theirs.values() if lane.kind == CONTROL)
+    assert control.floor * MOST_IN_WITHDRAW == made
+    assert puppet.last(frames.ACK).fields[0][0].gap, "the rest is asked for"
+
+
+def test_a_withdrawal_of_what_has_come_costs_what_is_there() -> None:
+    host, puppet = host_and_puppet()
+    puppet.data(1, message(host), runs=[1, -(10**12)])
+    for first in range(2, 10**7, 20_000):
+        last = first + MOST_IN_WITHDRAW - 1
+        puppet.control(Withdraw(puppet.store_id, MESSAGES, DATA, "work", [(first, last)], Cause.RECALL))
+    assert host.engine.stats()["tombstones"] == 0
+    puppet.withdraw(1)
+    assert host.engine.stats()["recalled"] == 1
+
+
+def test_who_does_not_take_settlements_is_not_taken_messages_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zmqrel.core.channel.MOST_UNHEARD", 3)
+    host, puppet = host_and_puppet()
+    for first in range(1, 10):
+        puppet.data(first, message(host))
+        row = host.buffers["work"].take(host.now().store_us)
+        if row is not None:
+            host.finish(row, HANDLED)
+    assert host.engine.stats()["received"] == 4
+    assert host.engine.stats()["limited"] > 0
+    puppet.ack_control()
+    puppet.data(5, message(host))
+    assert host.engine.stats()["received"] == 5
+
+
+def test_entries_larger_than_what_was_said() -> None:
+    host, puppet = host_and_puppet(max_body_bytes=1000)
+    puppet.data(1, message(host, bytes(1000 + 2**20)))
+    assert host.engine.stats()["malformed"] == 1
+    puppet.data(1, *[message(host, bytes(1000))] * 100)
+    assert host.engine.stats()["received"] == 100
+    puppet.data(1, bytes(LARGEST_CONTROL + 1), lane_id=5, kind=CONTROL, queue="")
+    assert host.engine.stats()["malformed"] == 2
+
+
+# --------------------------------------------------------------------------------- the inbox, fairly shared
+
+
+def filled(lanes: int, **options: Any) -> Host:
+    """A peer has sent as much as it may, over so many lanes, to a host that knows another."""
+    host = Host("b", Time(), **PATIENT, **options)
+    host.turn([], c.Connect("other", None))
+    puppet = Puppet(host)
+    for _ in range(3):
+        for lane_id in range(1, lanes + 1):
+            channel = host.engine.channels["puppet"]
+            lane = channel.theirs.get(lane_id)
+            floor = lane.floor if lane is not None else 0
+            puppet.data(floor + 1, *[message(host)] * 200, lane_id=lane_id, queue=f"q{lane_id}")
+    return host
+
+
+@pytest.mark.parametrize("lanes", [1, 10, 60])
+def test_one_peer_cannot_fill_the_inbox_of_all(lanes: int) -> None:
+    """However many queues it sends to: half of the fair share of another is left to that one."""
+    host = filled(lanes, inbox_max_messages=1000)
+    assert host.engine.shared.ledger.inbox_messages <= 750 + 2 * lanes
+    other = Puppet(host, "other", dial=False)
+    other.link = 70
+    other.dial(b"other___")
+    before = host.engine.stats()["received"]
+    for first in range(1, 1000, 50):
+        other.data(first, *[message(host)] * 50, lane_id=0xBEEF)
+    assert host.engine.stats()["received"] - before >= 250 - lanes
