@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
+import zmq
 
 import zmqrel
-from tests.real.keyed import Keyring, Stranger
+from tests.real.keyed import Keyring, Stranger, control_frame, settled
 from tests.real.net import LIMIT_S, Got, Net, connected, until
-from zmqrel import Outcome, Peer, State
+from zmqrel import ConfigError, Outcome, Peer, State, UnknownPeer, Verdict
+from zmqrel.core.entries import Settle, Withdraw, encode_control
+from zmqrel.core.frames import ACK, BYE, DATA, HELLO, OPEN
+from zmqrel.core.lane import CONTROL, DELAYED
+from zmqrel.core.lane import DATA as DATA_LANE
+from zmqrel.outcome import Cause
+from zmqrel.runtime import keys
 
 
 @pytest.fixture(params=["tcp", "ipc"])
@@ -142,3 +152,342 @@ def test_a_peer_with_keys_does_not_talk_to_who_has_not_the_right_one(net: Net, k
     assert receipt.state is State.STORED
     assert false.stats()["sessions"] == 0
     assert got.rest() == []
+
+
+# -------------------------------------------------------------------------------- who belongs, and plays somebody else
+
+
+def knows(peer: Peer, name: str) -> bool:
+    """Whether a running peer has the key of another one."""
+    assert peer._loop is not None
+    assert peer._loop._keys is not None
+    return peer._loop._keys.of(name) is not None
+
+
+def mallory(net: Net, keyring: Keyring, billing: Peer, **options: Any) -> Stranger:
+    """One who has a key of his own that billing knows, on a raw socket."""
+    keyring.give("billing", "mallory")
+    until(lambda: knows(billing, "mallory"))
+    own = {"public": keyring.public("mallory"), "secret": keyring.secret("mallory")}
+    return Stranger(billing.endpoints[0], "curve", server=keyring.public("billing"), **own, **options)
+
+
+def test_a_name_is_not_stolen_with_another_key(net: Net, keyring: Keyring) -> None:
+    """Also not when the one whose name it is has gone."""
+    shop, billing, got = pair(net, keyring, accept="any")
+    with mallory(net, keyring, billing) as thief:
+        thief.hello("shop")
+        assert "not that of your key" in thief.heard_of(BYE)[4]
+        until(lambda: billing.stats()["impostors"] == 1)
+        assert shop.send("billing", 1).wait(LIMIT_S) is Outcome.HANDLED
+        shop.close()
+        until(lambda: billing.stats()["peers_connected"] == 0)
+        thief.hello("shop")
+        assert "not that of your key" in thief.heard_of(BYE)[4]
+        for name in ("billing", "nobody"):
+            thief.hello(name)
+            thief.heard_of(BYE)
+        thief.open("mallory")  # under his own he is welcome
+        assert billing.stats()["impostors"] == 4
+    assert got.next_bodies(1) == [1]
+
+
+def test_what_was_said_by_another_is_not_believed_when_it_is_said_again(net: Net, keyring: Keyring) -> None:
+    """Every frame of shop's session, word for word, over another connection with a good key: nobody is the wiser.
+
+    Nobody can read them on the wire; this is about who could all the same.
+    """
+    said: list[list[bytes]] = []
+    shop, billing, got = pair(net, keyring, accept="any")
+    loop = shop._loop
+    assert loop is not None
+    send = loop._wire.send
+
+    def tap(link: int, *frames: list[bytes]) -> bool:
+        said.extend(frames)
+        return send(link, *frames)
+
+    loop._wire.send = tap  # type: ignore[method-assign]
+    billing_says = billing.send("shop", "for shop only")
+    shop.connect("billing", net.endpoint("billing"))  # a new session, so that the handshake is among what was said
+    receipts = [shop.send("billing", n, queue="default") for n in range(5)]
+    assert {receipt.wait(LIMIT_S) for receipt in receipts} == {Outcome.HANDLED}
+    later = shop.send("billing", "later", delay=3600)
+    assert later.wait_received(LIMIT_S)
+    assert {msgpack.unpackb(frame[0])[0] for frame in said} >= {HELLO, OPEN, DATA, ACK}
+    before = billing.stats()
+    with mallory(net, keyring, billing) as thief:
+        for own in (False, True):
+            if own:
+                thief.open("mallory")
+            for frame in said:
+                thief.say(*frame)
+        thief.hello("nobody")  # answered when all before was read
+        while "not that of your key" not in str(thief.heard_of(BYE)[4]):
+            pass
+        until(lambda: billing.stats()["impostors"] > before["impostors"])
+        until(lambda: billing.stats()["stale_frames"] >= before["stale_frames"] + 2 * len(said) - 10)
+    after = billing.stats()
+    same = ("received", "handled", "inbox_messages", "settled", "recalled", "peer_store_gone", "peer_old_copy")
+    assert [after[each] for each in same] == [before[each] for each in same]
+    assert later.state is State.RECEIVED
+    assert billing_says.state in (State.SENT, State.RECEIVED)
+    assert shop.recall(later, timeout=LIMIT_S).verdict is Verdict.RECALLED
+    assert shop.send("billing", "and on it goes").wait(LIMIT_S) is Outcome.HANDLED
+    assert got.next_bodies(6) == [*range(5), "and on it goes"]
+
+
+def test_a_session_is_no_use_to_one_who_knows_its_id(net: Net, keyring: Keyring) -> None:
+    """The id of shop's session, and the lanes of both, in frames of somebody else."""
+    shop, billing, _ = pair(net, keyring, accept="any")
+    held = billing.send("shop", "for shop")  # which does not receive from this queue
+    assert held.wait_received(LIMIT_S)
+    waiting = shop.send("billing", "in an hour", delay=3600)
+    other = shop.send("billing", "in an hour, too", delay=3600)
+    assert waiting.wait_received(LIMIT_S)
+    assert other.wait_received(LIMIT_S)
+    assert shop.recall(other, timeout=LIMIT_S).verdict is Verdict.RECALLED  # there is a control lane
+    assert billing._loop is not None
+    engine = billing._loop.engine
+    (session,) = engine.channels["shop"].sessions.open.values()
+    (lane,) = (lane for lane in engine.channels["shop"].theirs.values() if lane.kind == DELAYED)
+    (control,) = (lane for lane in engine.channels["shop"].theirs.values() if lane.kind == CONTROL)
+    own = [lane for lane in engine.channels["shop"].own.values() if lane.kind == DATA_LANE]
+    theirs = engine.channels["shop"].their_store
+    withdraw = encode_control(Withdraw(theirs, lane.id, DELAYED, "default", [(1, 1)], Cause.RECALL))
+    outcome = encode_control(Settle(engine.shared.ledger.store_id, own[0].id, [settled(1, Outcome.REJECTED)]))
+    with mallory(net, keyring, billing) as thief:
+        his = thief.open("mallory")
+        before = billing.stats()
+        for name in (session.id, his):
+            instance = session.instance if name == session.id else 1
+            for first in (control.floor + 1, 1):
+                for record in (withdraw, outcome):
+                    thief.say(*control_frame(name, instance, control.id, first, record))
+            thief.say(msgpack.packb([ACK, name, instance, 9, [[own[0].id, 1, 2**40, 2**40, True]]]))
+            thief.say(msgpack.packb([BYE, name, instance, 9, "go away"]))
+        thief.hello("nobody")
+        thief.heard_of(BYE)
+        until(lambda: billing.stats()["impostors"] > before["impostors"])
+    assert waiting.state is State.RECEIVED
+    assert held.state is State.RECEIVED
+    assert held.outcome is None
+    assert [message.id for message in billing.inbox()] == [waiting.id]
+    assert billing.stats()["peers_connected"] >= 1
+    assert shop.recall(waiting, timeout=LIMIT_S).verdict is Verdict.RECALLED
+    with shop.receive(timeout=LIMIT_S) as message:
+        assert message.body == "for shop"
+    assert held.wait(LIMIT_S) is Outcome.HANDLED
+
+
+def test_a_routing_id_that_others_could_guess_is_not_heard(net: Net, keyring: Keyring) -> None:
+    """The ROUTER sends to whoever has the id of a connection."""
+    _, billing, _ = pair(net, keyring, accept="any")
+    for number, routing_id in enumerate([b"", b"mallory", b"\x01" + bytes(15), b"\x01" + bytes(17)]):
+        with mallory(net, keyring, billing, routing_id=routing_id) as stranger:
+            stranger.hello("mallory")
+            until(lambda expected=number + 1: billing.stats()["unheard_frames"] == expected)  # type: ignore[misc]
+            assert not stranger.socket.poll(0)
+
+
+def test_a_routing_id_cannot_be_taken_from_who_has_it(net: Net, keyring: Keyring) -> None:
+    """Nor is it known to others; and who knew it would be given nothing as long as the other is there."""
+    shop, billing, _ = pair(net, keyring, accept="any")
+    assert billing._loop is not None
+    (routing_id,) = billing._loop._wire._routing_ids.values()
+    with mallory(net, keyring, billing, routing_id=routing_id) as thief:
+        receipt = billing.send("shop", "for shop only")
+        thief.hello("mallory")
+        with shop.receive(timeout=LIMIT_S) as message:
+            assert message.body == "for shop only"
+        assert receipt.wait(LIMIT_S) is Outcome.HANDLED
+        assert not thief.socket.poll(0)
+
+
+# -------------------------------------------------------------------------------------------------- while they run
+
+
+def test_a_key_that_is_removed_ends_what_goes_on_at_once(net: Net, keyring: Keyring) -> None:
+    shop, billing, got = pair(net, keyring)
+    assert shop.send("billing", 1).wait(LIMIT_S) is Outcome.HANDLED
+    keyring.take("billing", "shop")
+    until(lambda: billing.stats()["revoked"] == 1)
+    assert billing.stats()["peers_connected"] == 0
+    receipts = [shop.send("billing", 2), billing.send("shop", "waits")]
+    until(lambda: billing.stats()["connections_refused"] >= 2)  # shop tries again and again
+    assert [receipt.outcome for receipt in receipts] == [None, None]
+    assert got.next_bodies(1) == [1]
+    assert got.rest() == []
+    net.log.wait("dialling billing failed", "does not know our key")
+    keyring.give("billing", "shop")
+    assert receipts[0].wait(LIMIT_S) is Outcome.HANDLED
+    with shop.receive(timeout=LIMIT_S) as message:
+        assert message.body == "waits"
+
+
+def test_a_key_that_is_removed_where_its_peer_is_dialled(net: Net, keyring: Keyring) -> None:
+    shop, billing, _ = pair(net, keyring)
+    keyring.take("shop", "billing")
+    until(lambda: shop.stats()["revoked"] == 1)
+    until(lambda: billing.stats()["peers_connected"] == 0)
+    receipt = shop.send("billing", 1)
+    assert receipt.state is State.STORED
+    keyring.give("shop", "billing")
+    assert receipt.wait(LIMIT_S) is Outcome.HANDLED
+
+
+def test_frames_over_a_connection_whose_key_was_removed(net: Net, keyring: Keyring) -> None:
+    """It was silent until then, so that nobody had seen its key; and its connection is ended."""
+    _, billing, _ = pair(net, keyring, accept="any")
+    with mallory(net, keyring, billing) as silent, mallory(net, keyring, billing) as speaking:
+        monitors = [each.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED) for each in (silent, speaking)]
+        speaking.open("mallory")
+        keyring.take("billing", "mallory")
+        until(lambda: billing.stats()["revoked"] == 1)
+        assert monitors[1].poll(LIMIT_S * 1000)
+        silent.hello("mallory")
+        until(lambda: billing.stats()["unheard_frames"] >= 1 or billing.stats()["connections_refused"] >= 1)
+        assert monitors[0].poll(LIMIT_S * 1000)
+        for each, monitor in zip((silent, speaking), monitors, strict=True):
+            each.socket.disable_monitor()
+            monitor.close()
+    assert billing.stats()["peers_connected"] == 1
+
+
+def test_a_key_that_is_replaced(net: Net, keyring: Keyring) -> None:
+    """The peer of the new one is let in under the name, that of the old one is not, on its open connection either."""
+    shop, billing, got = pair(net, keyring)
+    keyring.give("billing", "shop", key_of="mallory")
+    until(lambda: billing.stats()["revoked"] == 1)
+    receipt = shop.send("billing", "old key")
+    until(lambda: billing.stats()["connections_refused"] >= 1)
+    own = {"public": keyring.public("mallory"), "secret": keyring.secret("mallory")}
+    with Stranger(billing.endpoints[0], "curve", server=keyring.public("billing"), **own) as new:
+        new.open("shop")
+    assert receipt.outcome is None
+    assert got.rest() == []
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "holds no key"),
+        (b"\xff\xfe\x00garbage", "holds no key"),
+        (b"a" * 39 + b"\n", "holds no key"),
+        (b"%" * 40 + b"\n", "holds no key"),  # more than 32 bits in five characters
+        (b"a" * 40 + b"\n" + b"b" * 40 + b"\n", "holds no key"),
+        (bytes(10_000), "more than 4096 bytes"),
+        ("secret", "a secret key"),
+        ("own", "own key"),
+        ("shop", "the key of 'shop' too"),
+        ("directory", "no file"),
+    ],
+)
+def test_a_file_that_is_no_key_is_named_once_and_the_others_stay(
+    local: Net, keyring: Keyring, content: bytes | str, why: str
+) -> None:
+    shop, billing, _ = pair(local, keyring)
+    place = keyring.of("billing") / keys.PEERS / "till"
+    if content == "directory":
+        place.mkdir()
+    elif isinstance(content, bytes):
+        place.write_bytes(content)
+    else:
+        files = {
+            "secret": keyring.of("mallory") / keys.SECRET,
+            "own": keyring.of("billing") / keys.PUBLIC,
+            "shop": keyring.of("shop") / keys.PUBLIC,
+        }
+        place.write_bytes(files[content].read_bytes())
+    local.log.wait("the key file of 'till' is not used", why)
+    for n in range(3):
+        assert shop.send("billing", n).wait(LIMIT_S) is Outcome.HANDLED
+    keyring.give("billing", "till") if content != "directory" else place.rmdir()
+    until(lambda: knows(billing, "till") == place.exists())
+    assert sum("'till' is not used" in line for line in local.log.lines) == 1
+    assert billing.stats()["revoked"] == 0
+
+
+def test_a_directory_that_is_gone_lets_nobody_in_and_one_that_is_back_does(local: Net, keyring: Keyring) -> None:
+    shop, billing, _ = pair(local, keyring)
+    place = keyring.of("billing") / keys.PEERS
+    place.rename(place.with_name("away"))
+    until(lambda: billing.stats()["revoked"] == 1)
+    receipt = shop.send("billing", 1)
+    until(lambda: billing.stats()["connections_refused"] >= 1)
+    assert receipt.outcome is None
+    place.with_name("away").rename(place)
+    assert receipt.wait(LIMIT_S) is Outcome.HANDLED
+
+
+def test_a_peer_is_connected_to_while_it_runs_if_there_is_its_key(local: Net, keyring: Keyring) -> None:
+    _, billing, _ = pair(local, keyring)
+    third = local.peer("till", hears="billing", keys=keyring.of("till"))
+    third.handler()(lambda _: None)
+    third.start()
+    with pytest.raises(ConfigError, match="peers/till is to hold the public key of peer 'till'"):
+        billing.connect("till", local.endpoint("till"))
+    with pytest.raises(UnknownPeer):
+        billing.send("till", 1)
+    keyring.introduce("till", "billing")
+    billing.connect("till", local.endpoint("till"))  # the file was put there just now
+    assert billing.send("till", 1).wait(LIMIT_S) is Outcome.HANDLED
+
+
+# ---------------------------------------------------------------------------------------------------- at the start
+
+
+def test_a_peer_that_is_dialled_needs_a_key_file(local: Net, keyring: Keyring) -> None:
+    keyring.give("billing", "shop")
+    shop = local.peer("shop", "billing", keys=keyring.of("shop"))
+    with pytest.raises(ConfigError, match=r"shop.keys/peers/billing is to hold the public key of peer 'billing'"):
+        shop.start()
+
+
+def test_a_peer_that_is_only_listed_and_has_no_key_is_told_of(local: Net, keyring: Keyring) -> None:
+    local.peer("billing", hears="shop", keys=keyring.of("billing")).start()
+    assert "peers/shop" in local.log.wait("shop cannot connect")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda directory: (directory / "secret.key").chmod(0o640), "others may read or write it: chmod 600"),
+        (lambda directory: (directory / "secret.key").chmod(0o604), "others may read or write it: chmod 600"),
+        (lambda directory: (directory / "secret.key").chmod(0o620), "others may read or write it: chmod 600"),
+        (lambda directory: (directory / "secret.key").unlink(), "secret.key is not there; zmqrel keygen"),
+        (lambda directory: (directory / "secret.key").write_text("secret"), "secret.key: it holds no key"),
+        (lambda directory: (directory / "public.key").write_text("a" * 40), "it is not the public key of secret.key"),
+        (lambda directory: directory.chmod(0o770), "others may write to it: chmod go-w"),
+        (lambda directory: directory.chmod(0o702), "others may write to it: chmod go-w"),
+        (lambda directory: (directory / "peers").chmod(0o770), "peers: others may write to it: chmod go-w"),
+        (lambda directory: directory.rename(directory.with_name("away")), "is no directory; zmqrel keygen"),
+    ],
+)  # fmt: skip
+def test_a_directory_of_keys_that_is_no_good(keyring: Keyring, spoil: Callable[[Path], object], why: str) -> None:
+    directory = keyring.of("a")
+    spoil(directory)
+    with pytest.raises(ConfigError, match=re.escape(why)) as raised:
+        Peer("a", zmqrel.MEMORY, keys=directory).start()
+    assert str(directory) in str(raised.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody else")
+def test_keys_of_somebody_else(keyring: Keyring) -> None:
+    for file in ("secret.key", ""):
+        directory = keyring.of(f"a{len(file)}")
+        os.chown(directory / file, 12345, 12345)
+        with pytest.raises(ConfigError, match="belongs to user 12345, and this process runs as 0"):
+            Peer("a", zmqrel.MEMORY, keys=directory).start()
+
+
+def test_a_key_file_that_others_may_write_to_is_not_used(keyring: Keyring, caplog: pytest.LogCaptureFixture) -> None:
+    """Unless nobody else can come near it."""
+    keyring.give("a", "b")
+    directory = keyring.of("a")
+    (directory / "peers" / "b").chmod(0o666)
+    assert keys.KeyDirectory(directory).look(now=True) == keys.Changes([], ["b"], [])
+    directory.chmod(0o755)
+    changes = keys.KeyDirectory(directory).look(now=True)
+    assert changes is not None
+    assert changes.broken == [("b", "others may write to it: chmod go-w")]

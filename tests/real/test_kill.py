@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import count
@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.real.keyed import Keyring
 from tests.real.net import LIMIT_S, Net
 from tests.real.processes import Child, Nursery
 
@@ -36,7 +37,16 @@ def nursery() -> Iterator[Nursery]:
 class Stream:
     """A source and a sink, each killed and started again when its count says so."""
 
-    def __init__(self, nursery: Nursery, net: Net, rng: random.Random, messages: int, kills: int, **sink: Any) -> None:
+    def __init__(
+        self,
+        nursery: Nursery,
+        net: Net,
+        rng: random.Random,
+        messages: int,
+        kills: int,
+        keys: Mapping[str, dict[str, str]],
+        **sink: Any,
+    ) -> None:
         self._nursery = nursery
         self._messages = messages
         self._events: Queue[tuple[str, Child, dict[str, Any]]] = Queue()
@@ -48,10 +58,12 @@ class Stream:
         self.killed = {"shop": 0, "billing": 0}
         self.database = str(net.folder / "deliveries.db")
         self._roles: dict[str, dict[str, Any]] = {
-            "shop": {"role": "stream_source", "options": _options(net, "shop", {"billing": net.endpoint("billing")})},
+            "shop": {"role": "stream_source", "options": _options(
+                net, "shop", {"billing": net.endpoint("billing")}, **keys["shop"]
+            )},
             "billing": {
-                "role": "stream_sink", "options": _options(net, "billing", {"shop": None}), "database": self.database,
-                **sink,
+                "role": "stream_sink", "options": _options(net, "billing", {"shop": None}, **keys["billing"]),
+                "database": self.database, **sink,
             },
         }  # fmt: skip
         self._accepted = 0
@@ -147,9 +159,20 @@ def test_messages_through_a_few_kills(nursery: Nursery, durability: str) -> None
     _run_stream(nursery, durability, "ipc", 1_000, 2, workers=4)
 
 
-def _run_stream(nursery: Nursery, durability: str, transport: Any, messages: int, kills: int, workers: int) -> None:
+@pytest.mark.parametrize("durability", ["fsync", "relaxed"])
+def test_messages_through_a_few_kills_with_keys(nursery: Nursery, durability: str) -> None:
+    _run_stream(nursery, durability, "tcp", 1_000, 2, workers=4, keyed=True)
+
+
+def _run_stream(
+    nursery: Nursery, durability: str, transport: Any, messages: int, kills: int, workers: int, *, keyed: bool = False
+) -> None:
     with Net(transport, durability) as net:
-        stream = Stream(nursery, net, random.Random(20), messages, kills, workers=workers)
+        names = ("shop", "billing")
+        keyring = Keyring(net.folder)
+        keyring.introduce(*names)
+        keys = {name: {"keys": str(keyring.of(name))} if keyed else {} for name in names}
+        stream = Stream(nursery, net, random.Random(20), messages, kills, keys, workers=workers)
         stream.run()
         assert stream.killed == {"shop": kills, "billing": kills}
         assert stream.answer("shop", "finish", last=messages) == {"HANDLED": messages}
