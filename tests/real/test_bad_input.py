@@ -23,7 +23,7 @@ from tests.real.net import LIMIT_S, Got, Net, is_empty, until
 from tests.real.processes import Nursery
 from zmqrel import ConfigError, Message, Outcome, Peer, Receipt, Retry
 from zmqrel.core import frames
-from zmqrel.runtime.parts import join, split
+from zmqrel.runtime.parts import join
 
 HELLO, WELCOME, OPEN, BYE, PING, PONG, DATA, ACK = range(1, 9)
 
@@ -46,15 +46,8 @@ class Plain:
         self._context.term()
 
     def hello(self, name: str) -> None:
-        """Introduce oneself as one who is not known: the answer comes when all before it was read."""
+        """Introduce oneself as one who is not known."""
         self.socket.send(msgpack.packb([HELLO, os.urandom(8), 1, 0, [frames.PROTOCOL, name, 7], 0]))
-
-    def until_bye(self) -> None:
-        """Read until the peer says BYE."""
-        said = 0
-        while said != BYE:
-            for frame in split(self.socket.recv()) or []:
-                said = msgpack.unpackb(frame[0])[0]
 
 
 def hostile_frames(rng: random.Random) -> Iterator[list[bytes]]:
@@ -116,11 +109,15 @@ def test_hostile_frames_from_a_plain_socket(swift: Net) -> None:
             stranger.socket.send_multipart(parts) if number % 2 else stranger.socket.send(join(parts))
             if number % 50 == 0:
                 traffic(shop, got, number)
-        stranger.hello("stranger")
-        stranger.until_bye()
+
+        def is_heard_again() -> bool:
+            stranger.hello("stranger")
+            return billing.stats()["refused"] >= 1
+
+        until(is_heard_again)
     stats = billing.stats()
-    assert stats["malformed"] > 100
-    assert stats["refused"] >= 1
+    assert stats["malformed"] > 0
+    assert stats["malformed"] + stats["throttled"] > 100, "a stranger who goes on is not read any more for a while"
     assert stats["received"] == stats["handled"]
     assert is_empty(billing)
     traffic(shop, got, -1)
