@@ -227,11 +227,15 @@ class Pump:
     def run(self, keep: Callable[[Host, Frame], bool] = keep_all) -> None:
         """Until nothing moves any more. A frame that `keep(sender, frame)` does not keep is lost."""
         for _ in range(10_000):
-            a, b = self.hosts
-            moved = self._step(a, b, keep)
-            if not self._step(b, a, keep) and not moved:
+            if not self.step(keep):
                 return
         raise AssertionError("the two never come to rest")
+
+    def step(self, keep: Callable[[Host, Frame], bool] = keep_all) -> bool:
+        """Let each take what the other has sent, and do what is to be done at once. False if that was nothing."""
+        a, b = self.hosts
+        moved = self._step(a, b, keep)
+        return self._step(b, a, keep) or moved
 
     def _step(self, host: Host, other: Host, keep: Callable[[Host, Frame], bool]) -> bool:
         while host.dial:

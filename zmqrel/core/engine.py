@@ -47,7 +47,7 @@ _LAZY_US = 300_000
 """How long what is not worth a commit of its own waits for one."""
 _FLUSH_US = 50_000
 """Pause between flushes under "relaxed" durability; the promise is 100 ms."""
-_MOST_TAIL = 8192
+_MOST_TAIL = 16384
 
 
 class Held(NamedTuple):
@@ -672,7 +672,9 @@ class Engine:
             return None
         if not (self._unflushed or any(self._held) or any(self._fresh)):
             return None
-        return self._flushed_us + _FLUSH_US
+        # A stream is not to wait for the next flush: the pause is there for those who send now and then.
+        waits = any(lane.waits_for_flush for lane in self.shared.unflushed)
+        return self._flushed_us if waits else self._flushed_us + _FLUSH_US
 
     def flushed(self) -> None:
         """Everything committed so far was flushed just before."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CONTROL, DATA, DELAYED, LOCAL = range(4)
 """Kinds of lanes. LOCAL is an inbox lane of messages that this peer made itself (moved expired ones, retried dead)."""
-MOST_UNFLUSHED = 8192
+MOST_UNFLUSHED = 16_384
 """Under "relaxed", entries of a lane that may leave between two flushes: so few are in doubt after a power cut. A store
 may be opened by another version than the one that sent: this is part of the store's layout."""
 FIRST_GRANT = 1024
@@ -177,6 +177,12 @@ class OutLane:
         before, self.hold_after = self.last_sendable, None
         self.sendable_upto = self.sent_upto + MOST_UNFLUSHED
         return self.last_sendable > before
+
+    @property
+    def waits_for_flush(self) -> bool:
+        """All that may leave before a flush has left, and there is more ("relaxed" durability)."""
+        upto = self.sendable_upto
+        return upto is not None and not self.closed and self.cursor > upto and self.next_seq - 1 > upto
 
     def doubt_unflushed(self) -> None:
         """What the life before did last is lost: of what it may have sent, nobody may know."""

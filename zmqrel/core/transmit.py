@@ -12,7 +12,7 @@ from itertools import accumulate
 
 from zmqrel.core.entries import verify, verify_all
 from zmqrel.core.lane import CONTROL, OutLane
-from zmqrel.core.runs import Entry, Runs
+from zmqrel.core.runs import Piece, Runs
 
 FRAME_BYTES = 64 * 1024
 """A frame is filled up to here; a larger entry travels alone, if the window has room for it."""
@@ -122,9 +122,10 @@ def _fill_from_tail(batch: Batch, lane: OutLane, last: int, room: _Room) -> None
 def _fill_from_store(batch: Batch, lane: OutLane, store: Runs, last: int, room: _Room) -> None:
     limit = 4
     while batch.last < last and len(batch.records) < FRAME_ENTRIES:
-        entries, all_of_them = store.read(lane.no, batch.last + 1, last, limit)
-        if not _extend(batch, entries, room) and not _add_each(batch, entries, room):
-            return
+        pieces, all_of_them = store.read_pieces(lane.no, batch.last + 1, last, limit, FRAME_BYTES)
+        for piece in pieces:
+            if not _extend(batch, piece, room) and not _add_each(batch, piece, room):
+                return
         if all_of_them:
             _add_void(batch, last)
             return
@@ -132,31 +133,28 @@ def _fill_from_store(batch: Batch, lane: OutLane, store: Runs, last: int, room: 
         limit = min(4 * limit, FRAME_ENTRIES - len(batch.records) or 1)
 
 
-def _extend(batch: Batch, entries: list[Entry], room: _Room) -> bool:
-    """Add good neighbours that all fit, as nearly always; False, and nothing added, if they are not."""
-    if not entries:
-        return True
-    first, last = entries[0].seq, entries[-1].seq
-    if first != batch.last + 1 or last - first + 1 != len(entries) or last > room.grant_last:
+def _extend(batch: Batch, piece: Piece, room: _Room) -> bool:
+    """Add good neighbours that all fit, as nearly always; False, and nothing added, if they do not."""
+    records = piece.records
+    size = batch.size + piece.size
+    if piece.last > room.grant_last or size > min(room.size, FRAME_BYTES):
         return False
-    records = [entry.record for entry in entries]
-    sizes = list(map(len, records))
-    size = batch.size + sum(sizes)
-    if size > min(room.size, FRAME_BYTES) or max(sizes) > room.largest_entry or not verify_all(records):
+    if max(map(len, records)) > room.largest_entry or not verify_all(records):
         return False
+    _add_void(batch, piece.first - 1)
     if batch.runs and batch.runs[-1] > 0:
         batch.runs[-1] += len(records)
     else:
         batch.runs.append(len(records))
     batch.records += records
     batch.size = size
-    batch.last = last
+    batch.last = piece.last
     return True
 
 
-def _add_each(batch: Batch, entries: list[Entry], room: _Room) -> bool:
-    """Add entries and the voids between them, one by one; False when the batch takes no more."""
-    for seq, _, record in entries:
+def _add_each(batch: Batch, piece: Piece, room: _Room) -> bool:
+    """Add neighbours and the voids before them, one by one; False when the batch takes no more."""
+    for seq, record in enumerate(piece.records, piece.first):
         _add_void(batch, seq - 1)
         damaged = not verify(record)
         if damaged or len(record) > room.largest_entry:

@@ -46,8 +46,9 @@ from zmqrel.store.memory import MemoryStore
 _log = logging.getLogger("zmqrel")
 
 _FRAMES_PER_TURN = 128
-_BYTES_PER_TURN = 256 << 10
-_MESSAGES_PER_TURN = 2048
+_BYTES_PER_TURN = 1 << 20
+_MESSAGES_PER_TURN = 8192
+_COMMANDS_PER_TURN = 2048
 _LATER_MOST = 1000
 _LATER_RETRY_S = 0.005
 _FAREWELL_S = 0.5
@@ -506,7 +507,7 @@ class Loop(Drive):
         commands: list[c.Command] = []
         messages = 0
         queue = self._queue
-        while queue and messages < _MESSAGES_PER_TURN:
+        while queue and messages < _MESSAGES_PER_TURN and len(commands) < _COMMANDS_PER_TURN:
             item = queue.popleft()
             if isinstance(item, c.Send):
                 messages += len(item.records)
