@@ -14,8 +14,13 @@ import zmqrel
 from zmqrel.bench.processes import Line, cpu_s, now_s
 
 BATCH = 1_000
-_MOST_UNDER_WAY = 16
+_BATCH_BYTES = 1_000_000
+"""Of bodies in one send call, unless one is larger."""
+_MOST_UNDER_WAY = 64
 """Send calls of which the outcomes are not known."""
+_MOST_UNDER_WAY_BYTES = 8_000_000
+_WINDOW_BYTES = 4 << 20
+"""What docs/sending.md says of streams: so much may be on the wire while both sides wait for their disks."""
 _WAIT_S = 300.0
 
 
@@ -45,11 +50,14 @@ def serve(line: Line, place: str, durability: str, senders: int, name: str = "re
 
 
 @contextmanager
-def _sender(place: str, durability: str, endpoints: list[str], number: int = 0) -> Iterator[zmqrel.Peer]:
+def _sender(
+    place: str, durability: str, endpoints: list[str], number: int = 0, **options: Any
+) -> Iterator[zmqrel.Peer]:
     """A peer that has met each receiver."""
     peers = {f"receiver{at}" if at else "receiver": endpoint for at, endpoint in enumerate(endpoints)}
     name = f"sender{number}"
-    with zmqrel.Peer(name, _store(place, name, durability), peers=peers, **_options(durability)) as peer:
+    options |= _options(durability)
+    with zmqrel.Peer(name, _store(place, name, durability), peers=peers, **options) as peer:
         for receiver in peers:
             peer.send(receiver, None).result(_WAIT_S)
         yield peer
@@ -60,15 +68,16 @@ def stream(
 ) -> None:
     """Send so many to each receiver as fast as possible; the end is when the outcome of each is known."""
     body = b"x" * size
-    batch = max(1, min(BATCH, 4_000_000 // size))
-    with _sender(place, durability, endpoints, number) as peer:
+    batch = max(1, min(BATCH, _BATCH_BYTES // size))
+    calls = max(2, min(_MOST_UNDER_WAY, _MOST_UNDER_WAY_BYTES // (batch * size)))
+    with _sender(place, durability, endpoints, number, window_bytes=_WINDOW_BYTES) as peer:
         line.tell("ready")
         line.hear()
         started_s, used_s = now_s(), cpu_s()
         under_way: deque[Sequence[zmqrel.Receipt]] = deque()
         for first in range(0, messages, batch):
             for receiver in peer_names(endpoints):
-                if len(under_way) == _MOST_UNDER_WAY:
+                if len(under_way) == calls:
                     _await(under_way.popleft())
                 under_way.append(peer.send_many_nowait(receiver, [body] * min(batch, messages - first)))
         for receipts in under_way:
