@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -491,3 +492,36 @@ def test_without_the_extra_its_name_is_told(module: str) -> None:
     )
     assert ended.returncode == 2
     assert ended.stderr == f'zmqrel: the command line needs {module}; install it with: pip install "zmqrel[cli]"\n'
+
+
+def test_nodes_with_keys_are_made_some_that_their_peers_know(launch: Launch, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n3,4\n")
+    text = f"""
+        [run]
+        keys = "held"
+        python_path = ["{ROOT}"]
+        [node.reader]
+        module = "nodes.source"
+        args = ["{tmp_path}/rows.csv", "--to", "table"]
+        peers = ["table"]
+        [node.table]
+        module = "nodes.sink"
+        args = ["--db", "{{data}}/rows.sqlite", "--until-end"]
+        [end]
+        when = ["table"]
+    """
+    public = set()
+    for data in ("first", "second"):
+        run = launch(text, "--data", str(tmp_path / data))
+        assert run.end() == 0
+        with contextlib.closing(sqlite3.connect(tmp_path / data / "rows.sqlite")) as rows:
+            assert rows.execute("SELECT count(*) FROM messages").fetchone() == (3,)  # and that it is the end
+        public.add((tmp_path / "held" / "table" / "public.key").read_text())
+        assert (tmp_path / "held" / "reader" / "peers" / "table").read_text() in public
+        assert [path.name for path in (tmp_path / "held" / "table" / "peers").iterdir()] == ["reader"]
+    assert len(public) == 1  # those that were made are kept
+    (tmp_path / "held" / "table" / "secret.key").write_text("spoilt")
+    run = launch(text)
+    assert run.end() == 2
+    assert_one_line(run.stderr())
+    assert "held/table/secret.key: it holds no key" in run.stderr()

@@ -56,6 +56,11 @@ MISTAKES = {
     "long name of a copy": (f'[node.{"a" * 64}]\nprogram = ["{{python}}"]\ncount = 2', "is too long a name"),
     "no count": (ONE + "count = 0", "node.a.count: 0 is not allowed; allowed: a whole number from 1 to 100"),
     "a true count": (ONE + "count = true", "node.a.count: true is not allowed"),
+    "keys": (ONE + "[run]\nkeys = 1", "run.keys: 1 is not allowed; allowed: true, false, or a directory"),
+    "keys twice": (
+        ONE + 'options = { keys = "x" }\n[run]\nkeys = true',
+        "node.a.options.keys: run.keys gives every node its keys; allowed: keys in one place",
+    ),
     "restart": (
         ONE + 'restart = "often"',
         'node.a.restart: "often" is not allowed; allowed: "on-failure" or',
@@ -262,3 +267,13 @@ def test_without_an_end_rule_all_nodes_have_to_end(read: Callable[..., Plan]) ->
     assert plan.when == ("a", "b")
     assert not plan.ends
     assert read(TWO + '[end]\nwhen = ["b"]').ends
+
+
+def test_keys_are_an_option_of_every_node(read: Callable[..., Plan], tmp_path: Path) -> None:
+    plan = read(TWO + "[run]\nkeys = true")
+    assert [json.loads(node.environment["ZMQREL_OPTIONS"]) for node in plan.nodes] == [
+        {"keys": str(plan.data / "keys" / name)} for name in ("a", "b")
+    ]
+    assert [node.peers for node in plan.nodes] == [("b",), ("a",)]
+    assert read(TWO + '[run]\nkeys = "own/{x}"\n[parameters]\nx = "y"').nodes[0].keys == tmp_path / "own/y/a"
+    assert read(TWO + "[run]\nkeys = false").nodes[0].keys is None

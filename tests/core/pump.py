@@ -51,8 +51,17 @@ class Time:
 class Host:
     """One engine with its store. `out` keeps the frames that it sent, the lists what it told."""
 
-    def __init__(self, name: str, time: Time, *, ahead_us: int = 0, **options: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        time: Time,
+        *,
+        ahead_us: int = 0,
+        name_of: Callable[[int], str | None] | None = None,
+        **options: Any,
+    ) -> None:
         self.name = name
+        self.name_of = name_of
         self.time = time
         self.ahead_us = ahead_us
         """How far its store clock is ahead of the other's."""
@@ -78,7 +87,9 @@ class Host:
         left = self.in_hand.open()
         self.out = []
         now = self.now()
-        self.engine = Engine(self.name, self.options, rng, lambda: rng.getrandbits(64) | 1, self.store, now)
+        self.engine = Engine(
+            self.name, self.options, rng, lambda: rng.getrandbits(64) | 1, self.store, now, self.name_of
+        )
         self.engine.begin(now, now.store_us)
         trusted = self.store.previous != "rebooted"
         self.engine.recover(left, trusted)

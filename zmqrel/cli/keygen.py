@@ -50,7 +50,7 @@ def keygen(directory: Path, peers: tuple[str, ...], as_json: bool) -> None:
     made = not (peers and (directory / keys.SECRET).exists())
     if made and (directory / keys.SECRET).exists():
         raise speech.FoundWrong(f"{directory / keys.SECRET} is there: a secret key is not overwritten")
-    public = keys.generate(directory) if made else keys.own_public(directory)
+    public = keys.ensured(directory)
     for name, key in others.items():
         keys.authorise(directory, name, key)
     if as_json:

@@ -14,9 +14,11 @@ from typing import Any
 
 import click
 
+import zmqrel
 from zmqrel.cli import supervise, table
 from zmqrel.cli.speech import Seconds, UsedWrongly
 from zmqrel.cli.topology import Plan, TopologyError, load
+from zmqrel.runtime import keys
 
 EPILOG = """\b
 Examples:
@@ -112,6 +114,7 @@ def launch(
         return
     with supervise.Interrupts().watched() as interrupts:
         _make(plan.data)
+        _make_keys(plan)
         status = _launch(plan, table.shown(as_json, every), interrupts, timeout, as_json, keep=data is not None)
     context.exit(status)
 
@@ -126,6 +129,20 @@ def _make(data: Path) -> None:
             report.unlink()
     except OSError as error:
         raise UsedWrongly(f"--data {data}: cannot be made: {error.strerror}") from error
+
+
+def _make_keys(plan: Plan) -> None:
+    """For each node, if the run has keys: a pair, unless there is one, and the public keys of its peers."""
+    keyed = {node.name: node.keys for node in plan.nodes if node.keys is not None}
+    try:
+        public = {name: keys.ensured(directory) for name, directory in keyed.items()}
+        for node in plan.nodes:
+            for peer in node.peers if node.keys is not None else ():
+                keys.authorise(keyed[node.name], peer, public[peer])
+    except OSError as error:
+        raise UsedWrongly(f"run.keys: {error.filename}: {error.strerror}") from error
+    except zmqrel.ConfigError as error:
+        raise UsedWrongly(str(error)) from error
 
 
 def _launch(

@@ -7,6 +7,8 @@ before anything runs. What a file may say, with the defaults:
     [run]
     transport = "tcp"           # nodes reach each other at free ports; or "ipc": in the data directory
     python_path = []            # directories, relative to the file, that go before PYTHONPATH
+    keys = false                # true: each node has keys, made in the data directory, that its peers know; or a
+                                # directory, relative to the file, where they are made and kept
     stop_timeout = 10           # seconds that a node has to end before it is killed
 
     [parameters]                # with defaults; --set NAME=VALUE overrides, --input FILE sets input
@@ -90,6 +92,10 @@ class Node:
     tries: int
     backoff: float
     steady: float
+    keys: Path | None
+    """Its directory of keys, if the run has keys."""
+    peers: tuple[str, ...]
+    """Whom it connects to, and who connects to it."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +172,8 @@ class _Reader:
         self.known |= {f"endpoint.{name}": endpoint for name, endpoint in endpoints.items()}
         path = [str((self.file.parent / each).resolve()) for each in run["python_path"]]
         links = {copy.name: self._links(copy, groups) for copy in copies}
-        nodes = tuple(self._node(copy, links, endpoints, path) for copy in copies)
+        keys = self._keys(run["keys"])
+        nodes = tuple(self._node(copy, links, endpoints, path, keys) for copy in copies)
         when = self._members(end["when"] or list(groups), groups, "end.when")
         return Plan(
             file=self.file,
@@ -327,12 +334,19 @@ class _Reader:
 
         return PLACE.sub(one, _text(template))
 
+    def _keys(self, told: bool | str) -> Path | None:
+        """Where the nodes have their directories of keys."""
+        if isinstance(told, str):
+            return self.file.parent / self._filled(told, "run.keys", self._here("", 0))
+        return self.data / "keys" if told else None
+
     def _node(
         self,
         copy: _Copy,
         links: Mapping[str, tuple[str, ...]],
         endpoints: Mapping[str, str],
         path: list[str],
+        keys: Path | None,
     ) -> Node:
         fields, known = copy.fields, self._here(copy.name, copy.index)
         peers: dict[str, str | None] = {name: None for name, to in links.items() if copy.name in to}
@@ -342,7 +356,7 @@ class _Reader:
             "ZMQREL_STORE": str(self.data / copy.name),
             "ZMQREL_BIND": endpoints[copy.name],
             "ZMQREL_PEERS": json.dumps(peers),
-            "ZMQREL_OPTIONS": json.dumps(self._options(copy, known)),
+            "ZMQREL_OPTIONS": json.dumps(self._options(copy, known, keys)),
             "ZMQREL_STATUS_FILE": str(self.data / "status" / f"{copy.name}.json"),
         }
         for variable, value in fields["environment"].items():
@@ -356,14 +370,20 @@ class _Reader:
             tries=fields["tries"],
             backoff=float(fields["backoff"]),
             steady=float(fields["steady"]),
+            keys=None if keys is None else keys / copy.name,
+            peers=tuple(peers),
         )
 
-    def _options(self, copy: _Copy, known: Mapping[str, str]) -> dict[str, Any]:
+    def _options(self, copy: _Copy, known: Mapping[str, str], keys: Path | None) -> dict[str, Any]:
         key = f"{copy.key}.options"
+        if keys is not None and "keys" in copy.fields["options"]:
+            raise self._wrong(f"{key}.keys", "run.keys gives every node its keys", "keys in one place")
         options = {
             name: self._filled(value, f"{key}.{name}", known) if isinstance(value, str) else value
             for name, value in copy.fields["options"].items()
         }
+        if keys is not None:
+            options["keys"] = str(keys / copy.name)
         try:
             zmqrel.Options.parse(options)
         except zmqrel.ConfigError as error:

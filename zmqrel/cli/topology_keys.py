@@ -85,6 +85,11 @@ NODE_KEYS = {
 RUN_KEYS = {
     "transport": Key('"tcp" or "ipc"', _one_of("tcp", "ipc"), "tcp"),
     "python_path": Key("a list of directories", _texts, []),
+    "keys": Key(
+        "true, false, or a directory",
+        lambda value: isinstance(value, bool) or (isinstance(value, str) and value != ""),
+        False,
+    ),
     "stop_timeout": Key("seconds from 0 to 3600", _number(0, 3600), 10.0),
 }
 END_KEYS = {

@@ -212,6 +212,11 @@ def generate(directory: Path) -> bytes:
     return public
 
 
+def ensured(directory: Path) -> bytes:
+    """The public key of a directory, in Z85, whose pair is made if there is none. Raises ConfigError, OSError."""
+    return own_public(directory) if (directory / SECRET).exists() else generate(directory)
+
+
 def authorise(directory: Path, name: str, key: bytes) -> None:
     """Put the public key of a peer into a directory, in place of the one that is there. Raises ConfigError, OSError."""
     check_name(name, "the name of a peer")
