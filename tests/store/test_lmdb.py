@@ -261,6 +261,41 @@ def test_a_directory_that_cannot_be_written(open_ground: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a directory for another user")
+def test_a_store_of_someone_else_is_refused_to_root_too(tmp_path: Path, open_lmdb: OpenLmdb) -> None:
+    open_lmdb(tmp_path / "store").close()
+    os.chown(tmp_path / "store", NOBODY, NOBODY)
+    with pytest.raises(ConfigError, match=f"{tmp_path}/store belongs to user {NOBODY}, this is user 0; .* its owner"):
+        open_lmdb(tmp_path / "store")
+    os.chown(tmp_path / "store", 0, 0)
+    os.chown(tmp_path / "store" / "data.mdb", NOBODY, NOBODY)
+    with pytest.raises(ConfigError, match=f"{tmp_path}/store/data.mdb belongs to user {NOBODY}, this is user 0"):
+        open_lmdb(tmp_path / "store")
+    os.chown(tmp_path / "store" / "data.mdb", 0, 0)
+    assert open_lmdb(tmp_path / "store").previous == "clean"
+
+
+def test_a_store_that_others_could_read_is_closed_to_them(tmp_path: Path, open_lmdb: OpenLmdb) -> None:
+    """As it is after `cp -r`."""
+    open_lmdb(tmp_path / "store").close()
+    for path in (tmp_path / "store", *(tmp_path / "store").iterdir()):
+        path.chmod(0o777)
+    open_lmdb(tmp_path / "store")
+    assert stat.S_IMODE((tmp_path / "store").stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "store").iterdir()} == {0o600}
+
+
+def test_a_directory_in_which_other_things_lie_is_left_open(tmp_path: Path, open_lmdb: OpenLmdb) -> None:
+    tmp_path.chmod(0o755)
+    other = tmp_path / "readme.txt"
+    other.write_text("")
+    other.chmod(0o644)
+    open_lmdb(tmp_path)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    assert stat.S_IMODE(other.stat().st_mode) == 0o644
+    assert stat.S_IMODE((tmp_path / "data.mdb").stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a directory for another user")
 def test_a_directory_of_someone_else(open_ground: Path) -> None:
     theirs = open_ground / "theirs"
     theirs.mkdir()

@@ -38,6 +38,7 @@ from zmqrel.runtime.permission_file import PermissionFile
 from zmqrel.runtime.room import WaitingSends
 from zmqrel.runtime.turn import Turns, Work
 from zmqrel.runtime.wire import MAX_TOGETHER, Wire
+from zmqrel.store.directory import IN_HAND
 from zmqrel.store.in_hand import InHandFile, MemoryInHand
 from zmqrel.store.limits import remedy
 from zmqrel.store.lmdb import LmdbStore
@@ -347,7 +348,7 @@ class Loop(Drive):
             self._store = LmdbStore(
                 self._directory, durability=options.durability, map_size_bytes=options.map_size_bytes
             )
-            self._in_hand = InHandFile(self._directory / "in-hand")
+            self._in_hand = InHandFile(self._directory / IN_HAND)
         try:
             self.clock = self._make_clock()
             largest = max(options.max_body_bytes + _HEADER_ROOM_BYTES, _LEAST_FRAME_BYTES)

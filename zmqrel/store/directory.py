@@ -6,6 +6,7 @@ Nothing here knows what is in the data file.
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
@@ -23,6 +24,14 @@ DATA: Final = "data.mdb"
 LIFE: Final = "life"
 LOCK: Final = "lock"
 REDO: Final = "redo"
+IN_HAND: Final = "in-hand"
+SET_ASIDE: Final = "damaged-"
+"""Directories of what was set aside: this and a number."""
+_FILES: Final = frozenset((DATA, LIFE, LOCK, REDO, IN_HAND))
+_DIRECTORY_MODE: Final = 0o700
+_FILE_MODE: Final = 0o600
+_OF_OTHERS: Final = 0o077
+"""The bits that let a group, or everybody, in."""
 
 _LIFE_BYTES: Final = 128
 _HOLDER_BYTES: Final = 24
@@ -65,6 +74,11 @@ class StoreDirectory:
         """Kept open, for a process without a descriptor left must be able to close its store."""
         self._lock_fd: int | None = _lock(self.path, _LOOKING if only_look else "")
         _locked_here.add(self)
+        try:
+            _close_to_others(self.path)
+        except BaseException:
+            self.unlock()
+            raise
 
     def previous(self) -> Previous:
         """Tell how the life before this one ended; "rebooted", the worst, if that is not known."""
@@ -127,7 +141,7 @@ class StoreDirectory:
         verified, found damaged and set aside when next opened. Raises OSError.
         """
         number = 1
-        while (aside := self.path / f"damaged-{number}").exists():
+        while (aside := self.path / f"{SET_ASIDE}{number}").exists():
             number += 1
         aside.mkdir(mode=0o700)
         for name in (LIFE, REDO, DATA):
@@ -177,9 +191,10 @@ def sync_directory(path: Path) -> None:
 def _make(path: Path) -> None:
     try:
         missing = [p for p in (path, *path.parents) if not p.exists()]
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for made in missing:
+        for made in reversed(missing):
+            made.mkdir(mode=_DIRECTORY_MODE, exist_ok=True)
             sync_directory(made.parent)
+        path.mkdir(exist_ok=True)  # or a file that is there already would not be told apart
     except (FileExistsError, NotADirectoryError) as error:
         raise ConfigError(f"store takes a directory, and {_first_file(path)} is a file") from error
     except OSError as error:
@@ -198,16 +213,38 @@ def _first_file(path: Path) -> Path:
 
 def _check(path: Path) -> None:
     status = path.stat()
+    # Root, too, is refused: what it made here its owner could not open, and whoever owns a directory can put links into
+    # it that lead root to write elsewhere.
+    _refuse_others(f"the directory {path}", status.st_uid)
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         raise ConfigError(f"store: the directory {path} cannot be read and written by user {os.geteuid()}")
-    # Root is let in: in a container it commonly works on a directory that belongs to a user of the host.
-    if os.geteuid() not in (0, status.st_uid):
-        raise ConfigError(
-            f"store: the directory {path} belongs to user {status.st_uid}, this is user {os.geteuid()}; "
-            "a store is only opened by its owner"
-        )
     if kind := _network_file_system(status.st_dev):
         raise ConfigError(f"store: {path} is on a network file system ({kind}); a store needs a local one")
+
+
+def _refuse_others(what: str, owner: int) -> None:
+    if owner != os.geteuid():
+        raise ConfigError(
+            f"store: {what} belongs to user {owner}, this is user {os.geteuid()}; a store is only opened by its owner"
+        )
+
+
+def _close_to_others(path: Path) -> None:
+    """Let nobody else into the store, whoever was let in before. Raises ConfigError for what is somebody else's.
+
+    A directory in which other things lie is left as it is, and the store's files in it are not.
+    """
+    entries = list(path.iterdir())
+    for entry in entries:
+        if entry.name not in _FILES:
+            continue
+        status = entry.lstat()
+        _refuse_others(str(entry), status.st_uid)
+        if stat.S_ISREG(status.st_mode) and status.st_mode & _OF_OTHERS:
+            entry.chmod(_FILE_MODE)
+    alone = all(entry.name in _FILES or entry.name.startswith(SET_ASIDE) or entry.is_socket() for entry in entries)
+    if alone and path.stat().st_mode & _OF_OTHERS:
+        path.chmod(_DIRECTORY_MODE)
 
 
 def _network_file_system(device: int) -> str | None:
