@@ -175,8 +175,8 @@ MUTANTS = {
     ),
     "a tombstone does not stop its message": Mutant(
         "core.inbox",
-        "dropped = {tables.split_lane_seq(key)[1] for key, _ in tombstones}",
-        "dropped = set[int]()",
+        "return {tables.split_lane_seq(key)[1] for key, _ in popped}",
+        "return set[int]()",
         "links",
         0,
     ),

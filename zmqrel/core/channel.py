@@ -68,8 +68,11 @@ def resend_wait_us(resend: Retry, attempt: int, ack_us: int, rng: Rng) -> int:
 
     `ack_us` is how long an acknowledgement takes.
     """
-    delay_s = resend.delay(attempt, rng)
-    return _LEAST_RESEND_US + 4 * ack_us + int((delay_s or 0.0) * 1e6)
+    return _LEAST_RESEND_US + 4 * ack_us + _backoff_us(resend, attempt, rng)
+
+
+def _backoff_us(resend: Retry, attempt: int, rng: Rng) -> int:
+    return int((resend.delay(attempt, rng) or 0.0) * 1e6)
 
 
 class Channel:
@@ -629,13 +632,17 @@ class Channel:
             self._shared.timers.cancel(("resend", lane.no))
 
     def _resend_wait_us(self, lane: OutLane) -> int:
-        return resend_wait_us(self._shared.options.resend, lane.resend_attempt + 1, lane.ack_us, self._shared.rng)
+        """As `resend_wait_us`. Nearly always the acknowledgement comes first: then the backoff serves the next time."""
+        if lane.backoff_us is None:
+            lane.backoff_us = _backoff_us(self._shared.options.resend, lane.resend_attempt + 1, self._shared.rng)
+        return _LEAST_RESEND_US + 4 * lane.ack_us + lane.backoff_us
 
     def resend_due(self, lane: OutLane) -> None:
         """Nothing was acknowledged for one interval: send again from the floor."""
         if not lane.flight and lane.cursor > lane.last_sendable:
             return
         lane.resend_attempt += 1
+        lane.backoff_us = None
         if lane.flight:
             self._shared.counters["resend_timeouts"] += 1
         lane.rewind(lane.acked)

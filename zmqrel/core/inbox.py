@@ -198,10 +198,8 @@ class Inbox:
         if last <= floor:
             return
         plain = _check(records) and lane.kind == DATA
-        tombstones = self._shared.journal.pop(*tables.lane_bounds(tables.TOMBSTONE, lane.no, floor + 1, last))
-        if tombstones:
-            self.tombstones_of[lane.peer] -= len(tombstones)
-            dropped = {tables.split_lane_seq(key)[1] for key, _ in tombstones}
+        dropped = self._pop_tombstones(lane, floor + 1, last)
+        if dropped:
             pairs = [pair for pair in zip(seqs, records, strict=True) if pair[0] not in dropped]
             seqs, records = [seq for seq, _ in pairs], [record for _, record in pairs]
         if not may_send:
@@ -721,9 +719,13 @@ class Inbox:
         """Remove the lane's tombstones above a sequence number."""
         self._pop_tombstones(lane, above + 1)
 
-    def _pop_tombstones(self, lane: InLane, *numbers: int) -> None:
+    def _pop_tombstones(self, lane: InLane, *numbers: int) -> set[int]:
+        """Remove those of these numbers, and return which there were: looked up only where there are some at all."""
+        if not self.tombstones_of[lane.peer]:
+            return set()
         popped = self._shared.journal.pop(*tables.lane_bounds(tables.TOMBSTONE, lane.no, *numbers))
         self.tombstones_of[lane.peer] -= len(popped)
+        return {tables.split_lane_seq(key)[1] for key, _ in popped}
 
     def message_id(self, row: Row) -> str:
         """The id of a message: the sender's own, or made of lane and sequence number."""

@@ -47,6 +47,7 @@ class OutLane:
         "ack_us",
         "acked",
         "after",
+        "backoff_us",
         "closed",
         "cursor",
         "doubt_upto",
@@ -111,6 +112,8 @@ class OutLane:
         self.grant_seq = acked + FIRST_GRANT
         self.grant_bytes = 2**62
         self.resend_attempt = 0
+        self.backoff_us: int | None = None
+        """Drawn for the present attempt, None if none was."""
         self.rewound_at_us = 0
         self.rewound_to = -1
         self.parked = False
@@ -151,7 +154,8 @@ class OutLane:
             # Smoothed as TCP does (RFC 6298): an eighth of the news.
             self.ack_us += (now_us - landed.sent_us - self.ack_us) // 8
         self.cursor = max(self.cursor, floor + 1)
-        self.resend_attempt = 0
+        if self.resend_attempt:
+            self.resend_attempt, self.backoff_us = 0, None
         return True
 
     @property

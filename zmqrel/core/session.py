@@ -339,9 +339,10 @@ class Sessions:
         There may be several inbound ones: a connection that was made anew has a new link, and the old one is still
         taken for alive.
         """
-        if self.dialled_link is not None and self.dialled_link in self.open:
-            return self.open[self.dialled_link]
-        return max(self.open.values(), key=lambda session: session.heard_us, default=None)
+        own = self.open.get(self.dialled_link or 0)
+        if own is not None or len(self.open) > 1:
+            return own or max(self.open.values(), key=lambda session: session.heard_us)
+        return next(iter(self.open.values()), None)
 
     def pending_due(self, link: int) -> None:
         """A connector that said HELLO had time enough to open its session."""
