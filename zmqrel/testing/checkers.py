@@ -145,6 +145,8 @@ class Checker:
         """How often each peer's process died."""
         self._of_id: defaultdict[tuple[str, str], list[History]] = defaultdict(list)
         """(sender, id) -> what has it: a store that was put back may give one again."""
+        self._told_of_unknown: dict[tuple[str, str], Outcome] = {}
+        """(sender, id) -> what a callback was told of a message whose sender died before it knew that it was accepted."""
         self.hand_overs = 0
         self._sees = {name[4:].replace("_", " "): getattr(self, name) for name in dir(self) if name.startswith("_on_")}
         world.watch(self._see)
@@ -175,6 +177,7 @@ class Checker:
         if was_unknown is not None:
             # Sent again, by a caller that did not know: what became of it meanwhile was not seen.
             history.at_risk = history.blind = True
+            history.told = self._told_of_unknown.pop((receipt.sender, receipt.id or ""), None)
         elif receipt.key is not None and not receipt.delayed:
             self._of_key[(receipt.sender, receipt.to, receipt.queue, receipt.key)].append(receipt.body)
         elif self._is_prompt(receipt) and not receipt.delayed:
@@ -605,7 +608,9 @@ class Checker:
 
     def _on_told(self, sender: str, message_id: str, outcome: Outcome) -> None:
         self.seen["told to a callback"] += 1
-        for history in self._of_id[(sender, message_id)]:
+        if (sender, message_id) not in self._of_id:
+            self._told_of_unknown[sender, message_id] = outcome
+        for history in self._of_id.get((sender, message_id), ()):
             if history.told not in (None, outcome) and not history.sender_lost:
                 raise self._broken(history.receipt.body, f"a callback was told {outcome} after {history.told}")
             history.told = outcome

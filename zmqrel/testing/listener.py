@@ -26,10 +26,21 @@ class Listener:
         self._life = -1
         self._busy = self._news = False
         network.on("ended", self._ended)
+        network.on("started", self._started)
         network.after(0, self._look)
 
     def _ended(self, name: str) -> None:
         self._news = self._news or name == self._name
+
+    def _started(self, name: str) -> None:
+        # As a peer does it: before its application can send.
+        if name == self._name:
+            self._subscribe()
+
+    def _subscribe(self) -> None:
+        peer = self._network.peers[self._name]
+        self._life, self._busy, self._news = peer.life, False, True
+        peer.command(c.Subscribe(), partial(self._subscribed, peer.life))
 
     def _look(self) -> None:
         self._network.after(_LOOK_S, self._look)
@@ -37,8 +48,7 @@ class Listener:
         if not peer.running:
             return
         if peer.life != self._life:
-            self._life, self._busy, self._news = peer.life, False, True
-            peer.command(c.Subscribe(), partial(self._subscribed, peer.life))
+            self._subscribe()
         if self._news and not self._busy:
             self._busy, self._news = True, False
             peer.command(c.TakeOutcomes(_AT_ONCE), partial(self._take, peer.life))

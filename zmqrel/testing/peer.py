@@ -243,6 +243,8 @@ class SimulatedPeer:
             for name, endpoint in self.peers.items():
                 self.command(c.Connect(name, endpoint))
             self._look_up_receipts()
+            if not self.is_impostor:
+                self.network.observe("started", self.name)
         self.wake()
 
     def _open(self) -> None:
