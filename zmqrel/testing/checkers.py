@@ -330,6 +330,10 @@ class Checker:
         if history is not None and delivery.origin_id is None:
             history.rejected = True
 
+    def _on_asked_in_vain(self, delivery: HandOver) -> None:
+        """It was withdrawn while `admit` was asked."""
+        self._asked_about[delivery.to].pop(delivery.queue, None)
+
     def _on_handed_over(self, delivery: HandOver) -> None:
         self.hand_overs += 1
         self._check_suspects(delivery)
@@ -352,7 +356,8 @@ class Checker:
         history.handed_over.append((self._world.now, delivery.attempt, delivery.redelivered))
         history.deaths = self._deaths[delivery.to]
         history.running = True
-        history.alone = history.suspect
+        # A sender whose store was put back sends it under a new number, of which nothing is known.
+        history.alone = history.suspect and not history.sender_lost
         history.may_again = history.interrupted = history.suspect = False
         self._happened("handed over", delivery.body)
         self._happened("recalled, or told that it is too late", delivery.body)

@@ -726,6 +726,8 @@ class SimulatedPeer:
         elif handler.buffer.admit(row, self.running_clock.now().store_us):
             self._begin_work(handler, row)
             return
+        else:
+            self.network.observe("asked in vain", delivery)
         handler.busy -= 1
         self.wake(self.input_delay_us())
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from zmqrel.testing.links import Process
     from zmqrel.testing.network import Network, Reported
 
-_UNTOLD = ("turn", "asking")
+_UNTOLD = ("turn", "asking", "asked in vain", "ended")
 _MOST_LINES = 200
 
 
