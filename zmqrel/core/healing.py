@@ -131,11 +131,12 @@ class Healing:
             self.send_state()
         if forgot or (they_are_old and self._healed_them != session.instance):
             self._heal_them(session.instance, told=info.i_am_old)
+            # What they acknowledged in a life that is lost must not pass for known, whatever else is under way.
+            self._take_floors(info)
         elif info.i_am_old and self._forgot_in == session.instance and not overtaken:
             self._doubt_what_was_sent()  # it may have been told to forget once more
         if forgot:
             self._forgot_in = session.instance
-            self._take_floors(info)  # or the next handshake would say the same again
         if i_am_old:
             # OPEN is still to say so. Whoever judged by a WELCOME of before, or is about to, learns it by another one.
             channel.sessions.end_all("this store is an old copy", spared=session if session.dialled else None)
@@ -283,6 +284,10 @@ class Healing:
             withdrawn = to_ranges(self._outbox.withdrawn_seqs(lane))
             lost = self._outbox.unsettled(lane, lane.sent_upto) if give_up else withdrawn
             self._end_uncertain(lane, lost, "store lost")
+        # The store that is gone may come back, and remember numbers that a lost life of ours gave. What this life has not
+        # sent yet gets numbers that it cannot know.
+        for lane in [lane for lane in channel.out.values() if lane.kind != CONTROL]:
+            self._close(lane)
         for theirs in channel.theirs.values():
             self._inbox.drop_tombstones(theirs, 0)
             theirs.closed = True
