@@ -50,6 +50,10 @@ class SeenLane:
     """A life of its sender was lost."""
     next_seq: int = 1
     """All numbers below were given; only what its present store knows."""
+    given_in: int = 0
+    """The commit in which the last of them were given."""
+    given_before: int = 1
+    """All numbers below were given before that commit: a handshake may have been written first in its turn."""
 
 
 class WireChecker:
@@ -91,7 +95,7 @@ class WireChecker:
     def _forget(self, name: str) -> None:
         """Its store may know less than was seen of it."""
         for lane in self._of[name].values():
-            lane.next_seq = 1
+            lane.next_seq = lane.given_before = 1
             lane.lost = True
             # What had ended by then may not have ended by the copy.
             lane.entries = {seq: entry for seq, entry in lane.entries.items() if entry and seq <= lane.floor}
@@ -121,7 +125,7 @@ class WireChecker:
             for ack in frame.fields[0]:
                 self._read_ack(sender.name, ack)
         elif frame.type in (frames.WELCOME, frames.OPEN):
-            self._read_info(sender.name, receiver, frame.fields[2])
+            self._read_info(sender.name, receiver, frame.fields[2], frame.commits)
 
     def _read_impostor(self, frame: Frame) -> None:
         """Nothing that it says binds the peer whose name it has, but who takes it for that peer need not keep what it
@@ -165,7 +169,10 @@ class WireChecker:
                     self._read_control(sender, entry)
                 seq += 1
         lane.highest = max(lane.highest, seq - 1)
-        lane.next_seq = max(lane.next_seq, seq)
+        if seq > lane.next_seq:
+            if frame.commits != lane.given_in:
+                lane.given_in, lane.given_before = frame.commits, lane.next_seq
+            lane.next_seq = seq
         window_bytes = self._network.peers[sender].options.window_bytes
         if sum(lane.unacknowledged.values()) > window_bytes + lane.largest:
             raise self._broken(sender, f"has more than a window on the wire to {receiver}: {lane.unacknowledged}")
@@ -232,7 +239,7 @@ class WireChecker:
             for seq in [seq for seq in lane.unacknowledged if seq <= floor]:
                 del lane.unacknowledged[seq]
 
-    def _read_info(self, sender: str, receiver: str | None, info: Info) -> None:
+    def _read_info(self, sender: str, receiver: str | None, info: Info, commits: int) -> None:
         for lane in self._lanes.values():
             if {lane.sender, lane.receiver} == {sender, receiver}:
                 lane.grants = []
@@ -243,7 +250,8 @@ class WireChecker:
         self._largest[(sender, receiver)] = info.largest_entry
         for told in info.lanes:
             lane = self._lane(sender, receiver, told.lane_id, told.kind)
-            if told.next_seq < lane.next_seq and not told.closed:
+            given = lane.given_before if lane.given_in == commits else lane.next_seq
+            if told.next_seq < given and not told.closed:
                 raise self._broken(
                     sender, f"will give {told.next_seq} of lane {told.lane_id:016x} again, {lane.next_seq - 1} was sent"
                 )
