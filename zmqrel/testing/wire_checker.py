@@ -43,6 +43,10 @@ class SeenLane:
     """The highest floor that left the receiver."""
     floor: int = 0
     """Likewise, of the store that it has now."""
+    floor_in: int = 0
+    """The commit of the receiver in which it named that."""
+    floor_before: int = 0
+    """The highest that it named before that commit: the frames of a turn on two links leave in any order."""
     grants: list[tuple[float, int]] = field(default_factory=list)
     """When what was granted, since the handshake."""
     largest: int = 0
@@ -53,7 +57,7 @@ class SeenLane:
     given_in: int = 0
     """The commit in which the last of them were given."""
     given_before: int = 1
-    """All numbers below were given before that commit: a handshake may have been written first in its turn."""
+    """All numbers below were given before that commit."""
 
 
 class WireChecker:
@@ -102,7 +106,7 @@ class WireChecker:
             lane.unacknowledged.clear()
         for lane in self._lanes.values():
             if lane.receiver == name:
-                lane.floor = 0
+                lane.floor = lane.floor_before = 0
                 if lane.lost:
                     lane.entries.clear()  # nobody is left who knows what was sent
         for where in [where for where in self._settled if where[0] == name]:
@@ -123,7 +127,7 @@ class WireChecker:
             self._read_data(sender.name, receiver, frame.fields[0], frame)
         elif frame.type == frames.ACK:
             for ack in frame.fields[0]:
-                self._read_ack(sender.name, ack)
+                self._read_ack(sender.name, ack, frame.commits)
         elif frame.type in (frames.WELCOME, frames.OPEN):
             self._read_info(sender.name, receiver, frame.fields[2], frame.commits)
 
@@ -216,21 +220,25 @@ class WireChecker:
             if receipt is not None and receipt.outcome is None and not receipt.forgotten:
                 raise self._broken(name, f"sends {seq} of lane {lane_id:016x} as a void, but it has not ended")
 
-    def _read_ack(self, receiver: str, ack: LaneAck) -> None:
+    def _read_ack(self, receiver: str, ack: LaneAck, commits: int) -> None:
         lane = self._lanes.get(ack.lane_id)
         if lane is None:
             return
         if ack.floor > lane.highest:
             raise self._broken(receiver, f"acknowledges {ack.floor} of lane {ack.lane_id:016x}, of {lane.highest} sent")
-        self._check_floor(receiver, lane, ack.lane_id, ack.floor)
+        self._check_floor(receiver, lane, ack.lane_id, ack.floor, commits)
         lane.grants = [*lane.grants[-20:], (self._network.now, ack.grant_seq)]
         self.seen["gap reported"] += ack.gap
         self.seen["credit exhausted"] += lane.kind != CONTROL and ack.grant_seq <= ack.floor
 
-    def _check_floor(self, receiver: str, lane: SeenLane, lane_id: int, floor: int) -> None:
-        if floor < lane.floor and (receiver, lane.sender) not in self._forgot:
-            raise self._broken(receiver, f"names floor {floor} of lane {lane_id:016x}, after it named {lane.floor}")
-        lane.floor = floor
+    def _check_floor(self, receiver: str, lane: SeenLane, lane_id: int, floor: int, commits: int) -> None:
+        if commits != lane.floor_in:
+            lane.floor_in, lane.floor_before = commits, lane.floor
+        if floor < lane.floor_before and (receiver, lane.sender) not in self._forgot:
+            raise self._broken(
+                receiver, f"names floor {floor} of lane {lane_id:016x}, after it named {lane.floor_before}"
+            )
+        lane.floor = max(lane.floor, floor) if floor >= lane.floor_before else floor
         self._take_floor(lane, floor)
 
     def _take_floor(self, lane: SeenLane, floor: int) -> None:
@@ -246,7 +254,7 @@ class WireChecker:
         for lane_id, floor in info.floors:
             theirs = self._lanes.get(lane_id)
             if theirs is not None:
-                self._check_floor(sender, theirs, lane_id, floor)
+                self._check_floor(sender, theirs, lane_id, floor, commits)
         self._largest[(sender, receiver)] = info.largest_entry
         for told in info.lanes:
             lane = self._lane(sender, receiver, told.lane_id, told.kind)
