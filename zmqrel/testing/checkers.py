@@ -146,7 +146,7 @@ class Checker:
         self._of_id: defaultdict[tuple[str, str], list[History]] = defaultdict(list)
         """(sender, id) -> what has it: a store that was put back may give one again."""
         self._told_of_unknown: dict[tuple[str, str], Outcome] = {}
-        """(sender, id) -> what a callback was told of a message whose sender died before it knew that it was accepted."""
+        """(sender, id) -> what a callback was told of a message whose sender died before it knew of it."""
         self.hand_overs = 0
         self._sees = {name[4:].replace("_", " "): getattr(self, name) for name in dir(self) if name.startswith("_on_")}
         world.watch(self._see)
