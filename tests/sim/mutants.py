@@ -383,6 +383,23 @@ MUTANTS = {
         "permissions",
         0,
     ),
+    "whoever has a key may have any name": Mutant(
+        "core.engine",
+        "if self._name_of is not None and self._name_of(link) != name:",
+        "if self._name_of is not None and self._name_of(link) is None:",
+        "keys",
+        0,
+    ),
+    "a session outlives its key": Mutant(
+        "core.engine", 'channel.sessions.end_all("the key is not known any more")', "None", "keys", 0
+    ),
+    "a peer is not dialled again when its key is back": Mutant(
+        "core.engine",
+        "and channel.endpoint is not None and channel.sessions.dialled_link is None:",
+        "and channel.endpoint is None and channel.sessions.dialled_link is None:",
+        "keys",
+        0,
+    ),
 }
 """By what is wrong."""
 

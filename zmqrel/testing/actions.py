@@ -79,6 +79,7 @@ class Actions:
             "impostor": (mix.impostor, self._impersonate),
             "vanish": (mix.vanish, self._vanish),
             "burst": (mix.burst, partial(self._burst, 0)),
+            "revoke": (mix.revoke, self._revoke),
         }
 
     def drawn(self, step: int, rng: Random) -> list[str]:
@@ -232,6 +233,14 @@ class Actions:
         name = rng.choice(self._victims)
         self.network.impersonate(name)
         return f"another process says for 3 s that it is {name}"
+
+    def _revoke(self, rng: Random) -> str:
+        (at, of), seconds = rng.sample(self.names, 2), rng.choice([0.05, 0.5, 3])
+        keys = self.network.keys
+        assert keys is not None
+        keys.revoke(at, of)
+        self.network.after(seconds, lambda: keys.authorise(at, of))
+        return f"{at} has not the key of {of} for {seconds:g} s"
 
     # ---------------------------------------------------------------------------------- processes, machines
 

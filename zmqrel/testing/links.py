@@ -88,6 +88,8 @@ class Links:
         self._bound: dict[str, Process] = {}
         self._dialled: dict[tuple[str, int, int], Connection] = {}
         self._accepted: dict[tuple[str, int, int], Connection] = {}
+        self._diallers: dict[tuple[str, int, int], Process] = {}
+        """Who made each connection that was ever accepted: late frames come over connections that are no more."""
         self._blocked: set[tuple[str, str]] = set()
         self.frames = 0
         self.lost = 0
@@ -122,6 +124,12 @@ class Links:
         for key in [key for key in self._accepted if key[:2] == (process.name, process.life)]:
             connection = self._accepted.pop(key)
             connection.inbound = 0
+
+    def other_end(self, process: Process, link: int) -> Process | None:
+        """Who is at the other end of a link of the process's present life."""
+        key = (process.name, process.life, link)
+        dialled = self._dialled.get(key)
+        return self._diallers.get(key) if dialled is None else self._bound.get(dialled.endpoint)
 
     def block(self, sender: str, receiver: str) -> None:
         """From now on nothing gets from the one to the other."""
@@ -192,6 +200,7 @@ class Links:
         connection.arrives_us = [0, 0]
         connection.number += 1
         self._accepted[(acceptor.name, acceptor.life, connection.inbound)] = connection
+        self._diallers[(acceptor.name, acceptor.life, connection.inbound)] = connection.dialler
 
     def _break(self, connection: Connection) -> None:
         if connection.inbound and connection.acceptor is not None:

@@ -85,6 +85,10 @@ class Mix:
     """Per message: its handler takes seconds."""
     permissions: bool = False
     """Each peer permits each other some queues, and perhaps recalls."""
+    keys: bool = False
+    """Peers have keys, and impostors have others."""
+    revoke: float = 0.0
+    """How often the key of a peer is taken from another for a while."""
     quiet_pairs: bool = False
     """Only the last peer is ever at fault, and queue "c" is slow: no other may notice."""
     swarm: bool = False
@@ -195,6 +199,11 @@ MIXES: dict[str, Mix] = {
         "peers may send to some queues of each other, and some may recall",
         peers=3, faults=BAD_LINKS, permissions=True, recall=0.4, ttl=0.4, on_expiry=0.3, crash=0.03, close=0.01,
         reconnect=0.02, commit_errors=0.02, told=True,
+    ),
+    "keys": Mix(
+        "peers know each other by keys, which are taken from them for a while; impostors have keys of their own",
+        peers=3, faults=BAD_LINKS, keys=True, revoke=0.06, impostor=0.06, recall=0.3, ttl=0.3, crash=0.03, close=0.01,
+        both_dial=0.5, full_disk=0.01, commit_errors=0.02,
     ),
     "swarm": Mix("each seed draws a mix of its own", swarm=True),
 }  # fmt: skip

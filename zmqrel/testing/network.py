@@ -32,6 +32,7 @@ from zmqrel.testing.broken import PromiseBroken
 from zmqrel.testing.checkers import Checker
 from zmqrel.testing.disk import CrashPoint, SimulatedDisk
 from zmqrel.testing.double import Peer, Setup
+from zmqrel.testing.keys import Keys
 from zmqrel.testing.links import LinkFaults, Links
 from zmqrel.testing.peer import DEFAULT_RETRY, Duration, Function, Hardware, SimulatedPeer, SimulatedReceipt
 from zmqrel.testing.tasks import Tasks
@@ -77,6 +78,8 @@ class Network:
         self.peers: dict[str, SimulatedPeer] = {}
         self.events: list[Reported] = []
         self.impostors = 0
+        self.keys: Keys | None = None
+        """Who has whose key; None if there are no keys."""
         self._observers: list[Callable[..., None]] = []
         self._observers_of: defaultdict[str, list[Callable[..., None]]] = defaultdict(list)
         """By the word that they want to hear."""

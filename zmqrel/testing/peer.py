@@ -259,7 +259,10 @@ class SimulatedPeer:
             raise
 
     def _make_engine(self, now: Now) -> Engine:
-        engine = Engine(self.name, self.options, self.rng, lambda: self.rng.getrandbits(64) or 1, self.disk, now)
+        name_of = None if self.network.keys is None else self.name_of
+        engine = Engine(
+            self.name, self.options, self.rng, lambda: self.rng.getrandbits(64) or 1, self.disk, now, name_of
+        )
         if self.application is not None:
             self.application.loaded(engine)
         return engine
@@ -324,6 +327,10 @@ class SimulatedPeer:
     def in_hand_count(self) -> int:
         """Messages handed over and not settled, as `Peer.stats()` counts them."""
         return 0 if self.turns is None else self.turns.stats(self.running_clock.now())["in_hand"]
+
+    def name_of(self, link: int) -> str | None:
+        """With keys: who is at the other end of a link."""
+        return None if self.network.keys is None else self.network.keys.name_of(self, link)
 
     def connected(self, other: str) -> bool:
         """True if there is a session with that peer."""
@@ -645,7 +652,9 @@ class SimulatedPeer:
         return self._last_link + (0 if dialled else 1)
 
     def deliver(self, link: int, parts: list[bytes]) -> None:
-        """A frame has come."""
+        """A frame has come; it is not heard if there are keys and that of its connection is not known."""
+        if self.network.keys is not None and self.name_of(link) is None:
+            return
         self._frames.append((link, parts))
         self.wake(self.input_delay_us())
 
@@ -793,6 +802,8 @@ class _World:
     def send(self, link: int, frames: list[list[bytes]]) -> None:
         """Pass frames to the network, which treats each by itself."""
         peer = self._peer
+        if peer.network.keys is not None and peer.name_of(link) is None:
+            return
         for parts in frames:
             if peer.disk.dying == "while sending" and peer.rng.random() < 0.5:
                 peer.disk.survive()
@@ -811,8 +822,10 @@ class _World:
         """Keep an event of the core."""
         self._peer.network.report(self._peer.name, event)
 
-    def dial(self, name: str, endpoint: str) -> int:  # noqa: ARG002 - the World says it
-        """Make a socket to a peer."""
+    def dial(self, name: str, endpoint: str) -> int | None:
+        """Make a socket to a peer, unless its key is not there."""
+        if self._peer.network.keys is not None and not self._peer.network.keys.knows(self._peer, name):
+            return None
         return self._peer.network.links.dial(self._peer, endpoint)
 
     def hang_up(self, link: int) -> None:

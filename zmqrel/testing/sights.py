@@ -39,6 +39,7 @@ MUST_BE_SEEN: dict[str, tuple[str, ...]] = {
     "full disks": ("full-disk", "commit-errors", "not accepted: StoreFull"),
     "impostors": ("impostor",),
     "never returns": ("vanish",),
+    "keys": ("impostors", "revoked", "redelivered"),
     "permissions": ("not_permitted", "recalls_not_permitted", "recall wins", "HANDLED"),
 }  # fmt: skip
 """By the name of a mix: what a batch of it shows at least once. All together they hold whatever is interesting, so that
@@ -88,6 +89,8 @@ INTERESTING: dict[str, tuple[str, ...]] = {
     "newcomer refused": ("refused",),
     "newcomer admitted after the first was gone": ("newcomers_waited",),
     "impostor": ("impostor",),
+    "name that is not that of the key": ("impostors",),
+    "key taken away": ("revoked",),
     "credit exhausted": ("credit exhausted",),
     "send refused by a full store": ("not accepted: StoreFull",),
     "full disk": ("full-disk",),

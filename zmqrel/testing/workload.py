@@ -18,6 +18,7 @@ from zmqrel.testing.actions import CLOCK_ERRORS_S, QUEUES, SMALL_BODY_BYTES, Act
 from zmqrel.testing.bounds import BoundsChecker
 from zmqrel.testing.broken import PromiseBroken
 from zmqrel.testing.checkers import Checker, Rules
+from zmqrel.testing.keys import Keys
 from zmqrel.testing.leftovers import leftovers
 from zmqrel.testing.links import LinkFaults
 from zmqrel.testing.listener import Listener
@@ -64,6 +65,8 @@ class Workload:
         self._quiet = False
         self._asked: Counter[tuple[Any, ...]] = Counter()
         """What was left to chance in handlers, and how often."""
+        if self.mix.keys:
+            self.network.keys = Keys(self.network)
         for name in self.names:
             self._make_peer(name)
 
