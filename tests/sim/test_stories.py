@@ -735,6 +735,43 @@ def test_the_receivers_store_is_rolled_back() -> None:
 # ------------------------------------------------------------------------------------------------------- clocks
 
 
+@pytest.mark.parametrize("sent", ["before it meets the new store", "after that"])
+def test_a_receivers_old_store_that_comes_back_settles_nothing_of_a_sender_that_was_rolled_back(sent: str) -> None:
+    """Both have an old copy, and the receiver had a new store in between, which could not tell the sender so."""
+    network, seen = pair(), Seen()
+    network.handler("bank", "default", seen)
+    assert settled(network, [network.send("shop", "bank", n) for n in range(3)])
+    shops = network.backup("shop")
+    assert settled(network, [network.send("shop", "bank", f"lost {n}") for n in range(5)])
+    banks = network.backup("bank")
+    network.crash("shop")
+    network.crash("bank")
+    network.restore("shop", shops)
+    network.delete_store("bank")
+    network.partition("shop", "bank")
+    network.restart("shop")
+    network.restart("bank")
+    kept = []
+    if sent == "before it meets the new store":
+        kept = [network.send("shop", "bank", f"kept {n}") for n in range(5)]
+    network.peers["bank"].handlers.clear()
+    network.heal()
+    assert network.until(lambda: "peer_store_gone" in network.kinds("shop"), 60)
+    network.partition("shop", "bank")
+    kept = kept or [network.send("shop", "bank", f"kept {n}") for n in range(5)]
+    network.crash("bank")
+    network.restore("bank", banks)
+    network.restart("bank")
+    network.handler("bank", "default", seen)
+    seen.deliveries.clear()
+    network.heal()
+    assert settled(network, kept)
+    network.advance(5)
+    assert outcomes(kept) == ["HANDLED"] * 5
+    assert seen.bodies == [f"kept {n}" for n in range(5)]
+    assert leftovers(network) == {}
+
+
 @pytest.mark.parametrize("error_s", [3600, -3600])
 def test_clocks_an_hour_apart(error_s: int) -> None:
     network = Network(5)

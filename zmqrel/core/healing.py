@@ -284,8 +284,8 @@ class Healing:
             withdrawn = to_ranges(self._outbox.withdrawn_seqs(lane))
             lost = self._outbox.unsettled(lane, lane.sent_upto) if give_up else withdrawn
             self._end_uncertain(lane, lost, "store lost")
-        # The store that is gone may come back, and remember numbers that a lost life of ours gave: what this life has not
-        # sent yet gets numbers that it cannot know.
+        # The store that is gone may come back, and remember numbers that a lost life of ours gave: what this life has
+        # not sent yet gets numbers that it cannot know.
         for lane in [lane for lane in channel.out.values() if lane.kind != CONTROL]:
             self._close(lane)
         for theirs in channel.theirs.values():
