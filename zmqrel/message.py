@@ -309,7 +309,7 @@ class Message:
 
     __slots__ = ("_asked", "_at", "_attempt", "_body", "_consumer", "_source")
 
-    def __init__(self, source: Row | Span, consumer: _Settles, at: int = -1, *, asked: bool = False) -> None:
+    def __init__(self, source: Row | Span, consumer: _Settles, at: int = -1, asked: bool = False) -> None:
         """A row, or of a span the one `at` this position. `asked`: not handed over yet, and only to be looked at.
 
         A row of a span is made when somebody asks for more than its body: most handlers do not.

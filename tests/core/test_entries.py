@@ -38,6 +38,7 @@ from zmqrel.core.entries import (
     encode_meta,
     to_ranges,
     verify,
+    verify_all,
 )
 from zmqrel.outcome import Cause, Outcome
 
@@ -288,3 +289,22 @@ def test_ranges_say_exactly_what_they_were_made_of(seqs: set[int]) -> None:
     ranges = to_ranges(sorted(seqs))
     assert {seq for first, last in ranges for seq in range(first, last + 1)} == seqs
     assert all(one[1] + 1 < other[0] for one, other in pairwise(ranges))
+
+
+@given(st.lists(st.binary(max_size=40), min_size=1, max_size=30), st.data())
+def test_many_records_are_good_if_each_is(contents: list[bytes], data: st.DataObject) -> None:
+    records = [content + crc32(content).to_bytes(4, "little") for content in contents]
+    assert verify_all(records)
+    assert verify_all([*records, *records[::-1]])
+    at = data.draw(st.integers(0, len(records) - 1))
+    spoilt = bytearray(records[at])
+    spoilt[data.draw(st.integers(0, len(spoilt) - 1))] ^= data.draw(st.integers(1, 255))
+    for bad in (bytes(spoilt), records[at][:-1], b"", b"abc"):
+        some = [*records[:at], bad, *records[at + 1 :]]
+        assert verify_all(some) == all(map(verify, some)) is False
+
+
+def test_large_records_among_small_ones_are_checked_too() -> None:
+    records = encode_messages([b"x" * length for length in (*range(20), 5000, 100_000)], 1, 0, b"")
+    assert verify_all(records)
+    assert not verify_all([*records[:-1], records[-1][:-1] + b"?"])

@@ -8,6 +8,7 @@ what was received while it was, is handed over.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from zmqrel.core.effects import Event as Reported
@@ -37,11 +38,13 @@ class Authorisation:
         permissions = self._shared.permissions
         return permissions is None or permissions.of(lane.peer).covers(lane.queue)
 
-    def refuse(self, lane: InLane, seqs: list[int]) -> None:
+    def refuse(self, lane: InLane, seqs: Sequence[int]) -> None:
         """End messages of a queue that their sender may not send to."""
         self._refuse(lane, to_ranges(seqs), f"queue {lane.queue!r}")
 
-    def without_detours(self, lane: InLane, seqs: list[int], records: list[bytes]) -> tuple[list[int], list[bytes]]:
+    def without_detours(
+        self, lane: InLane, seqs: Sequence[int], records: list[bytes]
+    ) -> tuple[Sequence[int], list[bytes]]:
         """Those that do not go, when they expire, to a queue that their sender may not send to; the others end here."""
         permissions = self._shared.permissions
         if permissions is None:

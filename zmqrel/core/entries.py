@@ -7,14 +7,16 @@ and lie in the inbox; a CRC-32 at the end tells a damaged one wherever it is rea
     control   msgpack list: kind, store id of the lane spoken of, ... | crc u32, little-endian
 
 The CRC of a whole record, its own CRC included, is the same number for every good record: so a thousand of them are
-checked by one pass of `crc32` each and nothing else.
+checked by one pass of `crc32` and nothing else.
 
 Times are microseconds of the sender's store clock. Nothing here knows lanes, peers or the store.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from struct import Struct
 from typing import Any, NamedTuple, cast
 from zlib import crc32
@@ -34,6 +36,9 @@ FRAMING_BYTES = HEADER.size + CHECK_BYTES
 RESIDUE = 0x2144DF1C
 """The CRC-32 of anything followed by its own CRC-32."""
 _CRC = Struct("<I")
+_FEW = 8
+_SMALL_BYTES = 1024
+"""Larger ones gain nothing by being joined."""
 MAX_META_BYTES = 65_536
 """Headers, key, id and the rest of a message beside its body, when it is sent."""
 LARGEST_META_BYTES = MAX_META_BYTES + 1024
@@ -98,8 +103,29 @@ def verify(record: bytes) -> bool:
 
 
 def verify_all(records: list[bytes]) -> bool:
-    """True if all of them are as they were made."""
-    return not records or set(map(crc32, records)) == {RESIDUE}
+    """True if all of them are as they were made.
+
+    From one good record to the next a checksum goes on in a way that only their lengths decide. So many small ones are
+    looked at in one pass, which for each takes a quarter of the time, and compared with any good ones of these lengths.
+    """
+    lengths = array("I", map(len, records))
+    if len(records) < _FEW or max(lengths) > _SMALL_BYTES:
+        return not records or set(map(crc32, records)) == {RESIDUE}
+    return crc32(b"".join(records)) == _checksum_of_good(lengths.tobytes())
+
+
+@lru_cache(maxsize=64)
+def _checksum_of_good(lengths: bytes) -> int | None:
+    """The checksum of good records of these lengths, joined; None if there are none so short."""
+    numbers = array("I", lengths)
+    return crc32(b"".join(map(_any_good, numbers))) if min(numbers) >= CHECK_BYTES else None
+
+
+@lru_cache(maxsize=_SMALL_BYTES)
+def _any_good(length: int) -> bytes:
+    """A record of this length with the checksum that it is to have."""
+    content = bytes(length - CHECK_BYTES)
+    return content + _CRC.pack(crc32(content))
 
 
 def decode_head(record: bytes) -> MessageHead:
@@ -435,6 +461,8 @@ def _queue(value: object) -> str:
 
 def to_ranges(seqs: Iterable[int]) -> list[Range]:
     """Ascending sequence numbers as ranges."""
+    if isinstance(seqs, range):
+        return [(seqs[0], seqs[-1])] if seqs else []
     ranges: list[Range] = []
     first = last = 0
     for seq in seqs:

@@ -11,7 +11,8 @@ transitions.py  what each event makes of a message
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, cast
 
 from zmqrel.core import history, tables
@@ -214,7 +215,7 @@ class Inbox:
             lane.scan_seq = last + 1
         self._shared.touch(lane)
 
-    def _store(self, lane: InLane, seqs: list[int], records: list[bytes], plain: bool) -> None:
+    def _store(self, lane: InLane, seqs: Sequence[int], records: list[bytes], plain: bool) -> None:
         if not records:
             return
         shared = self._shared
@@ -230,7 +231,7 @@ class Inbox:
         if lane.kind != DELAYED:
             self.claims.look_ahead(queue, lane, rows, seqs[-1], size)
 
-    def _store_plain(self, lane: InLane, seqs: list[int], records: list[bytes]) -> list[Span]:
+    def _store_plain(self, lane: InLane, seqs: Sequence[int], records: list[bytes]) -> list[Span]:
         """Messages that have nothing but their records: looked at together as long as nothing happens to one."""
         spans: list[Span] = []
         order_us = self._shared.now.store_us
@@ -242,7 +243,7 @@ class Inbox:
             spans.append(Span(lane, first, order_us, some))
         return spans
 
-    def _store_singly(self, lane: InLane, seqs: list[int], records: list[bytes]) -> list[Row]:
+    def _store_singly(self, lane: InLane, seqs: Sequence[int], records: list[bytes]) -> list[Row]:
         order_us = self._shared.now.store_us
         rows = [Row(lane, seq, order_us, record) for seq, record in zip(seqs, records, strict=True)]
         for row in rows:
@@ -739,16 +740,22 @@ def _check(records: list[bytes]) -> bool:
     """
     if not verify_all(records):
         raise BadRecord("the checksum of a record does not match")
-    plain = True
-    unpack_from = HEADER.unpack_from
-    for record in records:
-        if len(record) < FRAMING_BYTES:
-            raise BadRecord(f"a MESSAGE record has at least {FRAMING_BYTES} bytes, got {len(record)}")
-        meta_length, sent_at_us, deadline_us = unpack_from(record)
-        if meta_length or deadline_us or sent_at_us > MAX_TIME_US:
-            plain = False
+    shortest = min(map(len, records), default=FRAMING_BYTES)
+    if shortest < FRAMING_BYTES:
+        raise BadRecord(f"a MESSAGE record has at least {FRAMING_BYTES} bytes, got {shortest}")
+    # Messages of one send call have the same header.
+    plain = all(_is_plain(*HEADER.unpack(head)) for head in set(map(_HEAD, records)))
+    if not plain:
+        for record in records:
             decode_head(record)
     return plain
+
+
+_HEAD = itemgetter(slice(HEADER.size))
+
+
+def _is_plain(meta_length: int, sent_at_us: int, deadline_us: int) -> bool:
+    return not meta_length and not deadline_us and sent_at_us <= MAX_TIME_US
 
 
 def _lane_and_seq(row: Row) -> tuple[int, int]:
@@ -771,9 +778,9 @@ def _withdrawn_outcome(stage: Stage, cause: Cause, doubt: bool) -> tuple[Outcome
     return outcome_of(stage, WITHDRAWN[cause]), cause.reason
 
 
-def _seqs_of_records(first: int, runs: list[int]) -> list[int]:
+def _seqs_of_records(first: int, runs: list[int]) -> Sequence[int]:
     if len(runs) == 1 and runs[0] > 0:
-        return list(range(first, first + runs[0]))
+        return range(first, first + runs[0])
     seqs: list[int] = []
     for run in runs:
         if run > 0:
