@@ -114,7 +114,8 @@ def run(main: Callable[[], int]) -> NoReturn:
 
 def say_bad_end(receipt: zmqrel.Receipt) -> None:
     """For on_outcome: say which message the other side did not handle; the log is where it is looked for."""
-    print(f"{receipt.id}: {receipt.outcome}: {receipt.reason}", file=sys.stderr)
+    # In ASCII: ids and reasons may hold what steers a terminal.
+    print(ascii(f"{receipt.id}: {receipt.outcome}: {receipt.reason}"[:500])[1:-1], file=sys.stderr)
 
 
 def peer_of(args: argparse.Namespace) -> zmqrel.Peer:

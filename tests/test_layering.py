@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 # A module imports from the layers above its line only; a package also from itself.
 LAYERS = [
+    "escaping",
     "outcome",
     "errors",
     "checks",
@@ -46,7 +47,7 @@ LAYERS = [
 # Nothing is built upon these.
 LEAVES = {"testing", "cli"}
 
-STANDARD_LIBRARY_ONLY = {"outcome", "errors", "checks", "retry", "permissions", "options"}
+STANDARD_LIBRARY_ONLY = {"escaping", "outcome", "errors", "checks", "retry", "permissions", "options"}
 
 # The world: the core is told of it, and says what is to be done to it.
 WORLD = {

@@ -11,6 +11,7 @@ import reprlib
 from datetime import timedelta
 from typing import Final
 
+from zmqrel.escaping import escaped
 from zmqrel.outcome import Outcome
 
 __all__ = [
@@ -140,7 +141,7 @@ class NotHandled(Error):
         self.reason = reason
 
     def __str__(self) -> str:
-        because = f": {self.reason}" if self.reason else ""
+        because = f": {escaped(self.reason)}" if self.reason else ""
         return f"the message ended {self.outcome.name}, not HANDLED{because}"
 
 

@@ -15,6 +15,7 @@ from zmqrel.core.commands import EndedAs
 from zmqrel.core.entries import MOST_REASON
 from zmqrel.core.row import Row, Span, is_overdue
 from zmqrel.errors import AlreadySettled, ConfigError, NotHandled, Reject, RetryLater
+from zmqrel.escaping import escaped
 from zmqrel.history import HistoryEvent, told
 from zmqrel.outcome import Outcome, State, Verdict
 from zmqrel.receipts import Ticket
@@ -208,7 +209,7 @@ class Receipt:
         name = self._ticket.given_id
         if name is None and self._ticket.lane is not None:
             name = self.id
-        return f"<Receipt {name or 'not stored'} to {self.to}/{self.queue}: {state}>"
+        return f"<Receipt {escaped(name) if name else 'not stored'} to {self.to}/{self.queue}: {state}>"
 
 
 class ReceiptSequence(Sequence[Receipt]):
@@ -298,7 +299,7 @@ class Recall:
         return self.verdict
 
     def __repr__(self) -> str:
-        return f"<Recall of {self._receipt.id}: {self.verdict.name}>"
+        return f"<Recall of {escaped(self._receipt.id)}: {self.verdict.name}>"
 
 
 _NOT_READ: Final = object()
@@ -447,7 +448,7 @@ class Message:
         return settled and isinstance(result, Rejected | RetryAt)
 
     def __repr__(self) -> str:
-        return f"<Message {self.id} from {self.sender} in {self.queue}, attempt {self.attempt}>"
+        return f"<Message {escaped(self.id)} from {self.sender} in {self.queue}, attempt {self.attempt}>"
 
 
 def result_of(error: BaseException) -> Result:
@@ -458,7 +459,7 @@ def result_of(error: BaseException) -> Result:
         if isinstance(error, RetryLater):
             return RetryAt(int(duration_s("delay", error.delay) * 1e6), "retry later")
     except Exception as odd:
-        _log.warning("a %s was raised without what it takes: %r", type(error).__name__, odd)
+        _log.warning("a %s was raised without what it takes: %s", type(error).__name__, escaped(repr(odd)))
     return Failed(failure_reason(error))
 
 

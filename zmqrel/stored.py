@@ -15,6 +15,7 @@ from zmqrel.core import commands as c
 from zmqrel.core import dead
 from zmqrel.core.entries import CHECK_BYTES, MessageHead, decode_head
 from zmqrel.errors import UnknownMessage
+from zmqrel.escaping import escaped
 from zmqrel.history import HistoryEvent, told
 from zmqrel.message import Recalls, Receipt
 from zmqrel.receipts import Ticket
@@ -175,7 +176,7 @@ class InboxMessage(_Record):
         return told(self._incoming.history, self._access.to_datetime)
 
     def __repr__(self) -> str:
-        return f"<InboxMessage {self.id} from {self.sender} in {self.queue}, {self.attempts} attempts>"
+        return f"<InboxMessage {escaped(self.id)} from {self.sender} in {self.queue}, {self.attempts} attempts>"
 
 
 class DeadLetter(_Record):
@@ -253,7 +254,7 @@ class DeadLetter(_Record):
         return bool(purged)
 
     def __repr__(self) -> str:
-        return f"<DeadLetter {self.id} from {self.sender} to {self.to}/{self.queue}: {self.cause}>"
+        return f"<DeadLetter {escaped(self.id)} from {self.sender} to {self.to}/{self.queue}: {self.cause}>"
 
 
 class DeadLetters:

@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import sys
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -19,14 +18,18 @@ import click
 
 import zmqrel
 from zmqrel.control.asking import Ask
+from zmqrel.escaping import escaped as escaped
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 # Whoever made these can mend them by typing something else.
 _USED_WRONGLY = (zmqrel.ConfigError, zmqrel.UnknownPeer, zmqrel.DeadlinePassed, zmqrel.NotSerializable)
-_ENDS_A_LINE = ("Zl", "Zp")
 _REPEATED_S = 1.0
+_LONGEST_LINE = 4000
+"""Characters of what is said of one mistake."""
+_WHOLE = 2**31
+"""Bodies are shown where they are asked for."""
 # A group that is called with nothing; click before 8.2 has no such error.
 _SHOWS_HELP: tuple[type[Exception], ...] = tuple(
     filter(None, [getattr(click.exceptions, "NoArgsIsHelpError", None)]),
@@ -38,7 +41,7 @@ class FoundWrong(click.ClickException):
 
     def show(self, _file: Any = None) -> None:
         """To stderr."""
-        say(f"zmqrel: {escaped(self.message)}", err=True)
+        say(f"zmqrel: {escaped(self.message, _LONGEST_LINE)}", err=True)
 
 
 class UsedWrongly(FoundWrong):
@@ -106,17 +109,6 @@ def _usage_in_one_line() -> Iterator[None]:
         raise UsedWrongly(f"{words}; {path} --help tells more") from error
 
 
-def escaped(text: str) -> str:
-    """Text from anywhere, without what a terminal would obey or the eye would not see: those become \\x1b and alike."""
-    return "".join(map(_escaped, text))
-
-
-def _escaped(char: str) -> str:
-    category = unicodedata.category(char)
-    hidden = category[0] == "C" or category in _ENDS_A_LINE
-    return char.encode("unicode_escape", "surrogatepass").decode() if hidden else char
-
-
 def say(line: str, *, err: bool = False) -> None:
     """Write a line; what its encoding lacks is escaped."""
     stream = sys.stderr if err else sys.stdout
@@ -148,7 +140,7 @@ class _Log(logging.Handler):
         if text not in recent:
             with suppress(OSError):  # nobody reads stderr any more
                 for line in text.splitlines():
-                    say(f"zmqrel: {escaped(line)}", err=True)
+                    say(f"zmqrel: {escaped(line, _LONGEST_LINE)}", err=True)
 
 
 @contextmanager
@@ -199,7 +191,7 @@ def body_text(shape: Mapping[str, Any] | None) -> str:
         return "-"
     if "left_out" in shape:
         return f"({escaped(shape['left_out'])})"
-    return escaped(json.dumps(shape["value"], ensure_ascii=False))
+    return escaped(json.dumps(shape["value"], ensure_ascii=False), _WHOLE)
 
 
 def mistakes_told(command: Callable[P, R]) -> Callable[P, R]:

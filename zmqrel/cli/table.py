@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from zmqrel.cli.counts import COUNTERS
-from zmqrel.cli.speech import escaped
 from zmqrel.cli.supervise import State, View
+from zmqrel.escaping import escaped
 
 COLUMNS = (*COUNTERS, "backlog")
 # So that a table fits 80 columns: what seldom happens is told below it, once it has happened.

@@ -46,6 +46,8 @@ LARGEST_META_BYTES = MAX_META_BYTES + 1024
 MAX_U64 = 2**64 - 1
 MOST_REASON = 2000
 """Characters in the reason of an outcome."""
+_MAX_LABEL = 128
+"""Characters of an id, a key and alike; as many bytes when they are sent."""
 MAX_NAME = 64
 """Characters in the name of a peer or a queue."""
 MAX_SEQ = 2**63
@@ -154,6 +156,8 @@ def _decode_meta(data: bytes) -> Meta:
     texts = (meta.key, meta.id, meta.origin_id, meta.cause)
     if not all(text is None or isinstance(text, str) for text in texts):
         raise BadRecord("meta: key, id, origin and cause are text")
+    if any(text is not None and len(text) > _MAX_LABEL for text in texts):
+        raise BadRecord(f"meta: key, id, origin and cause have at most {_MAX_LABEL} characters")
     if not _is_expiry(meta.on_expiry):
         raise BadRecord("meta: on_expiry is drop, dead or queue:NAME")
     if not is_number(meta.not_before_us) or not (meta.max_attempts is None or is_number(meta.max_attempts)):

@@ -28,6 +28,7 @@ from zmqrel.core.rows import Policy
 from zmqrel.core.storage import InHandTable, Store
 from zmqrel.core.times import Now
 from zmqrel.errors import ConfigError, Error, OutboxFull
+from zmqrel.escaping import escaped
 from zmqrel.options import Options
 from zmqrel.receipts import Ticket
 from zmqrel.runtime.clock import Clock
@@ -385,7 +386,7 @@ class Loop(Drive):
         return keys
 
     def _tell_of_broken_key(self, name: str, why: str) -> None:
-        _log.error("peer %s: the key file of %s is not used: %s", self.name, ascii(name[:64]), why)
+        _log.error("peer %s: the key file of %s is not used: %s", self.name, escaped(name, 64), why)
 
     def _make_clock(self) -> Clock:
         persisted = read_clock(self._store)
@@ -599,7 +600,7 @@ class Loop(Drive):
 
     def report(self, event: Event) -> None:
         """Log what an operator wants to know. Names and reasons come from elsewhere: they are escaped and cut."""
-        _log.warning("peer %s: %s %s: %s", self.name, event.kind, ascii(event.peer[:64]), ascii(event.detail[:200]))
+        _log.warning("peer %s: %s %s: %s", self.name, event.kind, escaped(event.peer, 64), escaped(event.detail, 200))
 
     def dial(self, name: str, endpoint: str) -> int | None:
         """A new DEALER to a peer, unless there are keys and none of it."""

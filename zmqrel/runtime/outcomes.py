@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from zmqrel.core import commands as c
 from zmqrel.errors import PeerClosed, StoreFull
+from zmqrel.escaping import escaped
 from zmqrel.outcome import Outcome
 from zmqrel.retry import Retry
 from zmqrel.runtime.drive import Drive
@@ -95,7 +96,7 @@ class Teller(ABC):
                 return True
             except BaseException:  # as in handlers, whatever it raises: it is called again
                 attempt += 1
-                _log.warning("on_outcome callback failed for %s, attempt %d", found.id, attempt, exc_info=True)
+                _log.warning("on_outcome callback failed for %s, attempt %d", escaped(found.id), attempt, exc_info=True)
             if self._pause(_AGAIN.delay(attempt, self._rng) or 0.0):
                 return False
 

@@ -19,6 +19,7 @@ from zmqrel.core.buffer import HANDLED, Buffer, Failed, Result
 from zmqrel.core.row import Row, Span
 from zmqrel.core.rows import Policy
 from zmqrel.errors import ForkedPeer, PeerClosed, StoreDamaged, StoreFull
+from zmqrel.escaping import escaped
 from zmqrel.message import Handler, Message, result_of
 from zmqrel.runtime.drive import Drive
 
@@ -121,13 +122,15 @@ class Consumer(ABC):
             self.finish(row, result)
         except PeerClosed:
             # The handler outlived its peer: the next life hands the message over again, and says so.
-            outlived = Message(row, self).id
-            _log.warning("handler of %s returned after its peer was closed; %s is redelivered", self.queue, outlived)
+            outlived = escaped(Message(row, self).id)
+            _log.warning(
+                "handler of %s returned after its peer was closed; %s is redelivered", self.queue, escaped(outlived)
+            )
 
     def _result_of(self, error: BaseException) -> Result:
         result = result_of(error)
         if isinstance(result, Failed):
-            _log.warning("an attempt in queue %s failed: %s", self.queue, result.reason)
+            _log.warning("an attempt in queue %s failed: %s", self.queue, escaped(result.reason))
             _log.info("handler of %s failed", self.queue, exc_info=error)
         return result
 
