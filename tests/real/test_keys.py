@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -151,6 +152,49 @@ def test_a_peer_with_keys_does_not_talk_to_who_has_not_the_right_one(net: Net, k
     net.log.wait("dialling billing failed", "no keys" if kind == "none" else "")
     assert receipt.state is State.STORED
     assert false.stats()["sessions"] == 0
+    assert got.rest() == []
+
+
+SHOPS = {
+    "without keys": None,
+    "who knows billing": "billing",
+    "who takes another key for billing's": "mallory",
+}
+BILLINGS = {
+    "without keys": None,
+    "who knows shop": "shop",
+    "who takes another key for shop's": "mallory",
+    "who does not know shop": "",
+}
+
+
+@pytest.mark.parametrize("billings", BILLINGS)
+@pytest.mark.parametrize("shops", SHOPS)
+def test_every_combination_of_keys(net: Net, keyring: Keyring, shops: str, billings: str) -> None:
+    """Of two peers, of which shop dials billing."""
+    billing_knows, shop_knows = BILLINGS[billings], SHOPS[shops]
+    options: dict[str, dict[str, Any]] = {"shop": {}, "billing": {}}
+    for name, other, known in (("shop", "billing", shop_knows), ("billing", "shop", billing_knows)):
+        if known is not None:
+            options[name]["keys"] = keyring.of(name)
+        if known:
+            keyring.give(name, other, key_of=known)
+    got = Got()
+    billing = net.receiver(**options["billing"])
+    billing.handler()(got)
+    billing.start()
+    shop = net.sender(**options["shop"])
+    receipt = shop.send("billing", "from shop")
+    if (shop_knows, billing_knows) in ((None, None), ("billing", "shop")):
+        assert receipt.wait(LIMIT_S) is Outcome.HANDLED
+        return
+    if billing_knows is not None:
+        until(lambda: billing.stats()["connections_refused"])
+    if shop_knows is not None:
+        until(lambda: shop.stats()["connections_failed"])
+    assert receipt.outcome is None
+    for peer in (shop, billing):
+        assert [peer.stats()[each] for each in ("sessions", "received")] == [0, 0]
     assert got.rest() == []
 
 
@@ -491,3 +535,24 @@ def test_a_key_file_that_others_may_write_to_is_not_used(keyring: Keyring, caplo
     changes = keys.KeyDirectory(directory).look(now=True)
     assert changes is not None
     assert changes.broken == [("b", "others may write to it: chmod go-w")]
+
+
+# ------------------------------------------------------------------------------------------------ in bad circumstances
+
+
+def test_who_connects_while_the_other_is_at_a_stand_gets_in_later(local: Net, keyring: Keyring) -> None:
+    """Longer than a handshake may take: the same thread says who gets in."""
+    keyring.introduce("shop", "billing")
+    got = Got()
+    billing = local.receiver(keys=keyring.of("billing"))
+    billing.handler()(got)
+    billing.start()
+    assert billing._loop is not None
+    go_on = threading.Event()
+    stands = billing._loop.post(lambda: go_on.wait(LIMIT_S))
+    shop = local.sender(keys=keyring.of("shop"))
+    receipt = shop.send("billing", 1)
+    until(lambda: shop.stats()["connections_failed"])
+    go_on.set()
+    stands.result()
+    assert receipt.wait(LIMIT_S) is Outcome.HANDLED

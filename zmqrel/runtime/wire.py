@@ -153,7 +153,8 @@ class Wire:
         to be had here, and OSError when the system has no descriptors left; whatever was bound by then is
         unbound.
         """
-        check_descriptors(_DESCRIPTORS_OF_CONTEXT + curve.DESCRIPTORS + _DESCRIPTORS_OF_ENDPOINT * len(bind))
+        guarded = curve.DESCRIPTORS if keys is not None else 0
+        check_descriptors(_DESCRIPTORS_OF_CONTEXT + guarded + _DESCRIPTORS_OF_ENDPOINT * len(bind))
         self.endpoints = []
         self.dropped = 0
         self.unheard = 0
@@ -270,7 +271,7 @@ class Wire:
         for link, known in gone.items():
             if known.descriptor is not None:
                 curve.cut(known.descriptor, self._places)
-            self.hang_up(link)
+            self._end(link, 0)
         return list(gone)
 
     def take_failures(self) -> dict[Failure, int]:
@@ -288,11 +289,14 @@ class Wire:
 
         An inbound connection itself stays: its next frame brings a fresh link. Unknown links are ignored.
         """
+        self._end(link, _FAREWELL_MS)
+
+    def _end(self, link: Link, linger_ms: int) -> None:
         self._forget_known(link)
         dealer = self._dialled.pop(link, None)
         if dealer is not None:
             self._unwatch(dealer, link)
-            dealer.close(_FAREWELL_MS)
+            dealer.close(linger_ms)
             return
         self.closed.discard(link)
         routing_id = self._routing_ids.pop(link, None)
