@@ -116,7 +116,7 @@ class Actions:
             arguments["headers"] = {"pad": "x" * rng.choice([10, 300])}
         if rng.random() < mix.on_expiry:
             arguments["on_expiry"] = rng.choice(["drop", f"queue:{rng.choice(QUEUES)}"])
-        body = self._body(number, arguments["queue"], rng)
+        body = self._body(number, rng)
         peer = self.network.peers[sender]
         if not peer.running:
             return f"nothing: {sender}, which was to send, does not run"
@@ -134,14 +134,14 @@ class Actions:
         if self.network.peers[sender].running:
             self.network.send(sender, to, body, **arguments)
 
-    def _body(self, number: int, queue: str, rng: Random) -> Any:
+    def _body(self, number: int, rng: Random) -> Any:
         mix = self.mix
         body: Any = number
         if rng.random() < mix.large:
             body = f"{number} " + "x" * _LARGE_BODY_BYTES
         if rng.random() < mix.kill:
             self.killers.add(body)
-        if rng.random() < mix.busy and not (mix.quiet_pairs and queue != QUEUES[2]):
+        if rng.random() < mix.busy:
             self.busy.add(body)
         return body
 

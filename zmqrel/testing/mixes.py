@@ -90,7 +90,7 @@ class Mix:
     revoke: float = 0.0
     """How often the key of a peer is taken from another for a while."""
     quiet_pairs: bool = False
-    """Only the last peer is ever at fault, and queue "c" is slow: no other may notice."""
+    """Only the last peer is ever at fault, and nobody serves queue "c": no other may notice."""
     swarm: bool = False
     """Everything else is drawn at random for each seed (swarm testing): what is left out matters as much as what is
     not, for some faults hide what others would show."""
@@ -163,8 +163,8 @@ MIXES: dict[str, Mix] = {
         rollback=0.02, close=0.01, reconnect=0.01, skew=True, ttl=0.3, recall=0.3,
     ),
     "neighbours": Mix(
-        "one of four peers is at fault, one queue is slow: nobody else may notice",
-        peers=4, quiet_pairs=True, fail=0.0, crash=0.02, partition=0.03, recall=0.3, busy=0.05, tiny=True
+        "one of four peers is at fault, one queue is not served: nobody else may notice",
+        peers=4, quiet_pairs=True, fail=0.0, crash=0.02, partition=0.03, recall=0.3, tiny=True,
     ),
     "full disks": Mix(
         "disks fill up for a while, commits fail", faults=BAD_LINKS, full_disk=0.03, commit_errors=0.05, crash=0.02,
