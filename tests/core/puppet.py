@@ -37,16 +37,25 @@ class Puppet:
         self.records: dict[int, bytes] = {}
         """Its control entries."""
         self.largest_entry = 2**30
+        self.knows: list[int] | None = None
+        """What it says to have heard of the engine: nothing before its first session."""
         host.turn([], c.Connect(name, None))
         if dial:
             self.dial()
 
     def dial(self, half: bytes = b"puppet__", **info: Any) -> None:
-        """HELLO, and OPEN once there is a WELCOME."""
+        """HELLO, OPEN once there is a WELCOME, and an answer to the PING that follows."""
         self.session = half
         self.hello()
-        self.session = self.last(frames.WELCOME).session
+        welcome = self.last(frames.WELCOME)
+        self.session = welcome.session
         self.open(**info)
+        self.knows = [welcome.fields[0].store_id, welcome.instance, welcome.commits]
+        self.pong()
+
+    def pong(self) -> None:
+        """Show that it knows of the session."""
+        self.say(frames.PONG, *[self.host.now().store_us] * 3)
 
     def hello(self) -> None:
         self.say(frames.HELLO, self.identity(), self.host.now().store_us)
@@ -66,6 +75,7 @@ class Puppet:
         self.host.turn()
         self.store_id += 1
         self.records.clear()
+        self.knows = None
         self.live_anew()
 
     def open(self, *, session: bytes | None = None, **info: Any) -> None:
@@ -81,8 +91,8 @@ class Puppet:
         return [frames.PROTOCOL, self.name, self.store_id]
 
     def info(self, **given: Any) -> list[Any]:
-        """What it says of the past: nothing, if not told otherwise."""
-        fields = {"heard": None, "largest_entry": self.largest_entry, "i_am_old": False, "you_are_old": False}
+        """What it says of the past: no more than whom it has met, if not told otherwise."""
+        fields = {"heard": self.knows, "largest_entry": self.largest_entry, "i_am_old": False, "you_are_old": False}
         return list((fields | {"floors": [], "lanes": []} | given).values())
 
     def say(

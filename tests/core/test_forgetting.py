@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 import pytest
 
-from tests.core.pump import QUEUE, START_US, Host, Time, pair
+from tests.core.pump import QUEUE, START_US, Host, Pump, Time, keep_all, pair
+from tests.core.puppet import Puppet
 from zmqrel.core import commands as c
 from zmqrel.core import forgetting, frames, tables
 from zmqrel.core.buffer import HANDLED
@@ -357,8 +359,8 @@ def test_a_forgotten_peer_that_is_listed_again_begins_anew() -> None:
 
 
 @pytest.mark.parametrize("accept", ["listed", "any"])
-def test_one_that_returns_all_the_same_is_healed(accept: str) -> None:
-    """Only one side forgot: both take it for the loss of memory that it is."""
+def test_one_that_returns_all_the_same_is_served_again(accept: str) -> None:
+    """Only one side forgot."""
     a, b, pump = pair(accept=accept)
     a.send("b", b"1", b"2")
     b.send("a", b"3", queue="other")
@@ -430,24 +432,143 @@ def test_effects_are_answered_once() -> None:
     host._apply(effects)
 
 
-def test_one_that_forgets_twice_in_one_life_is_healed_twice() -> None:
-    """The second time floors need not fall: what came meanwhile may not have been acknowledged."""
-    a, b, pump = pair()
-    a.send("b", b"1")
-    pump.run()
-    for seq in (2, 3):
-        forget(b, "a")
-        b.turn([], c.Connect("a", None))
-        pump.pass_s(2, keep=no_state)
+def meet_anew(host: Host, name: str, pump: Pump, keep: Callable[[Host, frames.Frame], bool] = keep_all) -> None:
+    """Forget, and know again at once."""
+    dials = host.engine.channels[name].endpoint
+    forget(host, name)
+    host.turn([], c.Connect(name, dials))
+    pump.pass_s(10, keep)
+
+
+def silent(name: str) -> Callable[[Host, frames.Frame], bool]:
+    """What this host acknowledges and settles is lost."""
+    return lambda host, frame: host.name != name or frame.type not in (frames.ACK, frames.DATA)
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("who", ["dialler", "dialled", "both dial"])
+def test_what_was_sent_to_one_that_forgot_is_in_doubt_though_nothing_was_acknowledged(times: int, who: str) -> None:
+    """However often it forgets in one life."""
+    time = Time()
+    a, b = Host("a", time), Host("b", time)
+    b.serve()
+    pump = Pump(a, b) if who == "dialled" else Pump(b, a)
+    pump.connect(both=who == "both dial")
+    for seq in range(1, times + 1):
         a.send("b", b"%d" % seq)
-        pump.run(keep=lambda host, frame: no_state(host, frame) and frame.type != frames.ACK)
-    forget(b, "a")
+        pump.run(keep=silent("b"))
+        lane = next(lane for lane in a.engine.shared.out_lanes.values() if lane.queue == QUEUE)
+        assert lane.acked < lane.sent_upto
+        meet_anew(b, "a", pump, silent("b"))
+        assert lane.doubt_upto == lane.sent_upto == seq
+    a.send("b", b"later")
+    pump.pass_s(3)
+    rows = []
+    while (row := next_row(b)) is not None:
+        rows.append((row.seq, row.doubt))
+        b.finish(row, HANDLED)
+    assert rows[-1] == (times + 1, False)
+    assert a.kinds().count("peer_forgot") == times
+    assert not {"old_copy", "peer_old_copy"}.intersection(a.kinds() + b.kinds())
+
+
+@pytest.mark.parametrize("both_dial", [False, True])
+def test_what_was_acknowledged_comes_again_too(both_dial: bool) -> None:
+    time = Time()
+    a, b = Host("a", time), Host("b", time)
+    b.serve()
+    pump = Pump(b, a)
+    pump.connect(both=both_dial)
+    a.send("b", b"1", b"2")
+    b.send("a", b"3")
+    pump.pass_s(1)
+    assert [lane.acked for lane in a.engine.shared.out_lanes.values()] == [2]
+    meet_anew(b, "a", pump)
+    assert not {"old_copy", "peer_old_copy"}.intersection(a.kinds() + b.kinds())
+    rows = []
+    while (row := next_row(b)) is not None:
+        rows.append((row.seq, row.doubt))
+        b.finish(row, HANDLED)
+    assert rows == [(1, True), (2, True), (1, True), (2, True)]
+    pump.pass_s(1)
+    assert a.engine.stats()["outbox_messages"] == 0
+
+
+@pytest.mark.parametrize("who", ["dialler", "dialled"])
+def test_a_first_contact_that_is_lost_is_no_forgetting(who: str) -> None:
+    time = Time()
+    a, b = Host("a", time), Host("b", time)
+    sender, other = (a, b) if who == "dialler" else (b, a)
+    other.serve()
+    pump = Pump(a, b)
+    a.turn([], c.Connect("b", "there"))
     b.turn([], c.Connect("a", None))
-    pump.pass_s(5)
-    lane = next(lane for lane in a.engine.shared.out_lanes.values() if lane.queue == QUEUE)
-    assert lane.doubt_upto == lane.sent_upto == 3
+    sender.send(other.name, b"x")
+    for most in range(8):
+        pump.pass_s(20, first_of_all(most))
+    pump.pass_s(100)
+    row = next_row(other)
+    assert row is not None
+    assert not row.doubt
+    assert "peer_forgot" not in a.kinds() + b.kinds()
 
 
-def no_state(_host: Host, frame: frames.Frame) -> bool:
-    """Control entries are lost, so that who is old is said again and again."""
-    return frame.type != frames.DATA or frame.fields[0].kind != 0
+def first_of_all(most: int) -> Callable[[Host, frames.Frame], bool]:
+    """Only so many frames arrive."""
+    arrived = iter(range(most))
+    return lambda _host, _frame: next(arrived, None) is not None
+
+
+def test_it_is_found_though_a_session_of_before_is_still_open() -> None:
+    """The forgotten peer has two links; that one of them is gone it did not hear yet."""
+    host = Host("a", Time())
+    puppet = Puppet(host)
+    stored = host.send("puppet", b"1")
+    puppet.ack(stored.lane.id, 1)
+    puppet.link += 1
+    puppet.knows = None
+    puppet.commits += 1
+    host.time.pass_s(0.1)
+    puppet.dial(b"anewhalf")
+    assert len(host.engine.channels["puppet"].sessions.open) == 2
+    assert host.kinds() == ["peer_forgot"]
+    batches = [frame.fields[0] for frame in puppet.heard if frame.type == frames.DATA and frame.session[:1] == b"a"]
+    assert [(data.first_seq, data.doubt_upto) for data in batches] == [(1, 1)]
+
+
+def test_a_handshake_that_is_overtaken_does_not_count() -> None:
+    """It was said before the two met, and comes on a link of its own after that."""
+    host = Host("a", Time())
+    puppet = Puppet(host)
+    host.send("puppet", b"1")
+    puppet.ack(0, 0)
+    puppet.link += 1
+    puppet.knows, puppet.commits = None, puppet.commits - 1
+    puppet.dial(b"latehalf", floors=[(0xF0F0, 1)])
+    assert len(host.engine.channels["puppet"].sessions.open) == 2
+    assert host.kinds() == []
+
+
+def test_what_came_before_its_sender_was_forgotten_may_come_again_and_says_so() -> None:
+    a, b, pump = pair()
+    a.send("b", b"1", not_before_us=START_US + 10_000_000)
+    pump.run()
+    meet_anew(b, "a", pump)
+    pump.pass_s(10)
+    rows = [row for row in (next_row(b), next_row(b)) if row is not None]
+    assert [row.doubt for row in rows] == [True, True]
+
+
+def test_a_recall_in_force_is_said_again_to_one_that_forgot() -> None:
+    a, b, pump = pair()
+    stored = a.send("b", b"1", b"2")
+    pump.run()
+    held = b.take()
+    b.turn()
+    a.recall(stored, 1)
+    pump.run(keep=lambda host, frame: host.name != "b" or frame.type != frames.DATA)
+    pump.pass_s(1, keep=lambda host, frame: host.name != "b" or frame.type != frames.DATA)
+    assert held.withdrawn
+    assert left(a)["WITHDRAWN"] == 1
+    meet_anew(b, "a", pump)
+    assert (1, "UNCERTAIN", "recalled") in a.outcomes()

@@ -561,6 +561,19 @@ def test_a_late_welcome_of_an_earlier_life_does_not_count() -> None:
     assert case.is_open
 
 
+@pytest.mark.parametrize(("state", "shows"), [("dialled", frames.PING), ("opened", frames.PONG)])
+def test_nothing_is_sent_before_the_other_has_shown_that_it_knows_this_store(state: str, shows: int) -> None:
+    """Only so can it be told later whether a peer forgot this one, or never knew it."""
+    case = Case(state)
+    case.host.send("puppet", b"x")
+    if state == "opened":
+        case.puppet.say(frames.PING, 5)
+    assert "DATA" not in case.puppet.types()
+    case.puppet.say(shows, *[5] * (1 if shows == frames.PING else 3))
+    assert "DATA" in case.puppet.types()
+    assert case.is_open
+
+
 def test_a_hello_without_its_open_is_forgotten() -> None:
     case = Case("pending")
     case.host.time.pass_s(11)

@@ -317,7 +317,7 @@ def play(stage: Stage) -> None:
     copy = stage.copy("bank")
     since = len(stage.trace)
     bank = stage.start("bank", bank_setup)
-    stage.until(lambda: stage.saw("OPEN", "shop", since))
+    stage.until(lambda: stage.saw("PONG", "shop", since))
     assert shop.send("bank", "after the copy", queue="a").wait(LIMIT_S) is Outcome.HANDLED
     newer = shop.send("bank", "not in the copy", queue="nobody")
     newer.wait_received(LIMIT_S)
@@ -325,7 +325,7 @@ def play(stage: Stage) -> None:
     stage.put_back("bank", copy)
     since = len(stage.trace)
     bank = stage.start("bank", bank_setup)
-    stage.until(lambda: stage.saw("OPEN", "shop", since))
+    stage.until(lambda: stage.saw("PONG", "shop", since))
     stage.until(lambda: [message.body for message in bank.inbox("nobody")] == ["held", "not in the copy"])
     stage.until(lambda: stage.forgets or all(stage.stated(name, since) for name in ("shop", "bank")))
     assert shop.send("bank", "the end", queue="a").wait(LIMIT_S) is Outcome.HANDLED

@@ -6,7 +6,8 @@
 - clock readings and times: of a hand-over, whether it has one; of deadlines and delays, the distance from sending;
 - commit counts and grants depend on how many things a turn found waiting: they may not fall, or be below the floor;
 - how entries are batched into frames, and how often a frame is repeated: a lane is the sequence of its entries, each
-  once as each thing that it is (a message, then a void);
+  once; not what was a message and is repeated as a void, for a receiver that lost its store may say just then that it
+  does not miss it;
 - numbers in control lanes: settlements of several messages may be one entry or more, so it is told what they say;
 - acknowledgements: whether a lane was acknowledged, up to where, and whether a gap was told;
 - how many PINGs and PONGs there are: that there are, and that each echo was a reading;
@@ -16,7 +17,7 @@
   an OPEN a WELCOME.
 
 If both sides dial it is chance which link is there first, and how often they begin anew after a store was lost: then it
-is only told who said HELLO, WELCOME and OPEN, and not what was repeated as a void.
+is only told who said HELLO, WELCOME and OPEN.
 """
 
 from __future__ import annotations
@@ -193,7 +194,7 @@ class Reader:
 
     def _entry(self, sender: str, lane: str, kind: int, seq: int, record: bytes | None, in_doubt: bool) -> None:
         if record is None:
-            if kind:
+            if kind and all(told[0] != seq for told in self.lanes[lane]):
                 self.lanes[lane].append((seq, "VOID"))
             return
         assert zlib.crc32(record) == 0x2144DF1C, "a record's checksum"

@@ -315,9 +315,16 @@ MUTANTS = {
     ),
     "an old copy is not noticed": Mutant(
         "core.healing",
-        "return told or self._ended_before(info.heard) or self._floors_above(info)",
+        "return told or self._ended_before(info.heard) or self._floors_above(info, remembers)",
         "return told",
         "rollback",
+        0,
+    ),
+    "one that forgot is not noticed": Mutant(
+        "core.healing",
+        "forgot = self.known_there and not knows_us and ",
+        "forgot = False and not knows_us and ",
+        "forgetting",
         0,
     ),
     "a crash is taken for an old copy": Mutant(

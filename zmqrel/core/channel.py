@@ -225,7 +225,7 @@ class Channel:
 
     def _info(self, store_id: int) -> Info:
         """What a handshake with this store of theirs says."""
-        heard = Heard(self.their_store, self.their_instance, self.their_count) if self.their_store else None
+        heard = Heard(self.their_store, self.their_instance, self.their_count) if self.their_instance else None
         if store_id != self.their_store and self.healing.had_gone(store_id):
             # It came back after another: it is to know before it sends anything that it cannot be the newest.
             heard = Heard(store_id, 0, 0)
@@ -303,6 +303,10 @@ class Channel:
         elif frame.commits > self.their_count:
             self.their_count = frame.commits
             self._shared.stale_peers[self.name] = self
+        if not self.healing.known_there and (session.dialled or frame.type == frames.PONG):
+            # The binder speaks once it has adopted the session; a PONG shows that its connector has heard of that.
+            self.healing.be_known()
+            self._wake(self)
         if frame.type == frames.DATA:
             self._on_data(frame.fields[0], frame.payload)
         elif frame.type == frames.ACK:
@@ -502,6 +506,8 @@ class Channel:
             self._ready.clear()  # and activates every lane
             return
         self._send_acks(session)
+        if not self.healing.known_there:
+            return
         window_bytes = self._shared.options.window_bytes
         waiting = self._ready
         if not waiting:

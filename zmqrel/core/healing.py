@@ -67,20 +67,21 @@ class Healing:
         """Instance and commit count of the newest handshake: an older one may come later, on the other link."""
         self._healed_them = 0
         """The life of theirs for which we last did our part."""
-        self._forgot_in = 0
-        """The life of theirs in which it was found to have forgotten us."""
+        self.known_there = False
+        """Their store has committed that it knows this one, and says so in every handshake. Nothing is sent before: if
+        it says so no more, it forgot, and what was sent is in doubt, though nothing of it was acknowledged."""
 
     def fields(self) -> list[Any]:
         """The durable part."""
         return [
             self.i_am_old, self.you_are_old, self.awaits_state, self._state_lane, self._state_seq,
-            self._healed_instance, self._healed_them, self._forgot_in,
+            self._healed_instance, self._healed_them, self.known_there,
         ]  # fmt: skip
 
     def load(self, fields: list[Any]) -> None:
         """Take the durable part."""
         self.i_am_old, self.you_are_old, self.awaits_state, self._state_lane, self._state_seq = fields[:5]
-        self._healed_instance, self._healed_them, self._forgot_in = fields[5:]
+        self._healed_instance, self._healed_them, self.known_there = fields[5:]
 
     def fall_behind(self) -> None:
         """A power cut took the last moments of the life before, in which this peer may have been spoken to.
@@ -108,35 +109,39 @@ class Healing:
             return False
         if channel.their_store not in (0, session.store_id):
             self._store_gone(session.store_id)
+        # Until they heard a frame of a session (see `opened`), nothing of them is known but what they say now.
+        first_contact = not channel.their_instance and not came_back
         new_life = channel.their_instance != session.instance
         overtaken = session.instance == self._last_told[0] and count < self._last_told[1]
+        knows_us = info.heard is not None and info.heard.store_id == self._shared.ledger.store_id
+        forgot = self.known_there and not knows_us and (new_life or count > channel.their_count)
         fell = channel.their_store == session.store_id and not overtaken and self._floors_fell(info)
-        # Within one life floors do not fall, unless it was told to forget this peer, and then met it again.
-        forgot = fell and not new_life and count > channel.their_count
         # What was heard of a store before another took its place is not kept: one that comes back counts as old.
-        they_are_old = info.i_am_old or came_back or (new_life and fell)
+        they_are_old = info.i_am_old or came_back or (new_life and fell and knows_us)
         if not overtaken:
             self._last_told = session.instance, count
         channel.their_store = session.store_id
         if not new_life:
             channel.their_count = max(count, channel.their_count)
-        elif not session.dialled or not channel.their_instance:
+        elif not session.dialled or came_back:
             channel.their_instance, channel.their_count = session.instance, count
-        # Else OPEN is still to say what was heard of their earlier life: see `opened`.
+        # Else OPEN is still to say what was heard of their earlier life, or that nothing was: see `opened`.
+        if forgot:
+            self._be_met_anew(info)
+        if first_contact:
+            self._doubt_orphans()
+        self.known_there = knows_us or self.known_there
         self._write_peer()
-        i_am_old = self._am_old(info)
+        # Which lanes a peer that is met anew, or a late handshake, speaks of may have been forgotten.
+        i_am_old = self._am_old(info, remembers=not (first_contact or overtaken))
         if i_am_old:
             self._heal_self()
         elif self.i_am_old and not self._state_lane:
             self.send_state()
-        if forgot or (they_are_old and self._healed_them != session.instance):
+        if they_are_old and self._healed_them != session.instance:
             self._heal_them(session.instance, told=info.i_am_old)
             # What they acknowledged in a life that is lost must not pass for known, whatever else is under way.
             self._take_floors(info)
-        elif info.i_am_old and self._forgot_in == session.instance and not overtaken:
-            self._doubt_what_was_sent()  # it may have been told to forget once more
-        if forgot:
-            self._forgot_in = session.instance
         if i_am_old:
             # OPEN is still to say so. Whoever judged by a WELCOME of before, or is about to, learns it by another one.
             channel.sessions.end_all("this store is an old copy", spared=session if session.dialled else None)
@@ -156,12 +161,17 @@ class Healing:
         lanes = self._shared.in_lanes.values()
         return any(lane.peer == self._channel.name and lane.store_id == store_id for lane in lanes)
 
+    def be_known(self) -> None:
+        """The other has committed that it knows this store."""
+        self.known_there = True
+        self._write_peer()
+
     def opened(self, instance: int, count: int) -> None:
         """The other has adopted the session, so it knows by now what was heard of its earlier life."""
         self._channel.their_instance, self._channel.their_count = instance, count
         self._write_peer()
 
-    def _am_old(self, info: Info) -> bool:
+    def _am_old(self, info: Info, remembers: bool) -> bool:
         ledger = self._shared.ledger
         if self._healed_instance == ledger.instance:
             return False
@@ -169,7 +179,7 @@ class Healing:
             return False  # they know nothing of this store: nothing of it can have been lost
         # While our STATE is not acknowledged they may say it for the last time or for another: look for oneself then.
         told = info.you_are_old and not self.i_am_old
-        return told or self._ended_before(info.heard) or self._floors_above(info)
+        return told or self._ended_before(info.heard) or self._floors_above(info, remembers)
 
     def _ended_before(self, heard: Heard) -> bool:
         """They heard of commits that this store does not know."""
@@ -179,11 +189,11 @@ class Healing:
         ended = self._shared.journal.get(tables.numbered(tables.INSTANCE, heard.instance))
         return ended is None or int.from_bytes(ended, "big") < heard.commits
 
-    def _floors_above(self, info: Info) -> bool:
-        """They received more than this store knows to have sent."""
+    def _floors_above(self, info: Info, remembers: bool) -> bool:
+        """They received more than this store knows to have sent; on an unknown lane only if it `remembers` them all."""
         for lane_id, floor in info.floors:
             lane = self._channel.own_lane(lane_id)
-            if floor and (lane is None or (floor > lane.sent_upto and not lane.closed)):
+            if floor and (remembers if lane is None else floor > lane.sent_upto and not lane.closed):
                 return True
         return False
 
@@ -253,12 +263,15 @@ class Healing:
         at_risk = self._doubt_what_was_sent()
         self._shared.event("peer_old_copy", channel.name, f"its store is an old copy; {at_risk} messages are at risk")
         self.you_are_old = not told
-        for lane in channel.own.values():
-            if lane.kind != CONTROL:
-                self._outbox.append_again(lane)
+        self._withdraw_again()
         self.send_state()
         if not told:
             channel.sessions.end_all("your store is an old copy")
+
+    def _withdraw_again(self) -> None:
+        for lane in self._channel.own.values():
+            if lane.kind != CONTROL:
+                self._outbox.append_again(lane)
 
     def _doubt_what_was_sent(self) -> int:
         at_risk = 0
@@ -269,6 +282,24 @@ class Healing:
             lane.doubt_upto = max(lane.doubt_upto, lane.sent_upto)
             self._shared.touch(lane)
         return at_risk
+
+    # ------------------------------------------------------------------------------------- this peer is forgotten
+
+    def _be_met_anew(self, info: Info) -> None:
+        """They were told to forget this peer: what was sent comes again, in doubt, as do the withdrawals in force."""
+        channel = self._channel
+        self.known_there = False
+        at_risk = self._doubt_what_was_sent()
+        self._shared.event("peer_forgot", channel.name, f"it forgot this peer; {at_risk} messages are at risk")
+        self._withdraw_again()
+        self._take_floors(info)
+
+    def _doubt_orphans(self) -> None:
+        """What came from them before they were forgotten may come again, and be handed over before it."""
+        for received in self._shared.in_lanes.values():
+            if received.peer == self._channel.name and received.is_orphan and received.doubt_upto < received.floor:
+                received.doubt_upto = received.floor
+                self._shared.touch(received)
 
     # ----------------------------------------------------------------------------------------- theirs is gone
 
@@ -294,7 +325,7 @@ class Healing:
             shared.touch(theirs)
         channel.theirs.clear()
         channel.clock.forget_samples()
-        self.you_are_old = self.awaits_state = False
+        self.you_are_old = self.awaits_state = self.known_there = False
         channel.their_instance = channel.their_count = 0
         self._forget_gone_stores()
         for theirs in shared.in_lanes.values():

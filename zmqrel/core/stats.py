@@ -43,6 +43,7 @@ COUNTERS = {
     "resend_timeouts": "times that nothing was acknowledged for an interval of `resend`",
     "duplicate_batches": "batches dropped because all of them was received before",
     "old_copy": "times that this store was found to be an old copy",
+    "peer_forgot": "times that a peer was found to have forgotten this one",
     "peer_old_copy": "times that a peer's store was found to be an old copy",
     "peer_store_gone": "times that a peer had a new store",
     "states": "STATE entries taken from peers after a store was lost or rolled back",
