@@ -113,7 +113,7 @@ class Healing:
         first_contact = not channel.their_instance and not came_back
         new_life = channel.their_instance != session.instance
         overtaken = session.instance == self._last_told[0] and count < self._last_told[1]
-        knows_us = info.heard is not None and info.heard.store_id == self._shared.ledger.store_id
+        knows_us = self._knows_us(info)
         forgot = self.known_there and not knows_us and (new_life or count > channel.their_count)
         fell = channel.their_store == session.store_id and not overtaken and self._floors_fell(info)
         # What was heard of a store before another took its place is not kept: one that comes back counts as old.
@@ -152,9 +152,12 @@ class Healing:
         channel = self._channel
         if channel.their_store != session.store_id:
             return channel.their_store != 0
-        if self._floors_fell(info):
+        if self._floors_fell(info) or (self.known_there and not self._knows_us(info)):
             return True
-        return info.i_am_old and session.instance not in (self._healed_them, self._forgot_in)
+        return info.i_am_old and session.instance != self._healed_them
+
+    def _knows_us(self, info: Info) -> bool:
+        return info.heard is not None and info.heard.store_id == self._shared.ledger.store_id
 
     def had_gone(self, store_id: int) -> bool:
         """True if lanes of this store of theirs were known before another took its place."""
