@@ -28,8 +28,7 @@ def _idle(peers: int, place: Path) -> Sample:
         hub = stack.enter_context(part(_hub, str(place), peers))
         endpoint = hub.ask()
         groups: list[Part] = [
-            stack.enter_context(part(_group, endpoint, range(number, peers, _PROCESSES)))
-            for number in range(_PROCESSES)
+            stack.enter_context(part(group, endpoint, range(number, peers, _PROCESSES))) for number in range(_PROCESSES)
         ]
         for group in groups:
             group.ask()
@@ -52,11 +51,11 @@ def _hub(line: Line, place: str, peers: int) -> None:
         line.tell({"cpu percent": 100 * used_s / watched_s, "kB per peer": (after - before) * 1024 / peers})
 
 
-def _group(line: Line, endpoint: str, numbers: range) -> None:
-    """Many peers in one process, each with a thread and a socket of its own."""
+def group(line: Line, endpoint: str, numbers: range, hub: str = "hub") -> None:
+    """Many peers in one process, each with a thread and a socket of its own, all connected to one."""
     with ExitStack() as stack:
         for number in numbers:
-            stack.enter_context(zmqrel.Peer(_name(number), zmqrel.MEMORY, peers={"hub": endpoint}))
+            stack.enter_context(zmqrel.Peer(_name(number), zmqrel.MEMORY, peers={hub: endpoint}))
         line.tell("started")
         line.hear()
 

@@ -16,6 +16,7 @@ UNITS = {
     "bytes per second": "likewise, bytes of bodies",
     "sender us": "processor time of the sending process per message, microseconds, without its start",
     "receiver us": "likewise of the receiving process, or of the broker's consumer",
+    "both us": "the two together",
     "p50 us": "median of what one takes, microseconds",
     "p99 us": "99 of 100 take no longer",
     "p99.9 us": "999 of 1,000 take no longer",

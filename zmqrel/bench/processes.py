@@ -77,6 +77,10 @@ class Line:
         """Answer `Part.ask`."""
         self._pipe.send(("told", value))
 
+    def waits(self, timeout_s: float) -> bool:
+        """Whether the other end says something, or ends, within so many seconds: `hear` does not wait then."""
+        return self._pipe.poll(timeout_s)
+
     def hear(self) -> Any:
         """What the other end says next; None when it is done with this process."""
         try:
