@@ -52,6 +52,7 @@ class Parser(argparse.ArgumentParser):
             metavar="NAME=ENDPOINT",
             help="another peer, or its NAME alone if it connects to us; may be repeated",
         )
+        self.add_argument("--permissions", metavar="FILE", help="what other peers may do here [everything]")
         self.add_argument(
             "--kill-every",
             type=above_zero,
@@ -64,6 +65,8 @@ class Parser(argparse.ArgumentParser):
         args = self.parse_args(argv)
         args.peers = dict(self._variable("ZMQREL_PEERS"))
         args.options = dict(self._variable("ZMQREL_OPTIONS"))
+        if args.permissions is not None:
+            args.options["permissions"] = args.permissions
         for pair in args.peer:
             name, _, endpoint = pair.partition("=")
             args.peers[name] = endpoint or None

@@ -48,6 +48,7 @@ try:
     from zmqrel.cli.launch import launch
     from zmqrel.cli.listen import listen
     from zmqrel.cli.listing import ls
+    from zmqrel.cli.permissions import permissions
     from zmqrel.cli.plan import plan
     from zmqrel.cli.recall import recall
     from zmqrel.cli.send import send
@@ -73,6 +74,6 @@ else:
         Commands that take DIR, the directory of a store, work beside its running peer and on a stopped one.
         """
 
-    for command in (launch, listen, send, keygen, status, ls, show, recall, dead, verify, plan, bench):
+    for command in (launch, listen, send, keygen, permissions, status, ls, show, recall, dead, verify, plan, bench):
         _group.add_command(command)
     main = _group

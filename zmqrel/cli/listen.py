@@ -48,6 +48,7 @@ to be had, 2 used wrongly.
 @click.option("--store", default=zmqrel.MEMORY, metavar="DIR", help="A store on disk.  [default: in memory]")
 @click.option("--count", type=speech.Whole(1), help="End after so many messages.")
 @speech.keys
+@click.option("--permissions", metavar="FILE", help="What other peers may do, as `zmqrel permissions` has it.")
 @click.option("--insecure", is_flag=True, help="Allow endpoints that other machines can reach, without keys.")
 @speech.as_json
 @speech.mistakes_told
@@ -59,12 +60,14 @@ def listen(
     store: str,
     count: int | None,
     keys: str | None,
+    permissions: str | None,
     insecure: bool,
     as_json: bool,
 ) -> None:
     """Be a peer NAME that prints and acknowledges the messages of a queue."""
     accept = "listed" if peers else "any"
-    peer = zmqrel.Peer(name, store, bind=bind, peers=named(peers), accept=accept, keys=keys, insecure=insecure)
+    options: dict[str, Any] = {"accept": accept, "keys": keys, "permissions": permissions, "insecure": insecure}
+    peer = zmqrel.Peer(name, store, bind=bind, peers=named(peers), **options)
     printer = _Printer(as_json, count)
     for queue in dict.fromkeys(queues):
         peer.handler(queue)(printer)

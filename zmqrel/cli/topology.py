@@ -58,6 +58,7 @@ from typing import Any
 
 import zmqrel
 from zmqrel.cli.topology_keys import ALWAYS_KNOWN, END_KEYS, NAME, NODE_KEYS, RUN_KEYS, TOP_KEYS, Key
+from zmqrel.runtime.permission_file import read_permissions
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -386,6 +387,8 @@ class _Reader:
             options["keys"] = str(keys / copy.name)
         try:
             zmqrel.Options.parse(options)
+            if "permissions" in options:
+                read_permissions(self.file.parent / options["permissions"])
         except zmqrel.ConfigError as error:
             raise self._wrong(
                 key, str(error), "options of zmqrel.Peer that are texts, numbers, true or false"
