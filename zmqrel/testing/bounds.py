@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from zmqrel.core.buffer import Buffer
 from zmqrel.core.lane import LOCAL
+from zmqrel.core.limits import ALLOWANCE_BYTES
 from zmqrel.testing.broken import PromiseBroken
 from zmqrel.testing.whole_store import WholeStore
 
@@ -42,7 +43,7 @@ class BoundsChecker:
         if not peer.running:
             return
         stats, options = peer.engine.stats(), peer.options
-        lanes = peer.engine.shared.in_lanes.values()
+        lanes, now_us = peer.engine.shared.in_lanes.values(), peer.engine.shared.now.mono_us
         own = sum(lane.count for lane in lanes if lane.kind == LOCAL)
         for what, value, most in (
             ("outbox_messages", stats["outbox_messages"], options.outbox_max_messages),
@@ -51,9 +52,17 @@ class BoundsChecker:
             # Every lane may have one message there, however full it is.
             ("inbox_messages", stats["inbox_messages"] - own, options.inbox_max_messages + len(lanes)),
             ("dead_bytes", stats["dead_bytes"], options.dead_max_bytes),
-            # Whom the limits against hostile peers slow down is not honest.
-            ("throttled", stats["throttled"], 0),
+            # Whom the limits against hostile peers slow down is not honest. Not so strangers: who has not heard that a
+            # session is over goes on in it, on a connection of nobody, and what is left unread there is lost anyway.
             ("limited", stats["limited"], 0),
+            *(
+                (
+                    f"bytes of {name} for nothing",
+                    round(ALLOWANCE_BYTES - channel.allowance.left(now_us)),
+                    ALLOWANCE_BYTES - 1,
+                )
+                for name, channel in peer.engine.channels.items()
+            ),
             ("messages in hand", peer.in_hand_count, stats["inbox_messages"]),
             *(
                 (f"buffer of {handler.queue!r}", len(handler.buffer), Buffer.MOST_CLAIMED + options.prefetch)
