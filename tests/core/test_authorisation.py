@@ -115,6 +115,19 @@ def test_a_full_inbox_does_not_keep_refusals_back() -> None:
     assert b.engine.stats()["inbox_messages"] == 2
 
 
+def test_who_sends_what_is_not_permitted_pays_for_it() -> None:
+    host, puppet = open_host(MAY_SEND)
+    allowance = host.engine.channels["puppet"].allowance
+    before = allowance.left(host.now().mono_us)
+    puppet.data(1, *records(3))
+    assert allowance.left(host.now().mono_us) == before
+    puppet.data(1, *records(3), lane_id=5, queue="audit")
+    after = allowance.left(host.now().mono_us)
+    assert after < before - 1000
+    puppet.withdraw(1)
+    assert allowance.left(host.now().mono_us) < after - 1000
+
+
 def test_what_was_withdrawn_before_it_came_stays_withdrawn() -> None:
     host, puppet = open_host({"peers": {"puppet": {"queues": [], "recall": True}}})
     puppet.withdraw(2)

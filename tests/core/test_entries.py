@@ -121,6 +121,17 @@ def test_a_flipped_bit_of_a_control_entry_is_noticed() -> None:
             decode_control(bytes(damaged))
 
 
+@pytest.mark.parametrize("field", ["key", "id", "origin_id", "cause"])
+def test_a_label_of_any_length_is_no_label(field: str) -> None:
+    for length in (128, 129):
+        record = encode_messages([b"x"], 1, 0, encode_meta(Meta(**{field: "x" * length})))[0]
+        if length == 128:
+            assert getattr(decode_head(record).meta, field) == "x" * length
+        else:
+            with pytest.raises(BadRecord, match="at most 128 characters"):
+                decode_head(record)
+
+
 @given(st.binary(max_size=100))
 def test_garbage_is_no_record(garbage: bytes) -> None:
     sealed = garbage + crc32(garbage).to_bytes(4, "little")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from zmqrel.core.effects import Event as Reported
 from zmqrel.core.entries import Range, Settled, decode_head, to_ranges
+from zmqrel.core.limits import FRAME_COST
 from zmqrel.core.transitions import Event, Stage, outcome_of
 from zmqrel.permissions import Permissions
 
@@ -77,10 +78,12 @@ class Authorisation:
         for first, last in ranges:
             self._shared.counters["not_permitted"] += last - first + 1
             self._settlements.add(lane, Settled(first, last, _NOT_PERMITTED, reason, 0, 0, now_us, False))
+        self._shared.wasted += FRAME_COST
         self._tell_once(lane, reason)
 
     def _tell_once(self, lane: InLane, what: str) -> None:
-        if lane.no not in self._told_of:
+        about = ("not_permitted", lane.peer)
+        if lane.no not in self._told_of and self._shared.reports.take_one(about, self._shared.now.mono_us):
             self._told_of.add(lane.no)
             self._shared.effects.events.append(Reported("not_permitted", lane.peer, what))
 
