@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from zmqrel.core.lane import CONTROL, DELAYED
 from zmqrel.core.lane import DATA as DATA_LANE
 from zmqrel.outcome import Cause
 from zmqrel.runtime import keys
+from zmqrel.runtime.curve import cut
 
 
 @pytest.fixture(params=["tcp", "ipc"])
@@ -556,3 +559,87 @@ def test_who_connects_while_the_other_is_at_a_stand_gets_in_later(local: Net, ke
     go_on.set()
     stands.result()
     assert receipt.wait(LIMIT_S) is Outcome.HANDLED
+
+
+class Relay:
+    """Passes on what goes to an endpoint, until it breaks off at one end only, as a NAT that restarts does."""
+
+    def __init__(self, to: str) -> None:
+        self._to = to
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"tcp://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def __enter__(self) -> Relay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join()
+        for end in chain.from_iterable(self._pairs):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for end in (*chain.from_iterable(self._pairs), self._listening):
+            end.close()
+
+    def _accept(self) -> None:
+        host, port = self._to.removeprefix("tcp://").split(":")
+        while True:
+            try:
+                near, _ = self._listening.accept()
+            except OSError:
+                return
+            far = socket.create_connection((host, int(port)))
+            self._pairs.append((near, far))
+            for ends in ((near, far), (far, near)):
+                self._threads.append(threading.Thread(target=self._pass, args=ends))
+                self._threads[-1].start()
+
+    @staticmethod
+    def _pass(source: socket.socket, to: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65_536):
+                to.sendall(data)
+
+    def break_off(self) -> int:
+        """Who connected is cut off; those to whom it was passed on do not hear of it. Returns how many there were."""
+        for near, _ in self._pairs:
+            with suppress(OSError):
+                near.shutdown(socket.SHUT_RDWR)
+        return len(self._pairs)
+
+
+def cut_all(peer: Peer) -> None:
+    """End every connection that was made to a peer."""
+    loop = peer._loop
+    assert loop is not None
+    for known in loop.post(lambda: list(loop._wire._known.values())).result():
+        cut(known.descriptor, loop._wire._places)
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["both ends see it", "one end sees it"])
+def test_a_connection_that_breaks_is_made_again(lasting: Net, keyring: Keyring, half: bool) -> None:
+    """By libzmq, with the same routing id: where the old one is still believed in, the new one is deaf at first."""
+    keyring.introduce("shop", "billing")
+    got = Got()
+    options: dict[str, Any] = {"heartbeat_s": 0.2, "liveness_s": 1.0}
+    billing = lasting.receiver(keys=keyring.of("billing"), **options)
+    billing.handler()(got)
+    billing.start()
+    with Relay(billing.endpoints[0]) as relay:
+        shop = lasting.peer("shop", bind=False, keys=keyring.of("shop"), **options).start()
+        shop.connect("billing", relay.endpoint)
+        assert shop.send("billing", 0).wait(LIMIT_S) is Outcome.HANDLED
+        for n in range(1, 4):
+            if half:
+                assert relay.break_off()
+            else:
+                cut_all(billing)
+            assert shop.send("billing", n).wait(LIMIT_S) is Outcome.HANDLED
+            assert billing.send("shop", n).wait_received(LIMIT_S)
+        shop.close()
+    assert got.next_bodies(4) == [0, 1, 2, 3]

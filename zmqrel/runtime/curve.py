@@ -18,6 +18,7 @@ import os
 import secrets
 import socket
 from contextlib import suppress
+from itertools import count
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -72,6 +73,7 @@ class Curve:
         """Dialled sockets that libzmq connects no more, and since when (monotonic), by what `guard_dealer` returned."""
         self._context = context
         self._keys = keys
+        self._numbers = count()
         self._failures: dict[Failure, int] = {}
         self._monitors: dict[int, _Monitor] = {}
         """By the descriptor of its reading end."""
@@ -112,7 +114,7 @@ class Curve:
         return key, self._watch(dealer, peer)
 
     def _watch(self, watched: zmq.Socket[bytes], peer: str | None) -> int:
-        place = f"inproc://failed-{id(watched)}"
+        place = f"inproc://failed-{next(self._numbers)}"  # never one of before, which may not be free yet
         watched.monitor(place, _FAILED)
         reader = self._context.socket(zmq.PAIR)
         # Without a limit: libzmq's I/O thread waits for room to tell, and would keep all connections waiting with it.
