@@ -446,12 +446,12 @@ def test_a_file_that_is_no_key_is_named_once_and_the_others_stay(
             "shop": keyring.of("shop") / keys.PUBLIC,
         }
         place.write_bytes(files[content].read_bytes())
-    local.log.wait("the key file of 'till' is not used", why)
+    local.log.wait("the key file of till is not used", why)
     for n in range(3):
         assert shop.send("billing", n).wait(LIMIT_S) is Outcome.HANDLED
     keyring.give("billing", "till") if content != "directory" else place.rmdir()
     until(lambda: knows(billing, "till") == place.exists())
-    assert sum("'till' is not used" in line for line in local.log.lines) == 1
+    assert sum("till is not used" in line for line in local.log.lines) == 1
     assert billing.stats()["revoked"] == 0
 
 
