@@ -72,6 +72,7 @@ class Host:
         self.notices: list[ReceiptNotice] = []
         self.events: list[Event] = []
         self.hung_up: list[int] = []
+        self.shut_out: list[int] = []
         self.dial: list[str] = []
         self.served: dict[str, Policy] = {}
         self.lives = 0
@@ -176,6 +177,7 @@ class Host:
         self.notices += effects.notices
         self.events += effects.events
         self.hung_up += effects.hang_up
+        self.shut_out += effects.shut_out
         self.dial += effects.dial
 
     def send(self, to: str, *bodies: bytes, queue: str = QUEUE, **given: Any) -> c.Stored:

@@ -64,9 +64,7 @@ def test_a_debt_is_over_after_two_seconds_and_a_full_bucket() -> None:
     bucket = Bucket(1000, 100)
     bucket.take(0, 10**9)
     assert bucket.is_empty(2_000_000)
-    assert not bucket.is_empty(bucket.empty_until_us(0))
-    assert bucket.empty_until_us(0) <= 2_002_000
-    assert bucket.empty_until_us(10**9) == 10**9
+    assert not bucket.is_empty(2_002_000)
 
 
 def test_of_those_who_come_and_go_so_many_are_remembered() -> None:
@@ -147,25 +145,51 @@ def test_who_brings_nothing_is_slowed_down_and_others_are_not(idle: str) -> None
         assert sent < 3 * limits.ALLOWANCE_BYTES // limits.FRAME_COST, "nothing stops it"
         assert host.engine.channels["other"].allowance.left(host.now().mono_us) > limits.ALLOWANCE_BYTES // 2
         puppet.forget()
-    assert puppet.link in host.engine.muted
     other.data(1, message(host, b"good"), lane_id=0xBEEF)
     assert [bytes(host.take().body) for _ in range(2)] == [b"x", b"good"]
     host.time.pass_s(20)
     puppet.data(2, message(host, b"later"))
-    assert puppet.link not in host.engine.muted
     assert bytes(host.take().body) == b"later", "nothing of what it sent for nothing is held against it for ever"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_who_goes_on_all_the_same_is_shut_out(known: bool) -> None:
+    """One connection at a time ends, and what comes over others is no concern of it."""
+    host, puppet = host_and_puppet()
+    link = puppet.link if known else 1234
+    while not host.shut_out:
+        host.turn([(link, [b"garbage"])] * 100)
+        assert host.engine.stats()["throttled"] < 2 * limits.PATIENCE_BYTES // limits.FRAME_COST
+    assert set(host.shut_out) == {link}
+    assert host.engine.stats()["shut_out"] == len(host.shut_out)
+    host.engine.link_down(link)
+    host.turn([])
+    assert not host.engine.has_session(link)
+
+
+def test_what_is_no_frame_is_charged_by_its_bytes() -> None:
+    host, puppet = host_and_puppet()
+    allowance = host.engine.channels["puppet"].allowance
+    before = allowance.left(host.now().mono_us)
+    host.engine.begin(host.now(), 0)
+    host.engine.no_frame(puppet.link, 10**6)
+    host.engine.no_frame(4321, 10**6)
+    host.engine.finish()
+    assert before - allowance.left(host.now().mono_us) >= 10**6
+    assert host.engine.stats()["malformed"] == 2
 
 
 def test_useful_work_is_free() -> None:
     host, puppet = host_and_puppet()
-    before = host.engine.channels["puppet"].allowance.full_at_us
+    before = limits.ALLOWANCE_BYTES - host.engine.channels["puppet"].allowance.left(host.now().mono_us)
     for first in range(1, 400):
         puppet.data(first, message(host))
         host.finish(host.take(), HANDLED)
         host.send("puppet", b"y")
         puppet.ack(lane_of(puppet), first)
         puppet.settle(lane_of(puppet), first, Outcome.HANDLED)
-    assert host.engine.channels["puppet"].allowance.full_at_us == before
+    charged = limits.ALLOWANCE_BYTES - host.engine.channels["puppet"].allowance.left(host.now().mono_us)
+    assert charged <= before + 2 * limits.LANE_COST + 1000, "for two lanes that are new"
 
 
 def test_strangers_are_slowed_each_and_together() -> None:

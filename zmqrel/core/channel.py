@@ -35,6 +35,8 @@ from zmqrel.core.lane import CONTROL, DATA, DELAYED, MOST_UNFLUSHED, Flight, InL
 from zmqrel.core.limits import (
     ENTRY_COST,
     FRAME_COST,
+    GRANT_COST,
+    LANE_COST,
     MOST_LANES,
     MOST_TOMBSTONES,
     MOST_UNHEARD,
@@ -185,6 +187,7 @@ class Channel:
                 raise BadFrame(f"a lane of kind {kind} for queue {queue[:64]!r}")
             if len(self.theirs) >= MOST_LANES:
                 raise BadFrame(f"more than {MOST_LANES} lanes")
+            self._shared.wasted += LANE_COST
             lane = InLane(self._shared.new_lane_no(), self.name, self.their_store, kind, lane_id, queue)
             self.adopt_in(lane)
             self._shared.touch(lane)
@@ -453,8 +456,9 @@ class Channel:
         if lane.take_ack(ack.floor, now_us):
             self._set_resend(lane)
             self._acknowledged(lane)
-        elif (ack.grant_seq, ack.grant_bytes) == (lane.grant_seq, lane.grant_bytes):
-            self._shared.wasted += FRAME_COST
+        else:
+            is_grant = (ack.grant_seq, ack.grant_bytes) != (lane.grant_seq, lane.grant_bytes)
+            self._shared.wasted += GRANT_COST if is_grant else FRAME_COST
         if ack.floor >= lane.acked:
             if lane.flight and lane.rewound_to == lane.acked and lane.grant_seq <= lane.acked < ack.grant_seq:
                 # What is on the wire was refused before for want of room, and sent again without credit: there is room
@@ -466,7 +470,7 @@ class Channel:
             # What was sent again from here was not taken again: there is no room for it, or no luck.
             lane.parked = lane.rewound_to == ack.floor
             lane.rewound_at_us, lane.rewound_to = now_us, ack.floor
-            self._shared.wasted += lane.flight_bytes
+            self._shared.wasted += FRAME_COST + lane.flight_bytes
             lane.rewind(ack.floor)
             self._shared.counters["resent_gaps"] += 1
         if lane.cursor <= lane.last_sendable:

@@ -9,7 +9,7 @@ store for longer than a turn. `next_wake_us` is a pure query.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zmqrel.core import commands as c
@@ -24,7 +24,14 @@ from zmqrel.core.frames import BadFrame
 from zmqrel.core.inbox import Inbox
 from zmqrel.core.journal import Journal
 from zmqrel.core.lane import CONTROL, InLane, OutLane, decode_lane
-from zmqrel.core.limits import FRAME_COST, HELLO_COST, Strangers
+from zmqrel.core.limits import (
+    FRAME_COST,
+    HELLO_COST,
+    PATIENCE_BYTES,
+    PATIENCE_BYTES_PER_S,
+    Buckets,
+    Strangers,
+)
 from zmqrel.core.listing import Listing
 from zmqrel.core.memory import Memory
 from zmqrel.core.outbox import Outbox
@@ -99,8 +106,8 @@ class Engine:
         self.channels: dict[str, Channel] = {}
         self._links: dict[int, Channel] = {}
         self._strangers = Strangers()
-        self.muted: dict[int, int] = {}
-        """Links that need not be read before a time (monotonic): what they say would be dropped."""
+        self._patience = Buckets(PATIENCE_BYTES_PER_S, PATIENCE_BYTES)
+        """With those who go on though nothing of it is read, by peer or link."""
         self._busy: dict[Channel, None] = {}
         self._byes: set[int] = set()
         self._fresh = Held([], [])
@@ -233,8 +240,6 @@ class Engine:
         """A turn begins. `wall_us` is only kept, for the store clock of the next life."""
         self.shared.now = now
         self._wall_us = wall_us
-        if self.muted:
-            self.muted = {link: until_us for link, until_us in self.muted.items() if until_us > now.mono_us}
         if self._byes:
             self._byes.clear()
         if self._fresh.notices or self._fresh.replies:
@@ -416,7 +421,7 @@ class Engine:
             return
         now_us = shared.now.mono_us
         if channel.allowance.is_empty(now_us):
-            self._mute(link, channel.allowance.empty_until_us(now_us))
+            self._drop(link, channel.name, parts)
             return
         shared.wasted = 0
         self._try(channel.name, link, parts)
@@ -426,17 +431,27 @@ class Engine:
     def _take_from_stranger(self, link: int, parts: list[bytes]) -> None:
         now_us = self.shared.now.mono_us
         who = link if self._name_of is None else self._name_of(link)
-        until_us = self._strangers.empty_until_us(who, now_us)
-        if until_us > now_us:
-            self._mute(link, until_us)
+        if self._strangers.must_wait(who, now_us):
+            self._drop(link, who, parts)
             return
         self._try("?", link, parts)
         if link not in self._links:
             self._strangers.charge(who, now_us, sum(map(len, parts)))
 
-    def _mute(self, link: int, until_us: int) -> None:
-        self.shared.counters["throttled"] += 1
-        self.muted[link] = until_us
+    def _drop(self, link: int, who: Hashable, parts: list[bytes]) -> None:
+        """Unread. Who goes on all the same is shut out: to receive what comes costs something too."""
+        shared = self.shared
+        shared.counters["throttled"] += 1
+        if self._patience.use_up(who, shared.now.mono_us, FRAME_COST + sum(map(len, parts))):
+            shared.event("shut_out", str(who), "it sends too much that brings nothing")
+            shared.effects.shut_out.append(link)
+
+    def no_frame(self, link: int, size: int) -> None:
+        """So many bytes came over a link that were no frame at all."""
+        self.frame(link, [])
+        channel = self._links.get(link)
+        if channel is not None:
+            channel.allowance.take(self.shared.now.mono_us, size)
 
     def _try(self, name: str, link: int, parts: list[bytes]) -> None:
         try:
@@ -487,8 +502,8 @@ class Engine:
             return
         now_us = self.shared.now.mono_us
         if known_link is None and channel.allowance.is_empty(now_us):
-            self._mute(link, channel.allowance.empty_until_us(now_us))
-            return  # it asks over one new link after the other
+            self._drop(link, name, [])  # it asks over one new link after the other
+            return
         self._strangers.forget(link if self._name_of is None else name)
         self._links[link] = channel
         channel.allowance.take(now_us, HELLO_COST)

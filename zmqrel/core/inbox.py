@@ -494,21 +494,30 @@ class Inbox:
                 for start, stop in held:
                     for seq in range(start, stop + 1):
                         changed += self._withdraw_row(lane, seq, cause)
-            for seq in range(max(first, lane.floor + 1), last + 1):
-                self._entomb(lane, seq, cause)
-                entombed += 1
+            above = max(first, lane.floor + 1)
+            if above <= last:
+                self._entomb(lane, above, last, cause)
+                entombed += last - above + 1
         return changed, entombed
 
-    def _entomb(self, lane: InLane, seq: int, cause: Cause) -> None:
-        """It was not received: remember until it or its VOID comes that it must not be handed over."""
-        key = tables.lane_seq(tables.TOMBSTONE, lane.no, seq)
-        if self._shared.journal.get(key) is not None:
-            return
-        self._shared.journal.put(key, bytes((cause.value,)))
-        self._shared.counters["tombstones"] += 1
-        self.tombstones_of[lane.peer] += 1
-        doubt = seq <= lane.doubt_upto
-        self._note_settled(lane, seq, *_withdrawn_outcome(Stage.SENT, cause, doubt), 0, 0, False)
+    def _entomb(self, lane: InLane, first: int, last: int, cause: Cause) -> None:
+        """They were not received: remember until they or their VOIDs come that they must not be handed over."""
+        shared = self._shared
+        bounds = tables.lane_bounds(tables.TOMBSTONE, lane.no, first, last)
+        known = {tables.split_lane_seq(key)[1] for key in shared.journal.keys(*bounds, 2**31)}
+        seqs = [seq for seq in range(first, last + 1) if seq not in known]
+        stone = bytes((cause.value,))
+        shared.journal.put_many([(tables.lane_seq(tables.TOMBSTONE, lane.no, seq), stone) for seq in seqs])
+        shared.counters["tombstones"] += len(seqs)
+        self.tombstones_of[lane.peer] += len(seqs)
+        for start, stop in to_ranges(seqs):
+            self._settle_unseen(lane, start, min(stop, lane.doubt_upto), cause, doubt=True)
+            self._settle_unseen(lane, max(start, lane.doubt_upto + 1), stop, cause, doubt=False)
+
+    def _settle_unseen(self, lane: InLane, first: int, last: int, cause: Cause, doubt: bool) -> None:
+        if first <= last:
+            outcome, reason = _withdrawn_outcome(Stage.SENT, cause, doubt)
+            self.settlements.add(lane, Settled(first, last, outcome, reason, 0, 0, self._shared.now.store_us, False))
 
     def _withdraw_row(self, lane: InLane, seq: int, cause: Cause) -> bool:
         """False if it was withdrawn before."""

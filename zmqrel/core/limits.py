@@ -17,15 +17,23 @@ from typing import Final
 ALLOWANCE_BYTES: Final = 8 << 20
 ALLOWANCE_BYTES_PER_S: Final = 1 << 20
 """Of each peer. A window that is resent for nothing is 1 MiB."""
-STRANGER_BYTES: Final = 64 << 10
-STRANGER_BYTES_PER_S: Final = 16 << 10
+PATIENCE_BYTES: Final = 4 << 20
+PATIENCE_BYTES_PER_S: Final = 1 << 20
+"""What may come from a peer, unread, once its allowance is used up; who goes on is shut out for `SHUT_OUT_S`."""
+SHUT_OUT_S: Final = 10.0
+STRANGER_BYTES: Final = 128 << 10
+STRANGER_BYTES_PER_S: Final = 32 << 10
 """Of each connection before it has said who it is, and STRANGERS times as much for all of these together."""
 STRANGERS: Final = 64
 
-FRAME_COST: Final = 1024
+FRAME_COST: Final = 4096
 """Of a frame that brought nothing, beside its length."""
 PING_COST: Final = 4096
-VOID_COST: Final = 256
+GRANT_COST: Final = 256
+"""Of an ACK that acknowledges nothing new."""
+LANE_COST: Final = 2048
+"""Of a lane that was not known."""
+VOID_COST: Final = 1024
 """Of a frame of voids alone."""
 HELLO_COST: Final = 64 << 10
 """It draws a WELCOME, which tells of every lane."""
@@ -89,10 +97,6 @@ class Bucket:
         self.take(now_us)
         return True
 
-    def empty_until_us(self, now_us: int) -> int:
-        """When there will be a token."""
-        return max(now_us, int(self.full_at_us - self._burst_us + self._us_each) + 1)
-
 
 def new_allowance() -> Bucket:
     """That of a peer, in bytes."""
@@ -125,6 +129,15 @@ class Buckets:
         """Take one token of a key if there is one; whether there was."""
         return self.of(key).take_one(now_us)
 
+    def use_up(self, key: Hashable, now_us: int, tokens: float) -> bool:
+        """Take so many of a key's; True if it has none left. Then it begins anew."""
+        bucket = self.of(key)
+        bucket.take(now_us, tokens)
+        if not bucket.is_empty(now_us):
+            return False
+        self.forget(key)
+        return True
+
     def forget(self, key: Hashable) -> None:
         """It is gone."""
         self._buckets.pop(key, None)
@@ -140,10 +153,10 @@ class Strangers:
         self._all = Bucket(STRANGER_BYTES_PER_S * STRANGERS, STRANGER_BYTES * STRANGERS)
         self._each = Buckets(STRANGER_BYTES_PER_S, STRANGER_BYTES)
 
-    def empty_until_us(self, who: Hashable, now_us: int) -> int:
-        """When they may be heard again, `now_us` if they may be heard."""
-        empty = [each for each in (self._all, self._each.known(who)) if each is not None and each.is_empty(now_us)]
-        return max((each.empty_until_us(now_us) for each in empty), default=now_us)
+    def must_wait(self, who: Hashable, now_us: int) -> bool:
+        """Whether they are not to be heard now."""
+        own = self._each.known(who)
+        return self._all.is_empty(now_us) or (own is not None and own.is_empty(now_us))
 
     def charge(self, who: Hashable, now_us: int, size: int) -> None:
         """They sent a frame of so many bytes."""

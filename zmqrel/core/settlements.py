@@ -27,7 +27,7 @@ class Settlements:
     def add(self, lane: InLane, settled: Settled) -> None:
         """These messages of a lane have ended."""
         if settled.outcome is Outcome.RECALLED:
-            self._shared.counters["recalled"] += 1
+            self._shared.counters["recalled"] += settled.last - settled.first + 1
         self.to_write.setdefault(lane, []).append(settled)
 
     def write(self) -> None:

@@ -75,7 +75,7 @@ class Ledger:
         self.name = name
 
 
-_PROVOKED = ("malformed", "refused", "limited", "impostors")
+_PROVOKED = ("malformed", "refused", "limited", "impostors", "shut_out")
 
 _LEDGER_FIELDS = tuple(Ledger.__dataclass_fields__)
 _LEDGER_VALUES = attrgetter(*_LEDGER_FIELDS)

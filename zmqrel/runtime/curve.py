@@ -75,6 +75,8 @@ class Curve:
         self._keys = keys
         self._numbers = count()
         self._failures: dict[Failure, int] = {}
+        self._shut_out: dict[bytes, float] = {}
+        """Keys in Z85 that are not let in until a time (monotonic)."""
         self._monitors: dict[int, _Monitor] = {}
         """By the descriptor of its reading end."""
         self._zap: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
@@ -167,7 +169,7 @@ class Curve:
         # and credentials.
         route, version, number, mechanism, credentials = request[:2], request[2], request[3], request[7], request[8:]
         key = z85.encode(credentials[0]) if mechanism == b"CURVE" and len(credentials) == 1 else b""
-        known = self._keys.name_of(key) is not None
+        known = self._keys.name_of(key) is not None and not self._is_shut_out(key)
         answer = (b"200", b"OK", key) if known else (b"400", b"the key is not known here", b"")
         with suppress(zmq.Again):  # who asked has gone
             self._zap.send_multipart([*route, version, number, *answer, b""], zmq.DONTWAIT)
@@ -197,7 +199,22 @@ class Curve:
         with suppress(zmq.ZMQError):
             key = str(frame.get("User-Id")).encode()
         name = self._keys.name_of(key)
-        return None if name is None or len(routing_id) != len(_ID_MARK) + _ID_BYTES else (key, name)
+        if name is None or self._is_shut_out(key) or len(routing_id) != len(_ID_MARK) + _ID_BYTES:
+            return None
+        return key, name
+
+    def shut_out(self, key: bytes, for_s: float) -> None:
+        """Let nobody in with this key for so long."""
+        self._shut_out[key] = monotonic() + for_s
+
+    def _is_shut_out(self, key: bytes) -> bool:
+        until_s = self._shut_out.get(key)
+        if until_s is None:
+            return False
+        if monotonic() < until_s:
+            return True
+        del self._shut_out[key]
+        return False
 
     def close(self) -> None:
         """Once no socket is left to be guarded. May be repeated."""

@@ -24,6 +24,7 @@ from zmqrel.core import commands as c
 from zmqrel.core.buffer import Buffer
 from zmqrel.core.effects import Ended, Event, ReceiptNotice
 from zmqrel.core.engine import Engine, read_clock
+from zmqrel.core.limits import SHUT_OUT_S
 from zmqrel.core.rows import Policy
 from zmqrel.core.storage import InHandTable, Store
 from zmqrel.core.times import Now
@@ -432,7 +433,7 @@ class Loop(Drive):
         commands += self._take_commands()
         if self._key_changes:
             commands, self._key_changes = self._key_changes + commands, []
-        work = Work(commands, frames, self._links_down)
+        work = Work(commands, frames, self._links_down, self._wire.take_no_frames())
         self._links_down = []
         if self._permission_file is not None and self._permission_file.look():
             self._turns.engine.permit(self._permission_file.permissions)
@@ -608,6 +609,12 @@ class Loop(Drive):
             return None
         _log.debug("peer %s: dialling %s at %s", self.name, name, endpoint)
         return self._wire.dial(endpoint, name)
+
+    def shut_out(self, link: int) -> None:
+        """End a connection, with all that waited for it."""
+        for gone in self._wire.shut_out(link, SHUT_OUT_S):
+            self._later.pop(gone, None)
+            self._links_down.append(gone)
 
     def hang_up(self, link: int) -> None:
         """Close a link and forget what waited for it."""

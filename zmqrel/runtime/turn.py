@@ -62,6 +62,10 @@ class World(Protocol):
         """Close a link."""
         ...
 
+    def shut_out(self, link: int) -> None:
+        """End the connection of an inbound link, and do not let its peer in for a while; another link stays."""
+        ...
+
 
 @dataclass(slots=True)
 class Work:
@@ -70,6 +74,8 @@ class Work:
     commands: Sequence[c.Command] = field(default_factory=list)
     frames: list[tuple[int, list[bytes]]] = field(default_factory=list)
     links_down: list[int] = field(default_factory=list)
+    no_frames: list[tuple[int, int]] = field(default_factory=list)
+    """Links over which something came that was no frame, and its bytes."""
 
 
 class Turns:
@@ -175,6 +181,8 @@ class Turns:
             self._to_serve.clear()
         for link in work.links_down:
             engine.link_down(link)
+        for link, size in work.no_frames:
+            engine.no_frame(link, size)
         for link, parts in work.frames:
             engine.frame(link, parts)
         for _, finished in results:
@@ -214,6 +222,8 @@ class Turns:
             world.report(event)
         for link in effects.hang_up:
             world.hang_up(link)
+        for link in effects.shut_out:
+            world.shut_out(link)
         for name in effects.dial:
             self._dial(name)
 

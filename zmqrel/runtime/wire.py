@@ -179,6 +179,9 @@ class Wire:
         self._places: set[int | str] = set()
         """Ports and paths at which others come in."""
         self._inbound: OrderedDict[bytes, Link] = OrderedDict()
+        self._no_frames: list[tuple[Link, int]] = []
+        self._cut_next: set[bytes] = set()
+        """Routing ids whose connections are to end with the next frame that comes over them."""
         self._last_link = _ROUTER
         self._descriptors = _Descriptors()
         self._link_at: dict[int, Link] = {}
@@ -274,6 +277,32 @@ class Wire:
             self._end(link, 0)
         return list(gone)
 
+    def shut_out(self, link: Link, for_s: float) -> list[Link]:
+        """End an inbound connection; with keys all of its peer, whose key is refused for so long.
+
+        Returns the links that are gone; none of a dialled one, which stays.
+        """
+        routing_id = self._routing_ids.get(link)
+        if routing_id is None:
+            return []
+        known = self._known.get(link)
+        if known is None or self._curve is None:
+            self._cut_next.add(routing_id)
+            return []
+        self._curve.shut_out(known.key, for_s)
+        gone = [other for other, its in self._known.items() if its.key == known.key and other not in self._dialled]
+        for other in gone:
+            descriptor = self._known[other].descriptor
+            if descriptor is not None:
+                curve.cut(descriptor, self._places)
+            self.hang_up(other)
+        return gone
+
+    def take_no_frames(self) -> list[tuple[Link, int]]:
+        """Over which links something came since the last call that was no frame, and how many bytes."""
+        no_frames, self._no_frames = self._no_frames, []
+        return no_frames
+
     def take_failures(self) -> dict[Failure, int]:
         """With keys: handshakes that failed since the last call, and how often."""
         return {} if self._curve is None else self._curve.take_failures()
@@ -302,6 +331,7 @@ class Wire:
         routing_id = self._routing_ids.pop(link, None)
         if routing_id is not None:
             del self._inbound[routing_id]
+            self._cut_next.discard(routing_id)
 
     def _forget_known(self, link: Link) -> None:
         known = self._known.pop(link, None)
@@ -562,6 +592,13 @@ class Wire:
             self.hang_up(next(iter(self._inbound.values())))
         return link
 
+    def _cut_now(self, routing_id: bytes, frame: zmq.Frame) -> None:
+        """Which descriptor a connection has is known from its next frame."""
+        self._cut_next.discard(routing_id)
+        descriptor = curve.descriptor_of(frame)
+        if descriptor is not None:
+            curve.cut(descriptor, self._places)
+
     def _learn(self, link: Link, routing_id: bytes, frame: zmq.Frame) -> bool:
         """Note who is at the other end of a fresh link. One that is not to be heard is cut."""
         assert self._curve is not None
@@ -637,12 +674,17 @@ class Wire:
             received, last = got
             size += sum(map(len, received))
             frames = split(received[-1]) if len(received) == wanted else None
+            count += len(frames) if frames else 1
+            if self._cut_next and received and received[0] in self._cut_next:
+                self._cut_now(received[0], last)
+            link: Link | None = source
+            if source == _ROUTER:
+                link = self._inbound_link(received[0], last) if received else None
             if frames is None:
-                count += 1
                 self.dropped += 1
+                if link is not None:
+                    self._no_frames.append((link, sum(map(len, received))))
                 continue
-            count += len(frames)
-            link = self._inbound_link(received[0], last) if source == _ROUTER else source
             if link is None:
                 self.unheard += len(frames)
                 continue

@@ -828,6 +828,10 @@ class _World:
             return None
         return self._peer.network.links.dial(self._peer, endpoint)
 
+    def shut_out(self, link: int) -> None:
+        """Close a connection of another."""
+        self.hang_up(link)
+
     def hang_up(self, link: int) -> None:
         """Close a socket."""
         self._peer.network.links.hang_up(self._peer, link)

@@ -276,6 +276,10 @@ class Process:
         self._done.append(Done("dial", self._last_link))
         return self._last_link
 
+    def shut_out(self, link: int) -> None:
+        """Close a connection of another."""
+        self.hang_up(link)
+
     def hang_up(self, link: int) -> None:
         """Close a socket."""
         self._done.append(Done("hang up", link))
