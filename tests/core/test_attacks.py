@@ -698,6 +698,8 @@ def test_f4_control_entries_about_another_store_are_acknowledged_and_ignored() -
     puppet.control(State(gone, own, [InLaneState(lane.id, 1, 2, [], [])], [], True))
     assert host.outcomes() == []
     assert not too_late(host)
+    host.time.pass_s(0.02)  # for so long they wait for company
+    host.turn()
     assert puppet.last(frames.ACK).fields[0][-1].floor == 4
     puppet.settle(lane.id, 1, Outcome.HANDLED, 2)
     assert host.outcomes() == [(1, "HANDLED", None), (2, "HANDLED", None)]

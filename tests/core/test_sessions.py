@@ -642,3 +642,72 @@ def test_a_silent_peer_is_given_up_after_liveness_s(who: str, heartbeat_s: float
     while "silent" not in host.kinds():
         pump.pass_s(0.05, lambda sender, _frame: sender is host)
     assert host.now().mono_us - heard_us == pytest.approx(liveness_s * 1e6, abs=60_000)
+
+
+def settled_while_sending(said: list[tuple[str, str]]) -> tuple[Host, Host, Pump, Callable[[Host, frames.Frame], bool]]:
+    """b settles a message of a while another one of a is on the wire; returns what writes down and carries frames."""
+    a, b, pump = pair()
+
+    def listen(host: Host, frame: frames.Frame) -> bool:
+        said.append((host.name, frames.FRAME_NAMES[frame.type]))
+        return True
+
+    a.send("b", b"x")
+    pump.run()
+    row = b.take()
+    a.send("b", b"y")
+    on_the_wire, a.out = a.out, []
+    b.finish(row, HANDLED)
+    pump.run(listen)
+    assert a.outcomes() == [(1, "HANDLED", None)]
+    assert said == [("b", "DATA")], "the settlement is not acknowledged yet"
+    a.out = on_the_wire
+    return a, b, pump, listen
+
+
+def test_the_acknowledgement_of_a_settlement_travels_with_the_next_message() -> None:
+    said: list[tuple[str, str]] = []
+    a, b, pump, listen = settled_while_sending(said)
+    pump.run(listen)
+    a.send("b", b"z")
+    pump.run(listen)
+    assert said[1:] == [("a", "DATA"), ("b", "ACK"), ("a", "ACK"), ("a", "DATA"), ("b", "ACK")]
+    assert not b.engine.has_untold
+    pump.pass_s(0.5, listen)
+    assert ("a", "ACK") not in said[6:], "nor is it said twice"
+
+
+def test_the_acknowledgement_of_a_settlement_does_not_wait_long_for_company() -> None:
+    said: list[tuple[str, str]] = []
+    _, b, pump, listen = settled_while_sending(said)
+    pump.pass_s(0.019, listen)
+    assert ("a", "ACK") not in said
+    pump.pass_s(0.002, listen)
+    assert said.count(("a", "ACK")) == 1
+    assert not b.engine.has_untold
+
+
+def test_the_acknowledgement_of_a_settlement_dies_with_its_session() -> None:
+    said: list[tuple[str, str]] = []
+    a, b, pump, listen = settled_while_sending(said)
+    a.out.clear()
+    a.turn([], c.Disconnect("b"))
+    pump.pass_s(0.1, listen)
+    assert ("a", "ACK") not in said
+    pump.connect()
+    pump.run()
+    assert not b.engine.has_untold, "the handshake told it"
+
+
+def test_a_settlement_is_acknowledged_at_once_if_nothing_is_on_the_wire_or_it_came_before() -> None:
+    a, b, pump = pair()
+    a.send("b", b"x")
+    pump.run()
+    b.finish(b.take(), HANDLED)
+    settlement = list(b.out)
+    pump.run()
+    assert not b.engine.has_untold
+    a.send("b", b"y")
+    a.out.clear()
+    a.turn(settlement)
+    assert [frames.decode(parts).type for _, parts in a.out] == [frames.ACK]

@@ -62,6 +62,8 @@ _LEAST_RESEND_US = 100_000
 """Added to the backoff's first steps: a connection delivers in order, so this timer only matters after a loss that
 the transport did not notice, and full jitter alone would now and then resend a whole window after a millisecond."""
 _LEAST_GAP_US = 5_000
+_MOST_ACK_DELAY_US = 20_000
+"""How long the acknowledgement of control entries waits for frames to travel with, far less than a resend does."""
 _ABOUT_A_BODY = FRAMING_BYTES + LARGEST_META_BYTES
 
 
@@ -111,6 +113,8 @@ class Channel:
         self._flying: dict[OutLane, None] = {}
         """Lanes that have something on the wire, and perhaps some that had."""
         self._acks: dict[InLane, None] = {}
+        self._later_acks: dict[InLane, None] = {}
+        """Those that may wait for company."""
         self._next_deadline_us: int | None = None
 
     # ------------------------------------------------------------------------------------------ durable part
@@ -129,7 +133,7 @@ class Channel:
 
     def forget(self) -> None:
         """Nothing is known of the peer any more, but what its messages in the inbox need: its number and its clock."""
-        for lanes in (self.own, self.out, self.theirs, self._ready, self._flying, self._acks):
+        for lanes in (self.own, self.out, self.theirs, self._ready, self._flying, self._acks, self._later_acks):
             lanes.clear()
         self.their_store = self.their_instance = self.their_count = 0
         self.healing = Healing(self._shared, self, self._outbox, self._inbox)
@@ -340,7 +344,10 @@ class Channel:
         if data.doubt_upto > lane.doubt_upto:
             lane.doubt_upto = data.doubt_upto
             self._shared.touch(lane)
-        self.ack(lane)
+        if lane.kind == CONTROL and data.first_seq == lane.floor + 1 and self._is_sending():
+            self._ack_later(lane)
+        else:
+            self.ack(lane)
         if data.first_seq > lane.floor + 1:
             lane.gap = True
             self._shared.counters["gaps"] += 1
@@ -500,6 +507,23 @@ class Channel:
         self._acks[lane] = None
         self._wake(self)
 
+    def _is_sending(self) -> bool:
+        """Whether messages are on the wire: then more frames will follow soon, if only those that their end brings."""
+        return any(lane.flight and lane.kind != CONTROL for lane in self._flying)
+
+    def _ack_later(self, lane: InLane) -> None:
+        """Tell a floor with the next frames, or alone after a while: each message on the wire costs a turn there."""
+        self._later_acks[lane] = None
+        self._shared.timers.set_earlier(("acks", self.name), self._shared.now.mono_us + _MOST_ACK_DELAY_US)
+
+    def acks_due(self) -> None:
+        """Acknowledgements have waited for company long enough, or there is some."""
+        if self._later_acks:
+            self._acks |= self._later_acks
+            self._later_acks.clear()
+            self._shared.timers.cancel(("acks", self.name))
+            self._wake(self)
+
     # ------------------------------------------------------------------------------------------ transmission
 
     def transmit(self) -> None:
@@ -507,8 +531,11 @@ class Channel:
         session = self.sessions.preferred()
         if session is None:
             self._acks.clear()  # the next session begins with floors
+            self._later_acks.clear()
             self._ready.clear()  # and activates every lane
             return
+        if self._acks or self._ready:
+            self.acks_due()
         self._send_acks(session)
         if not self.healing.known_there:
             return

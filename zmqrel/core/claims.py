@@ -127,6 +127,8 @@ class Claims:
         for queue in list(self._rows.awake.values()):
             if queue.buffer is None:
                 queue.examine = False  # until somebody serves it
+            elif queue.has_nothing_ahead(self._shared.now.store_us):
+                queue.examine = queue.buffer.more = False
             elif not (gate and cast(Policy, queue.policy).push):
                 self._claim_queue(queue, queue.buffer)
 

@@ -578,6 +578,8 @@ class Engine:
             return  # it was forgotten
         elif kind == "hello":
             self.channels[name].sessions.hello_due()
+        elif kind == "acks":
+            self.channels[name].acks_due()
         elif kind == "pending":
             self.channels[name].sessions.pending_due(key[2])
         else:

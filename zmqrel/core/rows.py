@@ -103,6 +103,10 @@ class Queue:
     awake: dict[str, Queue] = field(default_factory=dict, repr=False)
     """All queues of the peer in which there may be something to claim, so that a turn does not ask each of them."""
 
+    def has_nothing_ahead(self, now_us: int) -> bool:
+        """Whether nothing is at hand that could be looked at, and no waiting row is due that was not read."""
+        return not (self.heap or self.waiting or self.promoted) and now_us < self.waiting_next_us
+
     @property
     def examine(self) -> bool:
         """There may be something to claim."""

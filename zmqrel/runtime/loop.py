@@ -426,7 +426,8 @@ class Loop(Drive):
             self._take_key_changes()
             self._tell_of_failures()
         frames = self._wire.receive(_FRAMES_PER_TURN, _BYTES_PER_TURN)
-        self._drop_closed({link for link, _ in frames})
+        if self._wire.closed:
+            self._drop_closed({link for link, _ in frames})
         for send, refusal in self._room.give_up():
             self.reply(send, refusal)
         commands: list[c.Command] = [*self._room.take(*self._fill)]

@@ -62,8 +62,10 @@ class WaitingSends:
 
     def give_up(self) -> list[tuple[Send, OutboxFull]]:
         """Those that have waited long enough, and what refused them."""
+        over: list[tuple[Send, OutboxFull]] = []
+        if not self._by_time:
+            return over
         now = self._clock_s()
-        over = []
         while self._by_time and self._by_time[0][0] <= now:
             _, identity, _ = heappop(self._by_time)
             item = self._waiting.pop(identity, None)
