@@ -25,9 +25,9 @@ from zmqrel.errors import ConfigError, ForkedPeer, PeerClosed, UnknownPeer
 from zmqrel.participant import DEFAULT_RETRY, CloseReport, Participant
 from zmqrel.receipts import Ticket
 from zmqrel.runtime.callbacks import Callbacks
+from zmqrel.runtime.endpoints import check_dial
 from zmqrel.runtime.loop import Loop
 from zmqrel.runtime.outcomes import OutcomeTeller
-from zmqrel.runtime.wire import check_dial
 from zmqrel.runtime.workers import Handling, ThreadConsumer
 
 _T = TypeVar("_T")

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from zmqrel.errors import ConfigError
 from zmqrel.runtime import wire as wire_module
+from zmqrel.runtime.descriptors import Bell
 from zmqrel.runtime.parts import MAX_PARTS, MAX_TOGETHER, join, split
 from zmqrel.runtime.wire import Link, Wire
 
@@ -523,7 +524,7 @@ def test_a_bell_made_of_sockets(open_node: MakeNode, monkeypatch: pytest.MonkeyP
 
 def test_ringing_a_full_bell_does_not_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "eventfd", raising=False)
-    bell = wire_module._Bell()
+    bell = Bell()
     for _ in range(100_000):
         bell.ring()
     bell.close()

@@ -8,23 +8,11 @@ just "later".
 
 from __future__ import annotations
 
-import errno
-import ipaddress
 import math
-import os
 import random
-import re
-import select
-import socket
-import stat
-import sys
-import tempfile
-import threading
 from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from pathlib import Path
 from time import monotonic
 from typing import Final, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
@@ -34,11 +22,13 @@ from zmq.utils.monitor import recv_monitor_message
 from zmqrel.errors import ConfigError
 from zmqrel.runtime import curve
 from zmqrel.runtime.curve import Curve, Failure
-from zmqrel.runtime.doors import LOOK_S, Doors, SocketFile, check_descriptors
+from zmqrel.runtime.descriptors import Bell, Descriptors
+from zmqrel.runtime.doors import LOOK_S, Doors, check_descriptors
+from zmqrel.runtime.endpoints import DIAL_TAKES, bind_file, check_bindable, check_dial, is_name, not_bound, tcp_address
 from zmqrel.runtime.keys import KeyDirectory
 from zmqrel.runtime.parts import MAX_PARTS, MAX_TOGETHER, Frame, join, split
 
-__all__ = ["MAX_PARTS", "MAX_TOGETHER", "Configure", "Link", "Wire", "check_dial"]
+__all__ = ["MAX_PARTS", "MAX_TOGETHER", "Configure", "Link", "Wire"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -83,19 +73,6 @@ _FIRST_THREAD, _SECOND_THREAD = 1, 2
 _MAX_SOCKETS: Final = 16_384
 _LONGEST_WAIT_S: Final = 3_600.0
 
-# A socket file is first made in a directory beside its place, whose name is longer by less than this.
-_LONGEST_BOUND_PATH: Final = zmq.IPC_PATH_MAX_LEN - 12
-_BIND_TAKES: Final = (
-    "tcp://ADDRESS:PORT (an IPv4 address, an IPv6 address in brackets, an interface or *; 1 to 65535, or *"
-    f" for a free port) or ipc://PATH (of at most {_LONGEST_BOUND_PATH} bytes)"
-)
-_DIAL_TAKES: Final = (
-    "tcp://HOST:PORT (a host name, an IPv4 address or an IPv6 address in brackets; 1 to 65535)"
-    f" or ipc://PATH (of at most {zmq.IPC_PATH_MAX_LEN} bytes)"
-)
-_TCP: Final = re.compile(r"tcp://(\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[A-Za-z0-9_.-]+|\*):([0-9]{1,5}|\*)", re.ASCII)
-# An eventfd takes eight bytes, a number in the order of this machine; to a socket they are as good as one.
-_ONE: Final = (1).to_bytes(8, sys.byteorder)
 _ROUTER: Final = 0
 
 # Plain numbers: an operation on the flags of pyzmq takes longer than a system call.
@@ -183,7 +160,7 @@ class Wire:
         self._cut_next: set[bytes] = set()
         """Routing ids whose connections are to end with the next frame that comes over them."""
         self._last_link = _ROUTER
-        self._descriptors = _Descriptors()
+        self._descriptors = Descriptors()
         self._link_at: dict[int, Link] = {}
         """By the descriptor of its socket."""
         self._unsure: dict[Link, None] = {}
@@ -191,7 +168,7 @@ class Wire:
         any use of a socket takes that away."""
         self._readable: list[Link] | None = None
         self._last_served = _ROUTER
-        self._bell = _Bell()
+        self._bell = Bell()
         self._sleeping = False
         self._descriptors.add(self._bell.fd)
         self._keys = keys
@@ -232,7 +209,7 @@ class Wire:
             self._forget_known(link)
             dealer.close()
             if isinstance(error, zmq.ZMQError):
-                raise ConfigError.of("endpoint", _DIAL_TAKES, endpoint) from error
+                raise ConfigError.of("endpoint", DIAL_TAKES, endpoint) from error
             raise
         self._dialled[link] = dealer
         self._watch(dealer, link)
@@ -470,7 +447,7 @@ class Wire:
 
     def _bind_all(self, endpoints: Sequence[str]) -> None:
         for endpoint in endpoints:
-            _check_bind(endpoint)
+            check_bindable(endpoint)
         if endpoints:
             self._router = router = self._socket(zmq.ROUTER)
             self._watch(router, _ROUTER)
@@ -498,18 +475,18 @@ class Wire:
             while monitor.poll(0):
                 self._doors.add_socket(recv_monitor_message(monitor)["value"])
         except (zmq.ZMQError, OSError) as error:
-            raise _not_bound(endpoint, error) from error
+            raise not_bound(endpoint, error) from error
         bound = router.getsockopt_string(zmq.LAST_ENDPOINT)
         self._places.add(int(bound.rpartition(":")[2]))
         return bound
 
     def _bind_ipc(self, router: zmq.Socket[bytes], endpoint: str) -> str:
         try:
-            file, path = _bind_file(router, endpoint)
+            file, path = bind_file(router, endpoint)
             self._doors.add_file(file)
             self._places.add(path)
         except (zmq.ZMQError, OSError) as error:
-            raise _not_bound(endpoint, error) from error
+            raise not_bound(endpoint, error) from error
         return endpoint
 
     def _socket(self, kind: int) -> zmq.Socket[bytes]:
@@ -549,8 +526,8 @@ class Wire:
         dealer.setsockopt(zmq.CONNECT_TIMEOUT, _CONNECT_MS)
         # For a name with addresses of both kinds it would leave only the IPv6 one to be tried.
         dealer.setsockopt(zmq.IPV6, "[" in endpoint)
-        address = _tcp_address(endpoint)
-        named = address is not None and _is_name(address[0])
+        address = tcp_address(endpoint)
+        named = address is not None and is_name(address[0])
         self._set_affinity(dealer, _SECOND_THREAD if named else _FIRST_THREAD)
         self._set_common_options(dealer, server=False)
 
@@ -692,84 +669,6 @@ class Wire:
         return count, size
 
 
-class _Descriptors:
-    """Descriptors that are waited for until one of them can be read.
-
-    Not zmq.Poller, which asks each socket twice in each wait, whether anything came to it or not: a peer with a
-    thousand idle connections would do nothing else.
-    """
-
-    def __init__(self) -> None:
-        self._poll: select.epoll | select.poll = select.poll()
-        self._unit_s = 0.001
-        if sys.platform == "linux":
-            self._poll, self._unit_s = select.epoll(), 1.0
-
-    def add(self, fd: int) -> None:
-        """Wait for this one too."""
-        self._poll.register(fd, _CAN_BE_READ)
-
-    def remove(self, fd: int) -> None:
-        """Wait for it no more. Before it is closed."""
-        self._poll.unregister(fd)
-
-    def wait(self, timeout_s: float) -> list[int]:
-        """Those that can be read, at once or within `timeout_s`.
-
-        Python rounds up to milliseconds: a timer that ends early would make the loop spin until it is due.
-        """
-        return [fd for fd, _ in self._poll.poll(timeout_s / self._unit_s)]
-
-    def close(self) -> None:
-        """Wait for none any more. May be repeated."""
-        if sys.platform == "linux" and isinstance(self._poll, select.epoll):
-            self._poll.close()
-        self._poll, self._unit_s = select.poll(), 0.001
-
-
-class _Bell:
-    """A descriptor that another thread can make readable, to end a poll."""
-
-    fd: int
-
-    def __init__(self) -> None:
-        self._ends: tuple[socket.socket, ...] = ()
-        if hasattr(os, "eventfd"):
-            self.fd = self._write_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        else:
-            self._ends = socket.socketpair()
-            for end in self._ends:
-                end.setblocking(False)
-            self.fd, self._write_fd = (end.fileno() for end in self._ends)
-        # A ringer that was overtaken by `close` would write into whatever file has the number by then.
-        self._lock = threading.Lock()
-        self._closed = False
-
-    def ring(self) -> None:
-        """Make the descriptor readable. Any thread; nothing after `close`."""
-        with self._lock:
-            if not self._closed:
-                # Full means readable already.
-                with suppress(BlockingIOError):
-                    os.write(self._write_fd, _ONE)
-
-    def hush(self) -> None:
-        """Make the descriptor silent again."""
-        with suppress(BlockingIOError):
-            os.read(self.fd, 4096)
-
-    def close(self) -> None:
-        """Close the descriptor. May be repeated."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            for end in self._ends:
-                end.close()
-            if not self._ends:
-                os.close(self.fd)
-
-
 def _send(socket: zmq.Socket[bytes], parts: Sequence[bytes]) -> None:
     # send_multipart does the same and checks every part again: twice the cost for small ones.
     for part in parts[:-1]:
@@ -797,99 +696,3 @@ def _receive(socket: zmq.Socket[bytes], limit: int) -> tuple[list[bytes], zmq.Fr
         if len(parts) <= limit:
             parts.append(frame.bytes)
     return parts, frame
-
-
-def _check_bind(endpoint: str) -> None:
-    """Raise ConfigError unless libzmq would bind what is written; it takes port 99999 and binds 34463."""
-    address = _tcp_address(endpoint)
-    if address is not None:
-        fits = address[1] == "*" or _is_port(address[1])
-    else:
-        path = _ipc_path(endpoint)
-        fits = path is not None and len(os.fsencode(path.absolute())) <= _LONGEST_BOUND_PATH
-    if not fits:
-        raise ConfigError.of("bind", _BIND_TAKES, endpoint)
-
-
-def check_dial(endpoint: str) -> None:
-    """Raise ConfigError for what can never connect; libzmq takes much of it, and retries in silence."""
-    address = _tcp_address(endpoint)
-    if address is not None:
-        fits = address[0] != "*" and _is_port(address[1])
-    else:
-        path = _ipc_path(endpoint)
-        fits = path is not None and len(os.fsencode(path)) <= zmq.IPC_PATH_MAX_LEN
-    if not fits:
-        raise ConfigError.of("endpoint", _DIAL_TAKES, endpoint)
-
-
-def _tcp_address(endpoint: str) -> tuple[str, str] | None:
-    """Host and port as written; None if it is no tcp endpoint, or what looks like an address is none."""
-    found = _TCP.fullmatch(endpoint)
-    if found is None:
-        return None
-    host, port = found.groups()
-    with suppress(ValueError):
-        if host.startswith("["):
-            ipaddress.IPv6Address(host[1:-1])
-        elif not _is_name(host):
-            ipaddress.IPv4Address(host)
-        return host, port
-    return None
-
-
-def _is_name(host: str) -> bool:
-    """Whether it is neither an IPv6 address nor something that is meant to be an IPv4 address."""
-    return not host.startswith("[") and not host.replace(".", "").isdigit()
-
-
-def _is_port(port: str) -> bool:
-    return port.isdigit() and 1 <= int(port) <= 65_535
-
-
-def _ipc_path(endpoint: str) -> Path | None:
-    """The path of an ipc endpoint. Abstract names (@) are none: anybody on this machine may connect to them."""
-    path = endpoint.removeprefix("ipc://")
-    if path == endpoint or "\0" in path or path[:1] in ("", "@", "*"):
-        return None
-    return Path(path)
-
-
-def _not_bound(endpoint: str, error: zmq.ZMQError | OSError) -> ConfigError:
-    if error.errno == zmq.EADDRINUSE:
-        return ConfigError.of("bind", "an endpoint that is not in use, or port * for a free one", endpoint)
-    return ConfigError(f"bind takes {_BIND_TAKES}, not {endpoint!r}, which gives: {error.strerror}")
-
-
-def _bind_file(router: zmq.Socket[bytes], endpoint: str) -> tuple[SocketFile, str]:
-    """Bind an ipc endpoint whose file only its owner can connect to; returns it, and the path that its socket knows.
-
-    The file is made in a directory of our own and then moved to its place. A chmod after the bind would leave
-    it open to all for a moment; a umask around it would for a moment be that of every thread. The move also
-    replaces the file of a dead process in one step, where libzmq would remove whatever is there: the socket
-    of a living one, or a text.
-    """
-    place = Path(endpoint.removeprefix("ipc://")).absolute()
-    _refuse_taken(place)
-    with tempfile.TemporaryDirectory(prefix=".z", dir=place.parent) as own:
-        made = Path(own, "s")
-        router.bind(f"ipc://{made}")
-        made.chmod(0o600)
-        made.replace(place)
-    return SocketFile(place), str(made)
-
-
-def _refuse_taken(place: Path) -> None:
-    """Raise OSError, with EADDRINUSE, if somebody listens at `place` or it is no socket."""
-    try:
-        is_socket = stat.S_ISSOCK(place.lstat().st_mode)
-    except FileNotFoundError:
-        return
-    if is_socket:
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.setblocking(False)
-            # Other errors (a full backlog, the socket of somebody else) mean that it is in use.
-            refusal = probe.connect_ex(str(place))
-            if refusal in (errno.ECONNREFUSED, errno.ENOENT):
-                return
-    raise OSError(zmq.EADDRINUSE, "in use")
