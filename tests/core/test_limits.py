@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from typing import Any
+from zlib import crc32
 
+import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.core.pump import Host, Time
 from tests.core.puppet import MESSAGES, PATIENT, Puppet
 from zmqrel.core import commands as c
-from zmqrel.core import frames, limits
+from zmqrel.core import frames, limits, tables
 from zmqrel.core.buffer import HANDLED
 from zmqrel.core.entries import (
     LARGEST_CONTROL,
+    MAX_SEQ,
     MOST_IN_WITHDRAW,
     Notice,
     Settle,
@@ -23,6 +26,7 @@ from zmqrel.core.entries import (
     Withdraw,
     encode_messages,
 )
+from zmqrel.core.frames import pack_sizes
 from zmqrel.core.lane import CONTROL, DATA
 from zmqrel.core.limits import Bucket, Buckets
 from zmqrel.outcome import Cause, Outcome
@@ -242,6 +246,16 @@ def test_sessions_of_one_peer() -> None:
     assert host.engine.stats()["limited"] == 1
 
 
+def test_peers_that_nobody_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zmqrel.core.engine.MOST_PEERS", 5)
+    host = Host("b", Time(), accept="any", **PATIENT)
+    for link in range(10, 20):
+        identity = [frames.PROTOCOL, f"peer-{link}", link]
+        host.turn([(link, frames.encode([frames.HELLO, link.to_bytes(8, "big"), 1, 1, identity, 5]))])
+    assert len(host.engine.channels) == 5
+    assert host.engine.stats()["limited"] == 5
+
+
 def test_lanes_of_one_peer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zmqrel.core.channel.MOST_LANES", 5)
     host, puppet = host_and_puppet()
@@ -388,3 +402,110 @@ def test_one_peer_cannot_fill_the_inbox_of_all(lanes: int) -> None:
     for first in range(1, 1000, 50):
         other.data(first, *[message(host)] * 50, lane_id=0xBEEF)
     assert host.engine.stats()["received"] - before >= 250 - lanes
+
+
+# ------------------------------------------------------------------------- whatever it says, others are not concerned
+
+
+NUMBERS = st.sampled_from([0, 1, 2, 3, 2**31, 2**32, 2**62, MAX_SEQ - 1, MAX_SEQ, 2**63 + 1, 2**64 - 1])
+QUEUES = st.sampled_from(["", "work", "other"])
+RANGES = st.lists(st.tuples(NUMBERS, NUMBERS), max_size=3)
+FORGED = st.lists(
+    st.one_of(
+        st.tuples(st.just("ack"), st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS, st.booleans()), max_size=4)),
+        st.tuples(
+            st.just("data"), NUMBERS, st.integers(0, 4), st.sampled_from(["", "work", "other"]), NUMBERS, NUMBERS
+        ),
+        st.tuples(st.just("withdraw"), NUMBERS, RANGES, st.integers(0, 4)),
+        st.tuples(st.just("settle"), NUMBERS, RANGES, st.integers(0, 7)),
+        st.tuples(st.just("notice"), NUMBERS, NUMBERS),
+        st.tuples(st.just("state"), NUMBERS, RANGES, st.booleans()),
+        st.tuples(st.just("open"), NUMBERS, st.booleans(), st.booleans()),
+        st.tuples(st.just("bye"), st.booleans()),
+        st.tuples(st.just("raw"), st.binary(max_size=40)),
+    ),
+    max_size=12,
+)
+
+
+def forge(host: Host, puppet: Puppet, lanes: list[int], said: tuple[Any, ...]) -> None:
+    """Say it, in the names of lanes that are the victim's, the other peer's and nobody's."""
+    kind, *given = said
+
+    def lane(number: int) -> int:
+        return lanes[number % len(lanes)] if number < 2**32 else number
+
+    store = host.engine.shared.ledger.store_id
+    control: list[Any] | None = None
+    if kind == "ack":
+        puppet.say(frames.ACK, [[lane(each[0]), *each[1:]] for each in given[0]])
+    elif kind == "data":
+        lane_id, lane_kind, queue, doubt, first = given
+        fields = [lane(lane_id), lane_kind, queue, doubt, first, [1], pack_sizes([message(host)])]
+        puppet.say(frames.DATA, *fields, payload=[message(host)])
+    elif kind == "withdraw":
+        control = [1, puppet.store_id, lane(given[0]), DATA, "work", given[1], given[2]]
+    elif kind == "settle":
+        control = [2, store, lane(given[0]), [[*each, given[2], None, 1, 5, 5, False] for each in given[1]]]
+    elif kind == "notice":
+        control = [3, store, lane(given[0]), given[1], 5]
+    elif kind == "state":
+        received = [[lane(given[0]), 1, MAX_SEQ, given[1], []]]
+        sent = [[lane(given[0]), 1, MAX_SEQ, MAX_SEQ, given[2], given[1]]]
+        control = [4, puppet.store_id, store, received, sent, True]
+    elif kind == "open":
+        puppet.open(floors=[(lane(given[0]), given[0])], i_am_old=given[1], you_are_old=given[2])
+    elif kind == "bye":
+        puppet.say(frames.BYE, "", session=puppet.session if given[0] else b"other___" + bytes(8))
+    else:
+        puppet.say_parts(given)
+    if control is not None:
+        payload = msgpack.packb(control)
+        floor = max((each.floor for each in theirs(host, "puppet") if each.kind == CONTROL), default=0)
+        record = payload + crc32(payload).to_bytes(4, "little")
+        puppet.data(floor + 1, record, lane_id=0xC0, kind=CONTROL, queue="")
+
+
+def theirs(host: Host, name: str) -> list[Any]:
+    return list(host.engine.channels[name].theirs.values())
+
+
+def concerns(host: Host, name: str) -> Any:
+    """All that a peer has to do with: its row, its lanes, and what lies in them."""
+    channel = host.engine.channels[name]
+    lanes = [*channel.own.values(), *channel.theirs.values()]
+    rows = host.store.scan(b"\x02", b"\xff", 10_000)
+    of_lanes = [
+        row for row in rows if row[0][0] >= tables.OUTBOX and row[0][1:5] in {n.no.to_bytes(4, "big") for n in lanes}
+    ]
+    sessions = [(session.id, session.link) for session in channel.sessions.open.values()]
+    return channel.encode(), sorted(lane.encode() for lane in lanes), of_lanes, sessions
+
+
+@settings(deadline=None)
+@given(FORGED)
+def test_whatever_one_peer_forges_no_other_is_concerned(forged: list[tuple[Any, ...]]) -> None:
+    host, puppet = host_and_puppet()
+    other = Puppet(host, "other", dial=False)
+    other.link, other.store_id, other.instance = 70, 0x07E4, 0x17
+    other.dial(b"other___")
+    other.data(1, message(host), message(host), lane_id=0xBEEF, queue="left")
+    other.withdraw(9)
+    host.send("other", b"one", b"two")
+    host.send("puppet", b"three")
+    host.turn()
+    before = concerns(host, "other")
+    lanes = [
+        lane.id
+        for channel in host.engine.channels.values()
+        for lane in [*channel.own.values(), *channel.theirs.values()]
+    ]
+    for said in forged:
+        forge(host, puppet, lanes, said)
+    assert concerns(host, "other") == before
+    channel, inbox = host.engine.channels["puppet"], host.engine._inbox
+    assert len(channel.sessions.open) <= limits.MOST_SESSIONS
+    assert len(channel.theirs) <= len(forged) + 1
+    stones = host.store.scan(*tables.table_bounds(tables.TOMBSTONE), 10**6)
+    assert sum(inbox.tombstones_of.values()) == len(stones)
+    assert host.engine.shared.ledger.inbox_messages == sum(lane.count for lane in host.engine.shared.in_lanes.values())

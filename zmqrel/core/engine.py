@@ -27,6 +27,7 @@ from zmqrel.core.lane import CONTROL, InLane, OutLane, decode_lane
 from zmqrel.core.limits import (
     FRAME_COST,
     HELLO_COST,
+    MOST_PEERS,
     PATIENCE_BYTES,
     PATIENCE_BYTES_PER_S,
     Buckets,
@@ -493,7 +494,10 @@ class Engine:
         if known_link is not None and known_link.name != name:
             raise BadFrame("one link speaks for one peer")
         if name != self.shared.name and self.shared.options.accept == "any" and channel is None:
-            channel = self._introduce(name)
+            if len(self.channels) >= MOST_PEERS:
+                self.shared.event("limited", name[:64], f"{MOST_PEERS} peers are known")
+            else:
+                channel = self._introduce(name)
         if channel is not None and channel.memory is Memory.LEFTOVERS and self.shared.options.accept == "any":
             self._forgetting.remember(channel)
         if channel is None or not self._is_welcome(channel):

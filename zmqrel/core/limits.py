@@ -44,6 +44,8 @@ ENTRY_COST: Final = 64
 STATE_COST: Final = 32
 """Of each thing that a STATE says."""
 
+MOST_PEERS: Final = 10_000
+"""That a peer which accepts any peer gets to know by being told their names; those named in `peers` count too."""
 MOST_SESSIONS: Final = 32
 """Of one peer at a time. There is one for each side that dials, and for a while those of connections made anew."""
 MOST_LANES: Final = 4096

@@ -36,7 +36,7 @@ COUNTERS = {
     "malformed": "frames dropped because no peer can have sent them",
     "throttled": "frames dropped unread, because their sender had used up what it may send for nothing",
     "shut_out": "times that a connection was ended because it went on sending what was dropped unread",
-    "limited": "times that a peer reached a limit of sessions, stores, tombstones or unacknowledged entries",
+    "limited": "times that a peer reached a limit of peers, sessions, stores, tombstones or unacknowledged entries",
     "stale_frames": "frames of sessions that are over",
     "stale_acks": "acknowledgements of lanes or numbers that are not known",
     "gaps": "batches dropped because one before them is missing",
