@@ -50,6 +50,16 @@ def test_the_files_that_a_page_names_exist(page: str) -> None:
     assert [name for name in names if not (_ROOT / "docs" / name).exists()] == []
 
 
+def test_what_the_page_on_security_names_exists() -> None:
+    text = (_ROOT / "SECURITY.md").read_text()
+    names = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text) + re.findall(r"`(tests/[\w/.]+)`", text)
+    assert len(names) > 12
+    assert [name for name in names if not (_ROOT / name).exists()] == []
+    anchors = re.findall(r"\]\(docs/design\.md#([^)]+)\)", text)
+    headings = {re.sub(r"[^\w -]", "", line[3:].lower()).replace(" ", "-") for line in _PAGES["design.md"].splitlines()}
+    assert set(anchors) <= headings
+
+
 def test_there_are_programs_on_the_pages() -> None:
     pages = {page for page, _, _ in programs()}
     assert {"dead-letters.md", "handlers.md", "recall.md"} <= pages

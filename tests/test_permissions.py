@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zmqrel import ConfigError, Options
+from tests.core.pump import Host, Time
+from zmqrel import ConfigError, Options, Outcome, Verdict
 from zmqrel.permissions import NOTHING, Permission, Permissions
 from zmqrel.runtime import permission_file
 from zmqrel.runtime.permission_file import PermissionFile, read_permissions
+from zmqrel.testing import Network
 
 NAMES = st.text("ab.*-_9", min_size=1, max_size=6)
 
@@ -172,3 +174,30 @@ def test_a_change_of_the_file_is_seen_and_a_broken_one_changes_nothing(
     os.utime(file)
     time_passes()
     assert not watched.look(), "it says the same"
+
+
+@pytest.mark.parametrize("from_file", [True, False])
+def test_peers_on_a_simulated_network_are_held_to_them(tmp_path: Path, from_file: bool) -> None:
+    file = tmp_path / "permissions.toml"
+    file.write_text("[peers.shop]\nqueues = ['invoices']\n")
+    given = file if from_file else {"peers": {"shop": {"queues": ["invoices"]}}}
+    with Network(seed=1) as network:
+        shop = network.peer("shop", {"billing": True})
+        billing = network.peer("billing", {"shop": False}, permissions=given)
+        refused = shop.send("billing", 1, queue="audit")
+        assert refused.wait(30) is Outcome.REJECTED
+        assert not refused.wait_received(0)
+        assert refused.reason == "not permitted: queue 'audit' for peer 'shop'"
+        order = shop.send("billing", 2, queue="invoices")
+        recall = order.recall(timeout=30)
+        assert (recall.verdict, recall.reason) == (Verdict.PENDING, "not permitted: recall for peer 'shop'")
+        with billing.receive("invoices", 30):  # type: ignore[union-attr]
+            pass
+        assert order.wait(30) is Outcome.HANDLED
+        assert recall.verdict is Verdict.TOO_LATE
+
+
+def test_until_a_file_is_read_nothing_is_permitted(tmp_path: Path) -> None:
+    """Whoever runs the core over options with a path, and does not read it."""
+    host = Host("b", Time(), permissions=tmp_path / "permissions.toml")
+    assert host.engine.shared.permissions == Permissions()

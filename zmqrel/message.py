@@ -18,6 +18,7 @@ from zmqrel.errors import AlreadySettled, ConfigError, NotHandled, Reject, Retry
 from zmqrel.escaping import escaped
 from zmqrel.history import HistoryEvent, told
 from zmqrel.outcome import Outcome, State, Verdict
+from zmqrel.permissions import REFUSAL
 from zmqrel.receipts import Ticket
 
 _T = TypeVar("_T")
@@ -175,7 +176,11 @@ class Receipt:
         if not self._wait(decided, timeout_s):
             raise TimeoutError(f"{self!r} was not received within {timeout_s:g} s; it stays in force")
         ended = self._ended
-        return self._was_received() if ended is None else bool(ended.attempts or self._was_received())
+        if ended is None:
+            return self._was_received()
+        if not ended.attempts and ended.outcome is Outcome.REJECTED and (ended.reason or "").startswith(REFUSAL):
+            return False  # the peer's floor rose over it, and it was not kept
+        return bool(ended.attempts or self._was_received())
 
     def _wait(self, reached: Callable[[], bool], timeout_s: float | None) -> bool:
         return self._peer._wait(self._ticket, reached, timeout_s)

@@ -15,6 +15,9 @@ from typing import Any, Final
 from zmqrel.checks import check_name
 from zmqrel.errors import ConfigError, shown
 
+REFUSAL: Final = "not permitted: "
+"""How the reason of a message begins that its receiver did not permit, and of a recall."""
+
 _PATTERN: Final = re.compile(r"[A-Za-z0-9._*-]{1,64}")
 _OF_FILE: Final = ("peers", "default")
 _OF_PEER: Final = ("queues", "recall")

@@ -41,6 +41,7 @@ def test_what_is_not_permitted_ends_rejected_with_the_reason(billing: Peer, shop
     refused = shop.send("billing", "x", queue="audit")
     allowed = shop.send("billing", "y", queue="refunds.eu")
     assert refused.wait(WAIT_S) is Outcome.REJECTED
+    assert not refused.wait_received(0), "it lies nowhere at its receiver"
     assert refused.reason == "not permitted: queue 'audit' for peer 'shop'"
     message = billing.receive("refunds.eu", WAIT_S)
     assert message is not None
@@ -85,3 +86,21 @@ def test_a_peer_whose_file_is_wrong_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"wrong\.toml: peers\.shop\.queues takes a list"):
         Peer("billing", tmp_path / "store", permissions=file).start()
     assert not (tmp_path / "store").exists()
+
+
+def test_the_file_is_the_same_wherever_the_process_goes(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    endpoint = f"ipc://{tmp_path}/b.sock"
+    with Peer("billing", zmqrel.MEMORY, bind=endpoint, peers={"shop": None}, permissions="permissions.toml") as billing:
+        monkeypatch.chdir("elsewhere")
+        file.write_text("[default]\nqueues = ['audit']\n")
+        with Peer("shop", zmqrel.MEMORY, peers={"billing": endpoint}) as shop:
+            # Until the peer has looked at the file again, this is refused.
+            for _ in range(1000):
+                receipt = shop.send("billing", "x", queue="audit")
+                if receipt.wait_received(WAIT_S) and billing.stats()["received"]:
+                    break
+            assert billing.stats()["received"] == 1

@@ -15,7 +15,7 @@ from zmqrel.core.effects import Event as Reported
 from zmqrel.core.entries import Range, Settled, decode_head, to_ranges
 from zmqrel.core.limits import FRAME_COST
 from zmqrel.core.transitions import Event, Stage, outcome_of
-from zmqrel.permissions import Permissions
+from zmqrel.permissions import REFUSAL, Permissions
 
 if TYPE_CHECKING:
     from zmqrel.core.lane import InLane
@@ -68,12 +68,12 @@ class Authorisation:
     def deny(self, lane: InLane, ranges: list[Range]) -> None:
         """Tell a sender that it may not recall these."""
         self._shared.counters["recalls_not_permitted"] += sum(last - first + 1 for first, last in ranges)
-        reason = f"not permitted: recall for peer {lane.peer!r}"
+        reason = f"{REFUSAL}recall for peer {lane.peer!r}"
         self._tell_once(lane, reason)
         self._settlements.deny(lane, ranges, reason)
 
     def _refuse(self, lane: InLane, ranges: list[Range], what: str) -> None:
-        reason = f"not permitted: {what} for peer {lane.peer!r}"
+        reason = f"{REFUSAL}{what} for peer {lane.peer!r}"
         now_us = self._shared.now.store_us
         for first, last in ranges:
             self._shared.counters["not_permitted"] += last - first + 1

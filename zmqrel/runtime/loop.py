@@ -143,7 +143,9 @@ class Loop(Drive):
         self._ended = False
         self._when_ended: list[Callable[[], None]] = []
         given = options.permissions
-        self._permission_file = PermissionFile(name, Path(given)) if isinstance(given, str | os.PathLike) else None
+        self._permission_file = (
+            PermissionFile(name, Path(given).absolute()) if isinstance(given, str | os.PathLike) else None
+        )
         self._rng = random.Random(options.seed)
         self._ids = random.SystemRandom()
         self._thread = threading.Thread(target=self._main, name=f"zmqrel-{name}", daemon=True)

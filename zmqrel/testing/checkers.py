@@ -14,6 +14,7 @@ from typing import Any
 
 from zmqrel.core.buffer import Handled, MoveTo, Rejected, Result
 from zmqrel.outcome import Outcome
+from zmqrel.permissions import REFUSAL
 from zmqrel.testing.broken import PromiseBroken
 from zmqrel.testing.observations import HandOver, Sent, World
 
@@ -551,7 +552,7 @@ class Checker:
             raise self._broken(receipt.body, f"{outcome} was told, but it was handed over")
         if outcome is Outcome.HANDLED and not history.acknowledged:
             raise self._broken(receipt.body, "HANDLED was told, but no handler acknowledged it")
-        refused = history.rejected or (reason or "").startswith("not permitted: ")  # which another checker looks at
+        refused = history.rejected or (reason or "").startswith(REFUSAL)  # which another checker looks at
         if outcome is Outcome.REJECTED and not refused:
             raise self._broken(receipt.body, "REJECTED was told, but no handler refused it")
         if outcome is Outcome.UNCERTAIN and not history.at_risk and not history.doubtful:

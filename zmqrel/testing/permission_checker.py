@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from zmqrel.outcome import Outcome
-from zmqrel.permissions import Permissions
+from zmqrel.permissions import REFUSAL, Permissions
 from zmqrel.testing.broken import PromiseBroken
 from zmqrel.testing.observations import Sent
 
@@ -60,7 +60,7 @@ class PermissionChecker:
     def _on_outcome(self, receipt: SimulatedReceipt, outcome: Outcome, reason: str | None, _attempts: int) -> None:
         permissions = self._of(receipt.to)
         refused = is_refused(permissions, receipt)
-        said = outcome is Outcome.REJECTED and (reason or "").startswith("not permitted: ")
+        said = outcome is Outcome.REJECTED and (reason or "").startswith(REFUSAL)
         if refused and not (said or outcome in _WITHOUT_ITS_RECEIVER):
             raise PromiseBroken(f"{receipt.body!r} ended {outcome}, {reason!r}, though it was not permitted")
         if said and not refused:
