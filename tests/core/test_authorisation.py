@@ -117,15 +117,20 @@ def test_a_full_inbox_does_not_keep_refusals_back() -> None:
 
 def test_who_sends_what_is_not_permitted_pays_for_it() -> None:
     host, puppet = open_host(MAY_SEND)
-    allowance = host.engine.channels["puppet"].allowance
-    before = allowance.left(host.now().mono_us)
-    puppet.data(1, *records(3))
-    assert allowance.left(host.now().mono_us) == before
-    puppet.data(1, *records(3), lane_id=5, queue="audit")
-    after = allowance.left(host.now().mono_us)
+
+    def left() -> float:
+        return host.engine.channels["puppet"].allowance.left(host.now().mono_us)
+
+    puppet.data(1, *records(1))
+    puppet.data(1, *records(1), lane_id=5, queue="audit")  # lanes that are new cost something, too
+    before = left()
+    puppet.data(2, *records(3))
+    assert left() == before
+    puppet.data(2, *records(3), lane_id=5, queue="audit")
+    after = left()
     assert after < before - 1000
     puppet.withdraw(1)
-    assert allowance.left(host.now().mono_us) < after - 1000
+    assert left() < after - 1000
 
 
 def test_what_was_withdrawn_before_it_came_stays_withdrawn() -> None:
