@@ -95,10 +95,10 @@ def test_what_is_wrong_is_told_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["send", "b", "x", "--name", "a", "--keys", "nowhere"], "keys: nowhere is no directory"),
+        (["send", "b", "x", "--name", "a", "--keys", "nowhere"], "nowhere is no directory; zmqrel keygen"),
         (["send", "b", "x", "--keys", "own"], "--keys needs --name"),
         (["send", "b", "x", "--name", "a", "--keys", "own"], "own/peers/b is to hold the public key of peer 'b'"),
-        (["listen", "b", "--bind", "tcp://127.0.0.1:*", "--keys", "nowhere"], "keys: nowhere is no directory"),
+        (["listen", "b", "--bind", "tcp://127.0.0.1:*", "--keys", "nowhere"], "nowhere is no directory; zmqrel keygen"),
     ],
 )
 def test_keys_that_are_not_there(

@@ -467,6 +467,24 @@ def test_a_directory_that_is_gone_lets_nobody_in_and_one_that_is_back_does(local
     assert receipt.wait(LIMIT_S) is Outcome.HANDLED
 
 
+def test_a_process_that_goes_elsewhere_keeps_its_keys(
+    local: Net, keyring: Keyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyring.introduce("shop", "billing", "till")
+    monkeypatch.chdir(keyring.of("billing").parent)
+    billing = local.receiver(keys=keyring.of("billing").name)
+    billing.handler()(lambda _: None)
+    billing.start()
+    shop = local.sender(keys=keyring.of("shop"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    keyring.take("billing", "till")
+    until(lambda: not knows(billing, "till"))
+    assert knows(billing, "shop")
+    assert shop.send("billing", 1).wait(LIMIT_S) is Outcome.HANDLED
+
+
 def test_a_peer_is_connected_to_while_it_runs_if_there_is_its_key(local: Net, keyring: Keyring) -> None:
     _, billing, _ = pair(local, keyring)
     third = local.peer("till", hears="billing", keys=keyring.of("till"))

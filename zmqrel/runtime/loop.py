@@ -343,7 +343,7 @@ class Loop(Drive):
     def _open(self) -> None:
         options = self.options
         if options.keys is not None:
-            self._keys = self._open_keys(Path(options.keys))
+            self._keys = self._open_keys(Path(options.keys).absolute())  # the process may go elsewhere
         self._store: Store
         self._in_hand: InHandTable
         if self._directory is None:
