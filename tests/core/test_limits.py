@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.core.pump import Host, Time
-from tests.core.puppet import MESSAGES, PATIENT, Puppet
+from tests.core.puppet import LINK, MESSAGES, PATIENT, Puppet
 from zmqrel.core import commands as c
 from zmqrel.core import frames, limits, tables
 from zmqrel.core.buffer import HANDLED
@@ -198,18 +198,30 @@ def test_useful_work_is_free() -> None:
 
 def test_strangers_are_slowed_each_and_together() -> None:
     host = Host("b", Time(), **PATIENT)
-    host.turn([(5, [b"garbage"])] * 100)
-    assert 0 < host.engine.stats()["malformed"] < 100
+    each = limits.STRANGER_BYTES // limits.FRAME_COST
+    host.turn([(5, [b"garbage"])] * 2 * each)
+    assert each // 2 < host.engine.stats()["malformed"] <= each + 1
     before = host.engine.stats()["malformed"]
     host.turn([(6, [b"garbage"])])
     assert host.engine.stats()["malformed"] == before + 1, "another link is heard"
-    for link in range(10, 10_000):
-        host.turn([(link, [b"garbage"])])
+    for link in range(10, 1000):
+        host.turn([(link, [b"garbage"])] * (each // 4))
     together = host.engine.stats()["malformed"]
-    assert together < 2 * limits.STRANGERS * limits.STRANGER_BYTES // limits.FRAME_COST
+    assert together < 2 * limits.STRANGERS * each
     host.time.pass_s(60)
     puppet = Puppet(host)
     assert host.engine.has_session(puppet.link)
+
+
+def test_what_was_under_way_to_the_life_before_delays_no_handshake() -> None:
+    """A peer that streamed to a process which was started anew: all of that comes first, and is large."""
+    host = Host("b", Time(), **PATIENT)
+    before = Puppet(Host("b", Time(), **PATIENT))
+    under_way = frames.encode([frames.DATA, before.session, before.instance, 1, 5, 1, "work", 0, 1, [1], b""], [])
+    host.turn([(LINK, [under_way[0], b"x" * 65536])] * 300)
+    puppet = Puppet(host)
+    assert host.engine.has_session(puppet.link)
+    assert host.engine.stats()["throttled"] == 0
 
 
 def test_a_peer_that_asks_over_ever_new_connections_is_slowed() -> None:

@@ -437,7 +437,7 @@ class Engine:
             return
         self._try("?", link, parts)
         if link not in self._links:
-            self._strangers.charge(who, now_us, sum(map(len, parts)))
+            self._strangers.charge(who, now_us, len(parts[0]) if parts else 0)
 
     def _drop(self, link: int, who: Hashable, parts: list[bytes]) -> None:
         """Unread. Who goes on all the same is shut out: to receive what comes costs something too."""

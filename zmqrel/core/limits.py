@@ -21,9 +21,10 @@ PATIENCE_BYTES: Final = 4 << 20
 PATIENCE_BYTES_PER_S: Final = 1 << 20
 """What may come from a peer, unread, once its allowance is used up; who goes on is shut out for `SHUT_OUT_S`."""
 SHUT_OUT_S: Final = 10.0
-STRANGER_BYTES: Final = 128 << 10
+STRANGER_BYTES: Final = 2 << 20
 STRANGER_BYTES_PER_S: Final = 32 << 10
-"""Of each connection before it has said who it is, and STRANGERS times as much for all of these together."""
+"""Of each connection before it has said who it is, and STRANGERS times as much for all of these together. What was on
+its way to a life before this one comes over a new connection, before any HELLO: hundreds of frames."""
 STRANGERS: Final = 64
 
 FRAME_COST: Final = 4096
@@ -161,7 +162,7 @@ class Strangers:
         return self._all.is_empty(now_us) or (own is not None and own.is_empty(now_us))
 
     def charge(self, who: Hashable, now_us: int, size: int) -> None:
-        """They sent a frame of so many bytes."""
+        """They sent a frame with a header of so many bytes; nobody looked at what else was in it."""
         for bucket in (self._all, self._each.of(who)):
             bucket.take(now_us, size + FRAME_COST)
 
