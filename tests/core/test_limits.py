@@ -183,6 +183,19 @@ def test_what_is_no_frame_is_charged_by_its_bytes() -> None:
     assert host.engine.stats()["malformed"] == 2
 
 
+@pytest.mark.parametrize("full", ["inbox", "store"])
+def test_who_goes_on_sending_without_room_is_slowed_down(full: str) -> None:
+    host, puppet = host_and_puppet(inbox_max_messages=5)
+    puppet.data(1, *[message(host)] * 5)
+    host.engine.set_accepting(full == "inbox")
+    sent = 0
+    while not host.engine.stats()["throttled"]:
+        puppet.data(6, message(host))
+        sent += 1
+        assert sent < limits.ALLOWANCE_BYTES // limits.FRAME_COST
+    assert host.engine.stats()["received"] == 5
+
+
 def test_useful_work_is_free() -> None:
     host, puppet = host_and_puppet()
     before = limits.ALLOWANCE_BYTES - host.engine.channels["puppet"].allowance.left(host.now().mono_us)

@@ -364,6 +364,7 @@ class Channel:
             self._inbox.accept(lane, data.first_seq, data.runs, records)
         else:
             lane.gap = True
+            self._shared.wasted += FRAME_COST
 
     def _largest(self, kind: int) -> int:
         """Bytes of the largest entry that is taken, as the handshake says it."""

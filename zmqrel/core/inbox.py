@@ -47,6 +47,7 @@ from zmqrel.core.entries import (
 )
 from zmqrel.core.history import Happened, added, failed
 from zmqrel.core.lane import DATA, DELAYED, LOCAL, InLane
+from zmqrel.core.limits import FRAME_COST
 from zmqrel.core.row import Place, Row, Span
 from zmqrel.core.rows import REDELIVERED, Policy, Queue, Rows, RowState, decode_state
 from zmqrel.core.runs import MOST_BYTES
@@ -195,6 +196,7 @@ class Inbox:
             last = seqs[fitting] - 1
             seqs, records = seqs[:fitting], records[:fitting]
             lane.gap = True
+            self._shared.wasted += 0 if fitting else FRAME_COST
         self.credit.tell(lane)
         if last <= floor:
             return
