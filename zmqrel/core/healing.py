@@ -65,6 +65,8 @@ class Healing:
         """The own life in which this store was last found to be an old copy by this peer."""
         self._last_told = (0, 0)
         """Instance and commit count of the newest handshake: an older one may come later, on the other link."""
+        self._met = 0
+        """The store of theirs that this life of ours compared notes with, not kept."""
         self._healed_them = 0
         """The life of theirs for which we last did our part."""
         self.known_there = False
@@ -120,7 +122,7 @@ class Healing:
         they_are_old = info.i_am_old or came_back or (new_life and fell and knows_us)
         if not overtaken:
             self._last_told = session.instance, count
-        channel.their_store = session.store_id
+        channel.their_store = self._met = session.store_id
         if not new_life:
             channel.their_count = max(count, channel.their_count)
         elif not session.dialled or came_back:
@@ -318,10 +320,11 @@ class Healing:
             withdrawn = to_ranges(self._outbox.withdrawn_seqs(lane))
             lost = self._outbox.unsettled(lane, lane.sent_upto) if give_up else withdrawn
             self._end_uncertain(lane, lost, "store lost")
-        # The store that is gone may come back, and remember numbers that a lost life of ours gave: what this life has
-        # not sent yet gets numbers that it cannot know.
-        for lane in [lane for lane in channel.out.values() if lane.kind != CONTROL]:
-            self._close(lane)
+        if self._met != channel.their_store:
+            # It never told this life whether it is an old copy. Should it come back, it may remember numbers that a
+            # lost life of ours gave: what was not sent yet gets numbers that it cannot know.
+            for lane in [lane for lane in channel.out.values() if lane.kind != CONTROL]:
+                self._close(lane)
         for theirs in channel.theirs.values():
             self._inbox.drop_tombstones(theirs, 0)
             theirs.closed = True
