@@ -357,8 +357,10 @@ class Checker:
         history.handed_over.append((self._world.now, delivery.attempt, delivery.redelivered))
         history.deaths = self._deaths[delivery.to]
         history.running = True
-        # A sender whose store was put back sends it under a new number, of which nothing is known.
-        history.alone = history.suspect and not history.sender_lost
+        # A sender whose store was put back sends it under a new number, of which nothing is known; one that was
+        # forgotten sends what its receiver holds once more. That has not killed anybody, so its attempts begin anew.
+        anew = history.sender_lost or (history.at_risk and delivery.attempt == 1)
+        history.alone = history.suspect and not anew
         history.may_again = history.interrupted = history.suspect = False
         self._happened("handed over", delivery.body)
         self._happened("recalled, or told that it is too late", delivery.body)
