@@ -587,6 +587,14 @@ def test_what_one_turn_takes_in_is_bounded_and_the_rest_is_asked_for_again() -> 
     assert last_ack(puppet).floor == 10
 
 
+def test_a_turn_that_takes_in_little_takes_nothing_beyond_the_inbox() -> None:
+    host, puppet = open_host(inbox_max_messages=2)
+    puppet.data(1, *plain(host, b"1", b"2"))
+    host.engine.limit_intake(10)
+    puppet.data(3, *plain(host, b"3"))
+    assert (last_ack(puppet).floor, last_ack(puppet).gap) == (2, True)
+
+
 def test_what_its_sender_knows_to_be_final_is_not_waited_for() -> None:
     """A floor below the lowest entry kept skips to it."""
     host, puppet = open_host()

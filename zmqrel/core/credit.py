@@ -87,7 +87,7 @@ class Credit:
         if not shared.accepting:
             return False
         return not lane.count or (
-            shared.most_intake_bytes is not None and not shared.intake_bytes and any(self._room(lane))
+            shared.most_intake_bytes is not None and not shared.intake_bytes and all(self._room(lane))
         )
 
     def _left(self, lane: InLane) -> tuple[int, int]:
