@@ -80,8 +80,8 @@ class Peer(Participant):
         if not self.options.insecure:
             raise ConfigError(
                 f"{parameter}: {endpoint!r} can be reached from other machines, and messages would travel unprotected; "
-                "give both sides keys (keys=DIR, see zmqrel keygen), use a loopback or ipc endpoint, or pass "
-                "insecure=True if the network is trusted"
+                "give both sides keys (keys=DIR or --keys DIR, see zmqrel keygen), use a loopback or ipc endpoint, or "
+                "pass insecure=True or --insecure if the network is trusted"
             )
         self._unprotected.append(endpoint)
 

@@ -74,8 +74,8 @@ def test_peers_are_named_by_file_or_directory(tmp_path: Path) -> None:
         (["a", "--peer", "b=garbage"], 2, "--peer b: garbage: it holds no key"),
         (["other", "--peer", "b=other"], 2, "is the one of other itself"),
         (["open"], 2, "others may write to it"),
-        (["garbage"], 1, "garbage"),
-        (["garbage/a"], 1, "garbage"),
+        (["garbage"], 2, "garbage cannot be made, a file is in the way"),
+        (["garbage/a"], 2, "garbage/a cannot be made, a file is in the way"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(

@@ -514,6 +514,14 @@ def test_a_peer_that_is_only_listed_and_has_no_key_is_told_of(local: Net, keyrin
     assert "peers/shop" in local.log.wait("shop cannot connect")
 
 
+def test_a_key_file_that_is_not_used_is_not_said_to_be_missing(local: Net, keyring: Keyring) -> None:
+    directory = keyring.of("billing")
+    (directory / "peers" / "shop").write_text("no key\n")
+    local.peer("billing", hears="shop", keys=directory).start()
+    local.log.wait("the key file of shop is not used: it holds no key")
+    assert not any("cannot connect" in line for line in local.log.lines)
+
+
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [

@@ -25,8 +25,8 @@ Every message that is printed is acknowledged. With --json one object a line.
 Ctrl-C ends it.
 
 \b
-Exit status: 0 ended by Ctrl-C or --count, 1 the endpoint or the store is not
-to be had, 2 used wrongly.
+Exit status: 0 ended by Ctrl-C or --count, 1 the endpoint, the store, the
+keys or the permissions are not to be had, 2 used wrongly.
 """
 
 

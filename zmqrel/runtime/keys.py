@@ -193,10 +193,13 @@ def _status(file: os.DirEntry[str]) -> os.stat_result | None:
 def generate(directory: Path) -> bytes:
     """Make a pair of keys in a directory, which is made if it is not there; returns the public key, in Z85.
 
-    Raises ConfigError if there is a secret key already, or others may write there, and OSError.
+    Raises ConfigError if there is a secret key already, others may write there, or a file is in the way, and OSError.
     """
     _check_enabled()
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(f"{directory} cannot be made, a file is in the way; keys are kept in a directory") from None
     _check_place(directory)
     public, secret = zmq.curve_keypair()
     try:

@@ -379,12 +379,13 @@ class Loop(Drive):
     def _open_keys(self, directory: Path) -> KeyDirectory:
         keys = KeyDirectory(directory)
         found = keys.look(now=True)
-        for name, why in found.broken if found is not None else ():
+        broken = dict(found.broken) if found is not None else {}
+        for name, why in broken.items():
             self._tell_of_broken_key(name, why)
         for name, endpoint in self._peers.items():
             if endpoint is not None:
                 keys.require(name)
-            elif keys.of(name) is None:
+            elif keys.of(name) is None and name not in broken:
                 _log.warning("peer %s: %s cannot connect: %s is not there", self.name, name, keys.file_of(name))
         return keys
 
@@ -465,7 +466,8 @@ class Loop(Drive):
                 continue
             self._told_failures[failure] = now
             whose = "a connection to an endpoint of this peer" if failure.peer is None else f"dialling {failure.peer}"
-            _log.warning("peer %s: %s failed, %d times just now: %s", self.name, whose, count, failure.reason)
+            often = "once" if count == 1 else f"{count} times"
+            _log.warning("peer %s: %s failed, %s just now: %s", self.name, whose, often, failure.reason)
 
     def _drop_closed(self, heard: set[int]) -> None:
         """Links whose connection is gone are down once all that had come over them was received."""
