@@ -499,6 +499,27 @@ def test_a_peer_is_connected_to_while_it_runs_if_there_is_its_key(local: Net, ke
     assert billing.send("till", 1).wait(LIMIT_S) is Outcome.HANDLED
 
 
+@pytest.mark.parametrize("place", [".", "peers"])
+def test_a_directory_that_is_opened_to_others_lets_nobody_in(tmp_path: Path, place: str) -> None:
+    keys.generate(tmp_path / "own")
+    keys.generate(tmp_path / "shop")
+    keys.authorise(tmp_path / "own", "shop", keys.read_public(tmp_path / "shop" / "public.key"))
+    directory = keys.KeyDirectory(tmp_path / "own")
+    directory.look(now=True)
+    assert directory.of("shop") is not None
+    (tmp_path / "own" / place).chmod(0o775)
+    changes = directory.look(now=True)
+    assert changes is not None
+    assert changes.gone == ["shop"]
+    [(name, why)] = changes.broken
+    assert name == "shop"
+    assert "others may write to it: chmod go-w" in why
+    (tmp_path / "own" / place).chmod(0o700)
+    changes = directory.look(now=True)
+    assert changes is not None
+    assert changes.come == ["shop"]
+
+
 # ---------------------------------------------------------------------------------------------------- at the start
 
 

@@ -148,10 +148,11 @@ class KeyDirectory:
             # Nobody else can come near the files of a directory that is closed to them.
             closed = not self.directory.stat().st_mode & 0o077
             with os.scandir(place) as files:
+                exposed = _exposed(self.directory) or _exposed(place)
                 for file in files:
                     status = _status(file)
                     if status is not None:
-                        found[file.name] = self._content(Path(file.path), status, closed, seen)
+                        found[file.name] = exposed or self._content(Path(file.path), status, closed, seen)
         except (FileNotFoundError, NotADirectoryError):
             found.clear()
         except OSError:
@@ -181,6 +182,15 @@ class KeyDirectory:
             return f"it cannot be read: {error.strerror}"
         except ConfigError as error:
             return str(error)
+
+
+def _exposed(directory: Path) -> str:
+    """What is wrong with a directory that was opened to others since the start; empty if it was not."""
+    try:
+        _check_place(directory)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def _status(file: os.DirEntry[str]) -> os.stat_result | None:
