@@ -587,6 +587,86 @@ def test_a_key_file_that_others_may_write_to_is_not_used(keyring: Keyring, caplo
     assert changes.broken == [("b", "others may write to it: chmod go-w")]
 
 
+# ------------------------------------------------------------------------------------------- files that are odd
+
+
+def looked_at(keyring: Keyring, spoil: Callable[[Path], object]) -> tuple[keys.KeyDirectory, keys.Changes | None]:
+    """A directory that has the keys of b and c, and what is found once it was spoilt."""
+    keyring.give("a", "b")
+    keyring.give("a", "c")
+    known = keys.KeyDirectory(keyring.of("a"))
+    known.look(now=True)
+    spoil(keyring.of("a") / keys.PEERS)
+    return known, known.look(now=True)
+
+
+def in_circles(place: Path) -> None:
+    (place / "odd").symlink_to("odd")
+
+
+def behind_a_file(place: Path) -> None:
+    (place / "odd").symlink_to("b/odd")
+
+
+def too_long(place: Path) -> None:
+    (place / "odd").symlink_to("x" * 300)
+
+
+@pytest.mark.parametrize("odd", [in_circles, behind_a_file, too_long])
+def test_a_file_that_cannot_be_looked_at_is_no_matter_to_the_others(
+    keyring: Keyring, odd: Callable[[Path], None]
+) -> None:
+    """Nor does it keep a key that is removed alive."""
+    known, changes = looked_at(keyring, odd)
+    assert known.of("b")
+    assert known.of("c")
+    assert changes is not None
+    assert [name for name, _ in changes.broken] == ["odd"]
+    (keyring.of("a") / keys.PEERS / "c").unlink()
+    assert known.look(now=True) == keys.Changes(["c"], [], [])
+
+
+def test_a_file_that_goes_while_it_is_looked_at_is_no_matter_to_the_others(
+    keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is put in place under another name first, say."""
+    read = keys.read_public
+
+    def gone_meanwhile(path: Path) -> bytes:
+        if path.name == "odd":
+            path.unlink()
+        return read(path)
+
+    monkeypatch.setattr(keys, "read_public", gone_meanwhile)
+    known, changes = looked_at(keyring, lambda place: (place / "odd").write_text("new"))
+    assert known.of("b")
+    assert changes is None
+    assert known.look(now=True) is None
+
+
+def test_a_link_out_of_a_closed_directory_is_no_closed_place(keyring: Keyring, tmp_path: Path) -> None:
+    """What it leads to is elsewhere, where others may write."""
+    target = tmp_path / "shared.key"
+    target.write_bytes((keyring.of("b") / keys.PUBLIC).read_bytes())
+    target.chmod(0o666)
+    _, changes = looked_at(keyring, lambda place: (place / "odd").symlink_to(target))
+    assert changes == keys.Changes([], [], [("odd", "others may write to it: chmod go-w")])
+    away = tmp_path / "peers"
+    (keyring.of("a") / keys.PEERS).rename(away)
+    (keyring.of("a") / keys.PEERS).symlink_to(away)
+    (away / "c").chmod(0o666)
+    found = keys.KeyDirectory(keyring.of("a")).look(now=True)
+    assert found is not None
+    assert found.come == ["b"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody else")
+def test_a_key_file_of_somebody_else_is_not_used(keyring: Keyring) -> None:
+    keyring.of("a").chmod(0o755)
+    _, changes = looked_at(keyring, lambda place: os.chown(place / "c", 12345, 12345))
+    assert changes == keys.Changes(["c"], [], [("c", "it belongs to user 12345, and this process runs as 0")])
+
+
 # ------------------------------------------------------------------------------------------------ in bad circumstances
 
 

@@ -11,6 +11,7 @@ that others may write to is refused.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
@@ -43,6 +44,8 @@ _LARGEST_FILE: Final = 4096
 _SAYS_SECRET: Final = "# The secret key of a zmqrel peer. Nobody else may have it."
 _SAYS_PUBLIC: Final = "# The public key of a zmqrel peer, to be given to others."
 _BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
+_OF_THE_FILE: Final = (errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EACCES)
+"""What is wrong with a link, and not with the system."""
 
 
 class Pair(NamedTuple):
@@ -141,43 +144,57 @@ class KeyDirectory:
     def _found(self) -> Mapping[str, bytes | str] | None:
         """What is in each file. None if nobody can tell, for want of a descriptor say: then all stays as it was."""
         place = self.directory / PEERS
-        closed = False
         found: dict[str, bytes | str] = {}
         seen: dict[str, tuple[int, ...]] = {}
         try:
-            # Nobody else can come near the files of a directory that is closed to them.
-            closed = not self.directory.stat().st_mode & 0o077
-            with os.scandir(place) as files:
+            try:
+                # Nobody else can come near the files of a directory that is closed to them, but for those elsewhere.
+                closed = not self.directory.stat().st_mode & 0o077 and not place.is_symlink()
                 exposed = _exposed(self.directory) or _exposed(place)
+                files = os.scandir(place)
+            except (FileNotFoundError, NotADirectoryError):
+                self._seen, self._read = {}, {}
+                return {}
+            with files:
                 for file in files:
-                    status = _status(file)
-                    if status is not None:
-                        found[file.name] = exposed or self._content(Path(file.path), status, closed, seen)
-        except (FileNotFoundError, NotADirectoryError):
-            found.clear()
+                    content = exposed or self._content(file, closed and not file.is_symlink(), seen)
+                    if content is not None:
+                        found[file.name] = content
+                    else:
+                        seen.pop(file.name, None)
         except OSError:
             return None
         self._seen, self._read = seen, found
         return found
 
-    def _content(
-        self, path: Path, status: os.stat_result, closed: bool, seen: dict[str, tuple[int, ...]]
-    ) -> bytes | str:
-        looks = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, closed)
-        if time() - status.st_mtime > _SETTLED_S:
-            seen[path.name] = looks
-        if self._seen.get(path.name) == looks:
-            return self._read[path.name]
+    def _content(self, file: os.DirEntry[str], guarded: bool, seen: dict[str, tuple[int, ...]]) -> bytes | str | None:
+        """A key, or what is wrong with the file; None if there is none any more."""
         try:
-            check_name(path.name)
+            status = file.stat()  # of what it links to
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno not in _OF_THE_FILE:
+                raise
+            return f"it cannot be found: {error.strerror}"
+        times = status.st_mtime_ns, status.st_ctime_ns
+        looks = (status.st_dev, status.st_ino, status.st_size, *times, guarded)
+        if time() - max(times) / 1e9 > _SETTLED_S:
+            seen[file.name] = looks
+        if self._seen.get(file.name) == looks:
+            return self._read[file.name]
+        try:
+            check_name(file.name)
         except ConfigError:
             return "its name is that of no peer: 1 to 64 of a-z A-Z 0-9 . _ -"
         if not stat.S_ISREG(status.st_mode):
             return "it is no file"
-        if not closed and status.st_mode & _BY_OTHERS:
-            return "others may write to it: chmod go-w"
+        if not guarded and (wrong := _open_to_others(status)):
+            return wrong
         try:
-            return read_public(path)
+            return read_public(Path(file.path))
+        except FileNotFoundError:
+            return None
         except PermissionError as error:
             return f"it cannot be read: {error.strerror}"
         except ConfigError as error:
@@ -191,13 +208,6 @@ def _exposed(directory: Path) -> str:
     except ConfigError as error:
         return str(error)
     return ""
-
-
-def _status(file: os.DirEntry[str]) -> os.stat_result | None:
-    try:
-        return file.stat()  # of what it links to
-    except FileNotFoundError:
-        return None
 
 
 def generate(directory: Path) -> bytes:
@@ -329,16 +339,24 @@ def _check_directory(directory: Path) -> None:
 def _check_place(directory: Path) -> None:
     """Who may write here could bring a key of their own."""
     with _told_of(directory):
-        status = directory.stat()
-        if status.st_uid != 0:  # what the system's administrator gave is as good
-            _check_owner(status)
-        if status.st_mode & _BY_OTHERS:
-            raise ConfigError("others may write to it: chmod go-w")
+        if wrong := _open_to_others(directory.stat()):
+            raise ConfigError(wrong)
+
+
+def _open_to_others(status: os.stat_result) -> str:
+    """How others could write to it; empty if they could not."""
+    if status.st_uid not in (0, os.geteuid()):  # what the system's administrator gave is as good as one's own
+        return _of_somebody_else(status)
+    return "others may write to it: chmod go-w" if status.st_mode & _BY_OTHERS else ""
 
 
 def _check_owner(status: os.stat_result) -> None:
     if status.st_uid != os.geteuid():
-        raise ConfigError(f"it belongs to user {status.st_uid}, and this process runs as {os.geteuid()}")
+        raise ConfigError(_of_somebody_else(status))
+
+
+def _of_somebody_else(status: os.stat_result) -> str:
+    return f"it belongs to user {status.st_uid}, and this process runs as {os.geteuid()}"
 
 
 def _check_enabled() -> None:
