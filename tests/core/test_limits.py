@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from zlib import crc32
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.core.pump import Host, Time
 from tests.core.puppet import LINK, MESSAGES, PATIENT, Puppet
+from tests.core.test_keys import keyed
 from zmqrel.core import commands as c
 from zmqrel.core import frames, limits, tables
 from zmqrel.core.buffer import HANDLED
@@ -19,6 +21,7 @@ from zmqrel.core.entries import (
     LARGEST_CONTROL,
     MAX_SEQ,
     MOST_IN_WITHDRAW,
+    Deny,
     Notice,
     Settle,
     Settled,
@@ -127,6 +130,10 @@ IDLE = {
         Notice(puppet.host.engine.shared.ledger.store_id, lane_of(puppet), 1, 5)
     ),
     "a notice of no lane": lambda puppet: puppet.control(Notice(7, 7, 1, 5)),
+    "a denial of nothing": lambda puppet: puppet.control(
+        Deny(puppet.host.engine.shared.ledger.store_id, lane_of(puppet), [(1, 1)], "")
+    ),
+    "a denial of no lane": lambda puppet: puppet.control(Deny(7, 7, [(1, 1)], "")),
     "a STATE that nobody asked for": lambda puppet: puppet.control(State(7, 7, [], [], True)),
 }
 
@@ -154,6 +161,47 @@ def test_who_brings_nothing_is_slowed_down_and_others_are_not(idle: str) -> None
     host.time.pass_s(20)
     puppet.data(2, message(host, b"later"))
     assert bytes(host.take().body) == b"later", "nothing of what it sent for nothing is held against it for ever"
+
+
+def impostor() -> tuple[Host, Puppet]:
+    """It has a session in its own name, and says another."""
+    host = keyed({LINK: "puppet"})
+    puppet = Puppet(host)
+    puppet.name = "shop"
+    return host, puppet
+
+
+def unwelcome() -> tuple[Host, Puppet]:
+    """The application wants no more of it, and its link is still there."""
+    host, puppet = host_and_puppet()
+    host.turn([], c.Disconnect(puppet.name))
+    return host, puppet
+
+
+@pytest.mark.parametrize("made", [impostor, unwelcome])
+def test_a_hello_that_is_refused_is_charged_over_a_known_link_too(made: Callable[[], tuple[Host, Puppet]]) -> None:
+    host, puppet = made()
+    puppet.session = b"puppet__"
+    for _ in range(limits.ALLOWANCE_BYTES // limits.FRAME_COST):
+        puppet.hello()
+        puppet.forget()
+    assert host.engine.stats()["throttled"], "nothing stops it"
+    assert not host.engine.stats()["malformed"]
+
+
+def test_a_welcome_of_somebody_else_is_charged() -> None:
+    """Who is dialled answers in another name, as often as it likes."""
+    host = Host("b", Time(), **PATIENT)
+    puppet = Puppet(host, dial=False)
+    host.turn([], c.Connect("puppet", "tcp://somewhere:1"))
+    host.engine.dialled("puppet", LINK)
+    puppet.listen()
+    host.turn()
+    half = puppet.last(frames.HELLO).session
+    for _ in range(limits.ALLOWANCE_BYTES // limits.FRAME_COST):
+        puppet.welcome(session=half + b"somebody", identity=[frames.PROTOCOL, "shop", 5])
+    assert host.engine.stats()["refused"] > 0
+    assert host.engine.stats()["throttled"] > 0
 
 
 @pytest.mark.parametrize("known", [True, False])

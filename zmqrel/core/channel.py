@@ -430,7 +430,8 @@ class Channel:
             if not self._outbox.notice(self, entry):
                 self._shared.wasted += FRAME_COST
         elif isinstance(entry, Deny):
-            self._outbox.denied(self, entry)
+            if not self._outbox.denied(self, entry):
+                self._shared.wasted += FRAME_COST
         else:
             self._shared.wasted += FRAME_COST + STATE_COST * entry.things
             self.healing.take_state(entry)

@@ -486,6 +486,7 @@ class Engine:
             raise BadFrame("a HELLO names half of a session")
         name = frame.fields[0].name
         if self._name_of is not None and self._name_of(link) != name:
+            self.shared.wasted += FRAME_COST
             self.shared.event("impostors", name[:64], f"said by who has the key of {self._name_of(link)!r}")
             self._bye(link, frame.session, "the name is not that of your key")
             return
@@ -501,6 +502,7 @@ class Engine:
         if channel is not None and channel.memory is Memory.LEFTOVERS and self.shared.options.accept == "any":
             self._forgetting.remember(channel)
         if channel is None or not self._is_welcome(channel):
+            self.shared.wasted += FRAME_COST
             self.shared.event("refused", name[:64], "not in `peers`")
             self._bye(link, frame.session, "this peer does not know you")
             return

@@ -501,14 +501,16 @@ class Outbox:
         self._shared.effects.notices.append(HandedOver(lane.no, entry.seq, at_us))
         return True
 
-    def denied(self, channel: Channel, entry: Deny) -> None:
+    def denied(self, channel: Channel, entry: Deny) -> bool:
         """The receiver does not let these be recalled: the messages are as if they had not been.
 
-        So a deadline can still withdraw them, and a recall can ask once more, should it be permitted by then.
+        So a deadline can still withdraw them, and a recall can ask once more, should it be permitted by then. False if
+        none was asked for.
         """
         lane = channel.own_lane(entry.lane_id)
         if entry.store_id != self._shared.ledger.store_id or lane is None:
-            return
+            return False
+        denied = False
         for first, last in entry.ranges:
             rows = self._shared.journal.scan(*tables.lane_bounds(tables.WITHDRAWN, lane.no, first, last), 2**31)
             for key, data in rows:
@@ -516,8 +518,10 @@ class Outbox:
                     continue  # nobody has to permit a deadline
                 self._shared.journal.delete(key)
                 lane.withdrawn -= 1
+                denied = True
                 self._shared.touch(lane)
                 self._shared.effects.notices.append(Denied(lane.no, tables.split_lane_seq(key)[1], entry.reason))
+        return denied
 
     def end(self, lane: OutLane, settled: Settled) -> bool:
         """Give messages their outcome and forget their bodies. Those that have one already keep it.

@@ -150,6 +150,7 @@ class Sessions:
             self._count_stale()
             return
         if not self._is_expected(identity):
+            self._shared.wasted += FRAME_COST
             return
         if self._half_for not in (0, frame.instance):
             self._count_stale()
@@ -159,6 +160,7 @@ class Sessions:
         now = self._shared.now
         echoed_us, received_there_us, sent_there_us = clock
         if not self._admit(identity.store_id, frame.instance):
+            self._shared.wasted += FRAME_COST
             return
         self._take_instance(frame.instance)
         self.read_clock(echoed_us, received_there_us, sent_there_us)
@@ -220,6 +222,7 @@ class Sessions:
             self.bye(link, frame.session, "not the session that was offered")
             return
         if not self._admit(identity.store_id, frame.instance):
+            self._shared.wasted += FRAME_COST
             return
         del self._pending[link]
         self._take_instance(frame.instance)
