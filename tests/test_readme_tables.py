@@ -33,7 +33,8 @@ def test_the_limits_of_a_peer_stand_in_the_readme() -> None:
         f"{limits.PATIENCE_BYTES // mib} MiB at once, {limits.PATIENCE_BYTES_PER_S // mib} MiB a second; then",
         f"for {limits.SHUT_OUT_S:g} seconds",
         f"{limits.ALLOWANCE_BYTES // mib} MiB at once, {limits.ALLOWANCE_BYTES_PER_S // mib} MiB a second"
-        f" (a frame counts {limits.FRAME_COST // kib} KiB more than it has, a HELLO {limits.HELLO_COST // kib} KiB,"
+        f" (a frame counts its length, at most {limits.MOST_CHARGED // kib} KiB,"
+        f" and {limits.FRAME_COST // kib} KiB more, a HELLO {limits.HELLO_COST // kib} KiB,"
         f" a session {limits.SESSION_COST // kib} KiB, a new lane {limits.LANE_COST // kib} KiB,"
         f" a tombstone {limits.ENTRY_COST} bytes)",
         f"gets to know | {limits.MOST_PEERS:,} |",

@@ -244,6 +244,63 @@ def test_who_goes_on_sending_without_room_is_slowed_down(full: str) -> None:
     assert host.engine.stats()["received"] == 5
 
 
+@pytest.mark.parametrize("session", [None, bytes(16)])
+def test_large_bodies_that_come_again_slow_nobody_down(session: bytes | None) -> None:
+    """One of each of six queues, the window being what it is, four times: as after sessions that broke."""
+    host, puppet = host_and_puppet()
+    body = message(host, bytes(16 << 20))
+    for again in range(5):
+        for lane in range(6 if session is None or again else 0):
+            fields = 0xBEEF + lane, DATA, "work", 0, 1, [1], pack_sizes([body])
+            puppet.say(frames.DATA, *fields, payload=[body], session=session)
+        host.time.pass_s(2)
+    assert host.engine.stats()["throttled"] == 0
+    assert not host.shut_out
+
+
+def test_a_wide_window_that_comes_again_slows_nobody_down() -> None:
+    """Where the own window is as wide."""
+    host, puppet = host_and_puppet(window_bytes=64 << 20)
+    batch = message(host, bytes(60_000))
+    puppet.data(1, batch)
+    for _ in range(4):
+        for _ in range(1000):
+            puppet.data(1, batch)
+        puppet.forget()
+    assert host.engine.stats()["throttled"] == 0
+
+
+def test_who_has_no_room_for_large_bodies_is_heard_all_the_same() -> None:
+    """Each time it has room again it asks for what is on the wire."""
+    host, puppet = host_and_puppet()
+    lanes = 6
+    for lane in range(lanes):
+        host.send("puppet", bytes(16 << 20), queue=f"q{lane}")
+    own = [lane for lane in host.engine.channels["puppet"].own.values() if lane.kind == DATA]
+    for _ in range(3):
+        for lane in own:
+            puppet.ack(lane.id, 0, gap=True)
+            puppet.forget()
+        host.time.pass_s(3)
+        host.turn()
+    assert host.engine.stats()["resent_gaps"] >= lanes
+    assert host.engine.stats()["throttled"] == 0
+
+
+def test_what_is_under_way_for_long_is_not_sent_again_meanwhile() -> None:
+    host, puppet = host_and_puppet()
+    for lane in range(4):
+        host.send("puppet", bytes(16 << 20), queue=f"q{lane}")
+    for _ in range(100):
+        host.time.pass_s(0.1)
+        host.turn()
+    assert host.engine.stats()["resend_timeouts"] <= 2, "of which the timers began before the others were sent"
+    host.time.pass_s(60)
+    host.turn()
+    assert host.engine.stats()["resend_timeouts"] >= 4, "but for good it is not given up"
+    puppet.forget()
+
+
 def test_useful_work_is_free() -> None:
     host, puppet = host_and_puppet()
     before = limits.ALLOWANCE_BYTES - host.engine.channels["puppet"].allowance.left(host.now().mono_us)

@@ -37,6 +37,7 @@ from zmqrel.core.limits import (
     FRAME_COST,
     GRANT_COST,
     LANE_COST,
+    MOST_CHARGED,
     MOST_LANES,
     MOST_TOMBSTONES,
     MOST_UNHEARD,
@@ -44,6 +45,7 @@ from zmqrel.core.limits import (
     SESSION_COST,
     STATE_COST,
     VOID_COST,
+    WINDOW_BYTES,
     new_allowance,
 )
 from zmqrel.core.memory import Memory
@@ -65,6 +67,10 @@ _LEAST_GAP_US = 5_000
 _MOST_ACK_DELAY_US = 20_000
 """How long the acknowledgement of control entries waits for frames to travel with, far less than a resend does."""
 _ABOUT_A_BODY = FRAMING_BYTES + LARGEST_META_BYTES
+
+
+_SLOWEST_BYTES_PER_S = 4 << 20
+"""What is on the wire beyond a usual window may take so long to be received, before it is sent again for nothing."""
 
 
 def resend_wait_us(resend: Retry, attempt: int, ack_us: int, rng: Rng) -> int:
@@ -98,7 +104,7 @@ class Channel:
         self.their_instance = 0
         self.their_count = 0
         self.clock = ClockOffset()
-        self.allowance = new_allowance()
+        self.allowance = new_allowance(shared.options.window_bytes)
         self.memory = Memory.KEPT
         self.healing = Healing(shared, self, outbox, inbox)
         self.sessions = Sessions(shared, name, self.clock, self._info, self._begin, self._session_ended)
@@ -479,7 +485,7 @@ class Channel:
             # What was sent again from here was not taken again: there is no room for it, or no luck.
             lane.parked = lane.rewound_to == ack.floor
             lane.rewound_at_us, lane.rewound_to = now_us, ack.floor
-            self._shared.wasted += FRAME_COST + lane.flight_bytes
+            self._shared.wasted += FRAME_COST + min(MOST_CHARGED, lane.flight_bytes)
             lane.rewind(ack.floor)
             self._shared.counters["resent_gaps"] += 1
         if lane.cursor <= lane.last_sendable:
@@ -674,7 +680,10 @@ class Channel:
         """As `resend_wait_us`. Nearly always the acknowledgement comes first: then the backoff serves the next time."""
         if lane.backoff_us is None:
             lane.backoff_us = _backoff_us(self._shared.options.resend, lane.resend_attempt + 1, self._shared.rng)
-        return _LEAST_RESEND_US + 4 * lane.ack_us + lane.backoff_us
+        wait_us = _LEAST_RESEND_US + 4 * lane.ack_us + lane.backoff_us
+        # No acknowledgement comes before the bodies that other lanes have on the wire did.
+        beyond = self._flying_bytes() - WINDOW_BYTES
+        return wait_us if beyond <= 0 else wait_us + beyond * 1_000_000 // _SLOWEST_BYTES_PER_S
 
     def resend_due(self, lane: OutLane) -> None:
         """Nothing was acknowledged for one interval: send again from the floor."""

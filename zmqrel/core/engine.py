@@ -27,11 +27,10 @@ from zmqrel.core.lane import CONTROL, InLane, OutLane, decode_lane
 from zmqrel.core.limits import (
     FRAME_COST,
     HELLO_COST,
+    MOST_CHARGED,
     MOST_PEERS,
-    PATIENCE_BYTES,
-    PATIENCE_BYTES_PER_S,
-    Buckets,
     Strangers,
+    new_patience,
 )
 from zmqrel.core.listing import Listing
 from zmqrel.core.memory import Memory
@@ -107,7 +106,7 @@ class Engine:
         self.channels: dict[str, Channel] = {}
         self._links: dict[int, Channel] = {}
         self._strangers = Strangers()
-        self._patience = Buckets(PATIENCE_BYTES_PER_S, PATIENCE_BYTES)
+        self._patience = new_patience(options.window_bytes)
         """With those who go on though nothing of it is read, by peer or link."""
         self._busy: dict[Channel, None] = {}
         self._byes: set[int] = set()
@@ -427,7 +426,7 @@ class Engine:
         shared.wasted = 0
         self._try(channel.name, link, parts)
         if shared.wasted:
-            channel.allowance.take(now_us, shared.wasted + sum(map(len, parts)))
+            channel.allowance.take(now_us, shared.wasted + min(MOST_CHARGED, sum(map(len, parts))))
 
     def _take_from_stranger(self, link: int, parts: list[bytes]) -> None:
         now_us = self.shared.now.mono_us
@@ -443,7 +442,8 @@ class Engine:
         """Unread. Who goes on all the same is shut out: to receive what comes costs something too."""
         shared = self.shared
         shared.counters["throttled"] += 1
-        if self._patience.use_up(who, shared.now.mono_us, FRAME_COST + sum(map(len, parts))):
+        size = FRAME_COST + min(MOST_CHARGED, sum(map(len, parts)))
+        if self._patience.use_up(who, shared.now.mono_us, size):
             shared.event("shut_out", str(who), "it sends too much that brings nothing")
             shared.effects.shut_out.append(link)
 

@@ -14,9 +14,15 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Final
 
+WINDOW_BYTES: Final = 1 << 20
+"""The default of `Options.window_bytes`. The next numbers are those for such a window, and more in proportion where the
+own one is wider."""
 ALLOWANCE_BYTES: Final = 8 << 20
 ALLOWANCE_BYTES_PER_S: Final = 1 << 20
-"""Of each peer. A window that is resent for nothing is 1 MiB."""
+"""Of each peer: eight windows that are resent for nothing, and one in each second."""
+MOST_CHARGED: Final = 256 << 10
+"""For one frame, and for one request to send again. An honest peer has one body of any size on the wire for each queue,
+however wide its window is, and each may come again, or for a session that is over."""
 PATIENCE_BYTES: Final = 4 << 20
 PATIENCE_BYTES_PER_S: Final = 1 << 20
 """What may come from a peer, unread, once its allowance is used up; who goes on is shut out for `SHUT_OUT_S`."""
@@ -101,9 +107,21 @@ class Bucket:
         return True
 
 
-def new_allowance() -> Bucket:
+def windows(window_bytes: int) -> float:
+    """How many times wider than the default a window is, at least 1."""
+    return max(1.0, window_bytes / WINDOW_BYTES)
+
+
+def new_allowance(window_bytes: int) -> Bucket:
     """That of a peer, in bytes."""
-    return Bucket(ALLOWANCE_BYTES_PER_S, ALLOWANCE_BYTES)
+    scale = windows(window_bytes)
+    return Bucket(ALLOWANCE_BYTES_PER_S * scale, ALLOWANCE_BYTES * scale)
+
+
+def new_patience(window_bytes: int) -> Buckets:
+    """That with those who go on though their allowance is used up, in bytes."""
+    scale = windows(window_bytes)
+    return Buckets(PATIENCE_BYTES_PER_S * scale, PATIENCE_BYTES * scale)
 
 
 class Buckets:
