@@ -12,7 +12,7 @@ from zmqrel.core import commands as c
 from zmqrel.core import tables
 from zmqrel.core.buffer import HANDLED, Failed
 from zmqrel.core.effects import Denied
-from zmqrel.core.entries import Deny, Meta, Withdraw, encode_messages, encode_meta
+from zmqrel.core.entries import Deny, Meta, OutLaneState, State, Withdraw, encode_messages, encode_meta
 from zmqrel.core.lane import DATA
 from zmqrel.outcome import Cause
 from zmqrel.permissions import Permissions
@@ -235,6 +235,28 @@ def test_a_recall_by_another_name_takes_nothing_back(cause: Cause) -> None:
     assert [seq for seq, *_ in puppet.settlements()] == [3]
     assert host.take().seq == 1
     assert denials(puppet) == []
+
+
+@pytest.mark.parametrize("recall", [False, True])
+def test_a_state_that_nobody_asked_for_takes_nothing_back_either(recall: bool) -> None:
+    """It says that its sender knows the outcome of all that it sent."""
+    host, puppet = open_host({"peers": {"puppet": {"queues": [QUEUE], "recall": recall}}})
+    puppet.data(1, *records(3))
+    sent = [OutLaneState(MESSAGES, 1, 3, 3, False, [])]
+    puppet.control(State(puppet.store_id, host.engine.shared.ledger.store_id, [], sent, True))
+    assert host.engine.stats()["inbox_messages"] == (0 if recall else 3)
+
+
+def test_an_old_copy_believes_what_is_said_of_outcomes() -> None:
+    """It would hand over once more what it handed over in the life that it lost."""
+    host, puppet = open_host({"peers": {"puppet": {"queues": [QUEUE]}}})
+    puppet.data(1, *records(3))
+    puppet.live_anew(you_are_old=True)
+    puppet.live_anew()
+    assert host.engine.channels["puppet"].awaits_state
+    sent = [OutLaneState(MESSAGES, 1, 3, 3, False, [])]
+    puppet.control(State(puppet.store_id, host.engine.shared.ledger.store_id, [], sent, True))
+    assert host.engine.stats()["inbox_messages"] == 0
 
 
 def test_thousands_of_recalls_are_denied_in_a_few_words() -> None:

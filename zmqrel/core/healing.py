@@ -382,7 +382,9 @@ class Healing:
         for sent in part.sent:
             theirs = self._channel.theirs.get(sent.lane_id)
             if theirs is not None and theirs.kind != CONTROL:
-                self._states.compare_received(theirs, sent)
+                # Without this: a recall that is not permitted would only have to call itself a STATE.
+                may_drop = self.awaits_state or self.i_am_old or self._inbox.may_recall(theirs)
+                self._states.compare_received(theirs, sent, may_drop)
                 self._shared.touch(theirs)
         if part.final:
             self._finish_state()

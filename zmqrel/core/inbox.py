@@ -696,6 +696,10 @@ class Inbox:
         rows = self._shared.journal.scan(*tables.lane_bounds(tables.TOMBSTONE, lane.no), 2**31)
         return [(tables.split_lane_seq(key)[1], value[0]) for key, value in rows]
 
+    def may_recall(self, lane: InLane) -> bool:
+        """Whether the lane's sender may take back what was received."""
+        return self._authorisation.may_recall(lane)
+
     def drop(self, lane: InLane, seq: int) -> None:
         """Remove a row whose outcome the sender knows already, without telling it again."""
         row = self.claims.find(lane, seq) or self.rows.read(lane.no, seq)

@@ -83,9 +83,9 @@ class States:
                 outcome = Outcome.UNCERTAIN if doubt else outcome_of(Stage.SENT, WITHDRAWN[cause])
                 self._outbox.end(lane, Settled(seq, seq, outcome, cause.reason, 0, 0, now_us, False))
 
-    def compare_received(self, lane: InLane, told: OutLaneState) -> None:
-        """Drop rows whose outcome they know, and tombstones that would kill a later message."""
-        for first, last in _gaps(told.unsettled, told.first, min(told.last, told.mark)):
+    def compare_received(self, lane: InLane, told: OutLaneState, may_drop: bool) -> None:
+        """Drop rows whose outcome they know, unless they may not, and tombstones that would kill a later message."""
+        for first, last in _gaps(told.unsettled, told.first, min(told.last, told.mark)) if may_drop else ():
             for start, stop in self._shared.inbox_runs.spans(lane.no, first, last):
                 for seq in range(start, stop + 1):
                     self._inbox.drop(lane, seq)
