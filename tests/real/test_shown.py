@@ -185,8 +185,8 @@ def test_bodies_are_shown_nowhere_unless_they_are_asked_for(
         message = scene.billing.receive("lying", WAIT_S)
         assert message is not None
         said = [*scene.everything_shown(), repr(message)]
-        message.retry(reason="later")
         asked = shown("show", scene.shop_dir, scene.receipts[2].id)
+        message.retry(reason="later")
     assert SECRET in asked, "show is asked for this message"
     captured = capfd.readouterr()
     logged = [f"{record.getMessage()} {record.exc_text or ''} {record.__dict__}" for record in caplog.records]

@@ -21,8 +21,8 @@ MOST_LINES = 80
 @pytest.mark.parametrize(
     ("bug", "mix", "seed"),
     [
-        ("sent_upto is not kept (F1)", "crashes", 1),
-        ("a tombstone does not stop its message", "links", 1),
+        ("sent_upto is not kept (F1)", "crashes", 9),
+        ("a tombstone does not stop its message", "links", 12),
         ("an old copy goes on in its lanes (F3)", "rollback", 0),
     ],
 )

@@ -234,7 +234,10 @@ def _close_to_others(path: Path) -> None:
 
     A directory in which other things lie is left as it is, and the store's files in it are not.
     """
-    entries = list(path.iterdir())
+    try:
+        entries = list(path.iterdir())
+    except OSError as error:
+        raise _refused(f"the directory {path} cannot be listed", error) from error
     for entry in entries:
         if entry.name not in _FILES:
             continue
