@@ -13,7 +13,7 @@ import zmqrel
 from bench.idle import group
 from zmqrel.bench.measure import Case, Contestant, Sample
 from zmqrel.bench.processes import Line, cpu_s, now_s, part
-from zmqrel.bench.streams import figures
+from zmqrel.bench.streams import timed
 
 _BODY = b"x" * 100
 _BATCH = 100
@@ -45,13 +45,7 @@ def _run(messages: int, place: Path, *, backlog: int = 0, queues: int = 1, peers
             stack.enter_context(part(group, endpoint, range(peers), "receiver")).ask()
         receiver.ask()
         sender = stack.enter_context(part(_stream, str(place), endpoint, messages, queues, backlog))
-        sender.ask()
-        receiver.tell("processor seconds")
-        used_before_s = receiver.ask()
-        sender.tell("go")
-        started_s, ended_s, sender_cpu_s = sender.ask()
-        receiver.tell("processor seconds")
-        sample = figures(messages, len(_BODY), ended_s - started_s, sender_cpu_s, receiver.ask() - used_before_s)
+        sample = timed(sender, receiver, messages, len(_BODY))
         return sample | {"both us": sample["sender us"] + sample["receiver us"]}
 
 

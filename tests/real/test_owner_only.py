@@ -6,6 +6,8 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,12 +24,12 @@ with zmqrel.Peer("b", "data/deep/store", bind="ipc://b.sock", durability=sys.arg
 """
 
 
-@pytest.mark.parametrize("durability", ["fsync", "relaxed"])
-@pytest.mark.parametrize("umask", ["000", "022", "077"])
-def test_what_a_peer_makes_is_its_owners_alone(tmp_path: Path, umask: str, durability: str) -> None:
+@contextmanager
+def _running(place: Path, umask: str, durability: str) -> Iterator[subprocess.Popen[str]]:
+    """A process with that umask whose peer is started in `place`."""
     with subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, umask, durability],
-        cwd=tmp_path,
+        cwd=place,
         env={**os.environ, "PYTHONPATH": str(_ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -35,6 +37,13 @@ def test_what_a_peer_makes_is_its_owners_alone(tmp_path: Path, umask: str, durab
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
+        yield child
+
+
+@pytest.mark.parametrize("durability", ["fsync", "relaxed"])
+@pytest.mark.parametrize("umask", ["000", "022", "077"])
+def test_what_a_peer_makes_is_its_owners_alone(tmp_path: Path, umask: str, durability: str) -> None:
+    with _running(tmp_path, umask, durability) as child:
         found = {path: path.lstat().st_mode for path in tmp_path.rglob("*")}
         child.communicate(timeout=60)
     for path, mode in found.items():
@@ -46,16 +55,7 @@ def test_what_a_peer_makes_is_its_owners_alone(tmp_path: Path, umask: str, durab
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_nobody_else_can_connect_to_its_sockets(tmp_path: Path) -> None:
     """Were the directories around them open."""
-    with subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM, "000", "fsync"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(_ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
+    with _running(tmp_path, "000", "fsync") as child:
         for path in (tmp_path, *tmp_path.parents, *(p for p in tmp_path.rglob("*") if p.is_dir())):
             if path.stat().st_uid == 0 and path != Path("/"):
                 path.chmod(0o755)

@@ -78,10 +78,11 @@ def zmqrel_stream(kind: str, messages: int, size: int, place: Path) -> Sample:
         part(ours.serve, str(place), kind, 1) as receiver,
         part(ours.stream, str(place), kind, [receiver.ask()], messages, size) as sender,
     ):
-        return _timed(sender, receiver, messages, size)
+        return timed(sender, receiver, messages, size)
 
 
-def _timed(sender: Part, receiver: Part, messages: int, size: int) -> Sample:
+def timed(sender: Part, receiver: Part, messages: int, size: int) -> Sample:
+    """Have so many messages of so many bytes sent, and read the clocks of both processes."""
     sender.ask()
     receiver.tell("processor seconds")
     used_before_s = receiver.ask()
@@ -96,4 +97,4 @@ def _threads(kind: str, messages: int, number: int, place: Path) -> Sample:
         part(ours.serve, str(place), kind, 1) as receiver,
         part(ours.send_from_threads, str(place), kind, [receiver.ask()], messages, 100, number) as sender,
     ):
-        return _timed(sender, receiver, messages, 100)
+        return timed(sender, receiver, messages, 100)

@@ -122,6 +122,6 @@ class Effects:
     dial: list[str] = field(default_factory=list)
     """Names of peers to make a socket for."""
     hang_up: list[int] = field(default_factory=list)
+    """Links to close."""
     shut_out: list[int] = field(default_factory=list)
     """Inbound links whose connections are to end, and whose peers are not to be let in for a while."""
-    """Links to close."""

@@ -426,11 +426,11 @@ class Engine:
         shared.wasted = 0
         self._try(channel.name, link, parts)
         if shared.wasted:
-            channel.allowance.take(now_us, shared.wasted + min(MOST_CHARGED, sum(map(len, parts))))
+            channel.allowance.take(now_us, shared.wasted + _charged(parts))
 
     def _take_from_stranger(self, link: int, parts: list[bytes]) -> None:
         now_us = self.shared.now.mono_us
-        who = link if self._name_of is None else self._name_of(link)
+        who = self._stranger(link)
         if self._strangers.must_wait(who, now_us):
             self._drop(link, who, parts)
             return
@@ -438,12 +438,15 @@ class Engine:
         if link not in self._links:
             self._strangers.charge(who, now_us, len(parts[0]) if parts else 0)
 
+    def _stranger(self, link: int) -> Hashable:
+        """Who is charged for what comes over a link before HELLO: with keys all links of a key, else each link."""
+        return link if self._name_of is None else self._name_of(link)
+
     def _drop(self, link: int, who: Hashable, parts: list[bytes]) -> None:
         """Unread. Who goes on all the same is shut out: to receive what comes costs something too."""
         shared = self.shared
         shared.counters["throttled"] += 1
-        size = FRAME_COST + min(MOST_CHARGED, sum(map(len, parts)))
-        if self._patience.use_up(who, shared.now.mono_us, size):
+        if self._patience.use_up(who, shared.now.mono_us, FRAME_COST + _charged(parts)):
             shared.event("shut_out", str(who), "it sends too much that brings nothing")
             shared.effects.shut_out.append(link)
 
@@ -510,7 +513,7 @@ class Engine:
         if known_link is None and channel.allowance.is_empty(now_us):
             self._drop(link, name, [])  # it asks over one new link after the other
             return
-        self._strangers.forget(link if self._name_of is None else name)
+        self._strangers.forget(self._stranger(link))
         self._links[link] = channel
         channel.allowance.take(now_us, HELLO_COST)
         channel.sessions.on_hello(link, frame)
@@ -775,6 +778,11 @@ class Engine:
 
 def _joined(one: Held, other: Held) -> Held:
     return Held(one.notices + other.notices, one.replies + other.replies)
+
+
+def _charged(parts: list[bytes]) -> int:
+    """Bytes of a frame that its sender is charged with."""
+    return min(MOST_CHARGED, sum(map(len, parts)))
 
 
 _TELLING = (c.Find, c.Recall, c.RecallWhere, c.Forget, c.TakeOutcomes, c.ListDead)
