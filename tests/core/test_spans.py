@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tests.core.pump import QUEUE, Host, Positions, Pump, acknowledge, pair
 from zmqrel.core import commands as c
-from zmqrel.core.buffer import HANDLED, Failed, MoveTo, Rejected, RetryAt, one_by_one
-from zmqrel.core.row import Place, Row
+from zmqrel.core.buffer import HANDLED, Buffer, Failed, MoveTo, Rejected, RetryAt, one_by_one
+from zmqrel.core.row import Place, Row, Span
 from zmqrel.outcome import Cause
 
 RESULTS: list[Any] = [HANDLED, HANDLED, HANDLED, Rejected("no"), Failed("oops"), RetryAt(0, None), MoveTo("other")]
@@ -116,6 +116,14 @@ def test_it_makes_no_difference_whether_messages_come_together(steps: list[tuple
     assert ends[0] == ends[1] == ends[2]
 
 
+def buffer_and_span(host: Host) -> tuple[Buffer, Span]:
+    """The buffer of the queue, and the span that is next in it."""
+    buffer = host.buffers[QUEUE]
+    span = buffer.next_span()
+    assert span is not None
+    return buffer, span
+
+
 def with_span(count: int = 4, **options: Any) -> tuple[Host, Host, Pump]:
     a, b, pump = pair(**options)
     a.send("b", *[b"%d" % number for number in range(count)])
@@ -190,9 +198,7 @@ def test_a_row_that_is_taken_while_its_span_is_broken_up_is_with_its_worker() ->
 
 def test_what_a_worker_is_just_taking_is_handed_over_though_its_span_is_broken_up_meanwhile() -> None:
     a, b, pump = with_span()
-    buffer = b.buffers[QUEUE]
-    span = buffer.next_span()
-    assert span is not None
+    buffer, span = buffer_and_span(b)
 
     def now_us() -> int:
         """Asked for after a position was taken, which is the hand-over."""
@@ -213,9 +219,7 @@ def test_what_a_worker_is_just_taking_is_handed_over_though_its_span_is_broken_u
 
 def test_an_acknowledgement_that_its_breaking_up_overtakes_counts_once() -> None:
     a, b, pump = with_span()
-    buffer = b.buffers[QUEUE]
-    span = buffer.next_span()
-    assert span is not None
+    buffer, span = buffer_and_span(b)
     claims = b.engine._inbox.claims
 
     class Overtaken(set[int]):
@@ -236,9 +240,7 @@ def test_an_acknowledgement_that_its_breaking_up_overtakes_counts_once() -> None
 
 def test_a_message_of_a_span_is_settled_once() -> None:
     a, b, pump = with_span()
-    buffer = b.buffers[QUEUE]
-    span = buffer.next_span()
-    assert span is not None
+    buffer, span = buffer_and_span(b)
     positions = buffer.hand_out(span, lambda: b.now().store_us)
     row = span.row(next(positions))
     assert not row.is_settled
@@ -253,9 +255,7 @@ def test_a_message_of_a_span_is_settled_once() -> None:
 
 def test_nothing_is_left_to_workers_of_a_buffer_that_is_closed() -> None:
     a, b, pump = with_span()
-    buffer = b.buffers[QUEUE]
-    span = buffer.next_span()
-    assert span is not None
+    buffer, span = buffer_and_span(b)
     positions = buffer.hand_out(span, lambda: b.now().store_us)
     assert next(positions) == 0
     buffer.close()
@@ -287,9 +287,7 @@ def test_what_was_acknowledged_can_be_told_one_by_one() -> None:
 
 def test_two_workers_of_one_span_may_both_find_it_empty() -> None:
     _, b, _ = with_span()
-    buffer = b.buffers[QUEUE]
-    span = buffer.next_span()
-    assert span is not None
+    buffer, span = buffer_and_span(b)
     list(span.left)  # another worker has taken all of them and has not come further
     assert buffer.take(b.now().store_us) is None
     assert len(buffer) == 0
@@ -338,9 +336,7 @@ def test_spans_are_found_by_number_however_they_were_cut() -> None:
 
 def test_hand_overs_bear_the_time_of_the_first_since_the_loop_collected() -> None:
     _, b, _ = with_span()
-    buffer = b.buffers[QUEUE]
-    span = buffer.next_span()
-    assert span is not None
+    buffer, span = buffer_and_span(b)
     times = iter((10, 20, 30, 40))
     positions = buffer.hand_out(span, lambda: next(times))
     assert [next(positions), next(positions), next(positions)] == [0, 1, 2]
@@ -353,9 +349,7 @@ def test_hand_overs_bear_the_time_of_the_first_since_the_loop_collected() -> Non
 
 def test_a_message_that_nobody_speaks_of_any_more_stays_with_its_worker() -> None:
     a, b, pump = with_span()
-    buffer = b.buffers[QUEUE]
-    span = buffer.next_span()
-    assert span is not None
+    buffer, span = buffer_and_span(b)
     positions = buffer.hand_out(span, lambda: b.now().store_us)
     row = span.row(next(positions))
     positions.close()

@@ -29,6 +29,8 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from tests.real.hostile import apart
+
 HELLO, WELCOME, OPEN, BYE, PING, PONG, DATA, ACK = range(1, 9)
 WITHDRAW, SETTLE, NOTICE, STATE = range(1, 5)
 NAMES = dict(enumerate(("HELLO", "WELCOME", "OPEN", "BYE", "PING", "PONG", "DATA", "ACK"), 1))
@@ -56,12 +58,8 @@ def frames_of(message: bytes) -> list[list[bytes]]:
 
 def _listed(whole: bytes) -> list[bytes]:
     """What stands behind a mark: how many they are, their lengths, and they."""
-    count = int.from_bytes(whole[1:3], "big")
-    at, found = 3 + 4 * count, []
-    for length in struct.unpack_from(f">{count}I", whole, 3):
-        found.append(whole[at : at + length])
-        at += length
-    assert at == len(whole)
+    found = apart(whole)
+    assert 3 + sum(4 + len(piece) for piece in found) == len(whole)
     return found
 
 

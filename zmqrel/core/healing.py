@@ -93,11 +93,14 @@ class Healing:
         """
         self.i_am_old = True
         self._state_lane = self._state_seq = 0
-        for lane in self._channel.own.values():
-            if lane.kind != CONTROL:
-                lane.doubt_unflushed()
-                self._shared.touch(lane)
+        for lane in self._data_lanes():
+            lane.doubt_unflushed()
+            self._shared.touch(lane)
         self._write_peer()
+
+    def _data_lanes(self) -> list[OutLane]:
+        """The own lanes, closed ones too, that carry messages."""
+        return [lane for lane in self._channel.own.values() if lane.kind != CONTROL]
 
     # ---------------------------------------------------------------------------------------------- detection
 
@@ -274,15 +277,12 @@ class Healing:
             channel.sessions.end_all("your store is an old copy")
 
     def _withdraw_again(self) -> None:
-        for lane in self._channel.own.values():
-            if lane.kind != CONTROL:
-                self._outbox.append_again(lane)
+        for lane in self._data_lanes():
+            self._outbox.append_again(lane)
 
     def _doubt_what_was_sent(self) -> int:
         at_risk = 0
-        for lane in self._channel.own.values():
-            if lane.kind == CONTROL:
-                continue
+        for lane in self._data_lanes():
             at_risk += _count(self._outbox.unsettled(lane, lane.sent_upto))
             lane.doubt_upto = max(lane.doubt_upto, lane.sent_upto)
             self._shared.touch(lane)
@@ -314,9 +314,7 @@ class Healing:
         at_risk = self._doubt_what_was_sent()
         shared.event("peer_store_gone", channel.name, f"it has a new store; {at_risk} messages are at risk")
         give_up = shared.options.on_store_loss == "uncertain"
-        for lane in channel.own.values():
-            if lane.kind == CONTROL:
-                continue
+        for lane in self._data_lanes():
             withdrawn = to_ranges(self._outbox.withdrawn_seqs(lane))
             lost = self._outbox.unsettled(lane, lane.sent_upto) if give_up else withdrawn
             self._end_uncertain(lane, lost, "store lost")
@@ -358,8 +356,7 @@ class Healing:
         self._inbox.settlements.write()
         channel = self._channel
         received = [lane for lane in channel.theirs.values() if lane.kind != CONTROL]
-        sent = [lane for lane in channel.own.values() if lane.kind != CONTROL]
-        for part in self._states.tell(self._shared.ledger.store_id, channel.their_store, received, sent):
+        for part in self._states.tell(self._shared.ledger.store_id, channel.their_store, received, self._data_lanes()):
             lane = channel.append_control(part)
             lane.tail = []  # it may be many: they lie in the store, memory holds one
             self._state_lane, self._state_seq = lane.no, lane.next_seq - 1

@@ -216,11 +216,12 @@ class Wire:
 
     def _connect_again(self) -> None:
         """Make those sockets anew that libzmq connects no more, for it gives up when a handshake was refused."""
-        now = monotonic()
-        for link, known in list(self._known.items()):
-            if known.monitor is None or self._curve is None or known.monitor not in self._curve.given_up:
-                continue
-            if now >= self._curve.given_up[known.monitor] + _REFUSED_S:
+        given_up = {} if self._curve is None else self._curve.given_up
+        since = monotonic() - _REFUSED_S
+        # Looked at in every turn while there are any, and links may be thousands.
+        due = {monitor for monitor, gave_up_at in given_up.items() if gave_up_at <= since}
+        if due:
+            for link, known in [(link, known) for link, known in self._known.items() if known.monitor in due]:
                 self._connect_anew(link, known)
 
     def _connect_anew(self, link: Link, known: _Known) -> None:
@@ -249,8 +250,7 @@ class Wire:
             return []
         gone = {link: known for link, known in self._known.items() if keys.name_of(known.key) != known.name}
         for link, known in gone.items():
-            if known.descriptor is not None:
-                curve.cut(known.descriptor, self._places)
+            self._cut(known.descriptor)
             self._end(link, 0)
         return list(gone)
 
@@ -269,9 +269,7 @@ class Wire:
         self._curve.shut_out(known.key, for_s)
         gone = [other for other, its in self._known.items() if its.key == known.key and other not in self._dialled]
         for other in gone:
-            descriptor = self._known[other].descriptor
-            if descriptor is not None:
-                curve.cut(descriptor, self._places)
+            self._cut(self._known[other].descriptor)
             self.hang_up(other)
         return gone
 
@@ -336,7 +334,7 @@ class Wire:
             _send(socket, message)
         except zmq.ZMQError as error:
             if error.errno == zmq.EHOSTUNREACH:
-                # Who dials takes no routing id of its own, so each of its connections has another one.
+                # Without keys each connection has another routing id; with them it is the same, and may come back.
                 self.closed.add(link)
             elif error.errno != zmq.EAGAIN:
                 raise
@@ -520,7 +518,7 @@ class Wire:
         self._set_common_options(router, server=True)
 
     def _set_dealer_options(self, dealer: zmq.Socket[bytes], endpoint: str) -> None:
-        # No routing id: a fixed one stays deaf for as long as the other side believes in the last connection.
+        # No routing id, but with keys (curve.py): one stays deaf while the other side believes in the last connection.
         dealer.setsockopt(zmq.IMMEDIATE, 1)
         dealer.setsockopt(zmq.RECONNECT_IVL, self._rng.randint(*_RECONNECT_MS))
         dealer.setsockopt(zmq.CONNECT_TIMEOUT, _CONNECT_MS)
@@ -569,12 +567,15 @@ class Wire:
             self.hang_up(next(iter(self._inbound.values())))
         return link
 
+    def _cut(self, descriptor: int | None) -> None:
+        """End an inbound connection. None is one that is not to be had any more, or not inbound."""
+        if descriptor is not None:
+            curve.cut(descriptor, self._places)
+
     def _cut_now(self, routing_id: bytes, frame: zmq.Frame) -> None:
         """Which descriptor a connection has is known from its next frame."""
         self._cut_next.discard(routing_id)
-        descriptor = curve.descriptor_of(frame)
-        if descriptor is not None:
-            curve.cut(descriptor, self._places)
+        self._cut(curve.descriptor_of(frame))
 
     def _learn(self, link: Link, routing_id: bytes, frame: zmq.Frame) -> bool:
         """Note who is at the other end of a fresh link. One that is not to be heard is cut."""
@@ -582,8 +583,7 @@ class Wire:
         sender = self._curve.sender(routing_id, frame)
         descriptor = curve.descriptor_of(frame)
         if sender is None:
-            if descriptor is not None:
-                curve.cut(descriptor, self._places)
+            self._cut(descriptor)
             return False
         key, name = sender
         self._known[link] = _Known(name, key, descriptor=descriptor)
