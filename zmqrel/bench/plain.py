@@ -63,11 +63,20 @@ def receive_acknowledging(line: Line, messages: int) -> None:
         used_s = cpu_s()
         seen = 0
         while seen < messages:
-            sender, number, _body = router.recv_multipart()
-            seen = max(seen, int.from_bytes(number, "big") + 1)
-            router.send_multipart([sender, number])
+            seen = max(seen, _acknowledge(router) + 1)
         line.tell((now_s(), cpu_s() - used_s))
-        line.hear()
+        # The sender may have sent the last ones again: unread, they would fill the sockets, and it would wait in its
+        # `send` for ever.
+        while not line.waits(0):
+            if router.poll(100):
+                _acknowledge(router)
+
+
+def _acknowledge(router: zmq.Socket[bytes]) -> int:
+    """Take a message and answer with its number."""
+    sender, number, _body = router.recv_multipart()
+    router.send_multipart([sender, number])
+    return int.from_bytes(number, "big")
 
 
 def send_acknowledged(line: Line, endpoint: str, messages: int, size: int) -> None:
