@@ -570,8 +570,9 @@ class SimulatedPeer:
         if isinstance(found, BaseException) or receipt.forgotten:
             return
         if found is None:
-            receipt.forgotten = True
-            self.network.observe("forgotten", receipt)
+            # With its place: a message whose sending nobody was told of may have the number now.
+            if receipt.place is not None:
+                self._forget(receipt.place)
             return
         place = (found.lane.id, found.seq)
         if receipt.place != place:
