@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.core.pump import QUEUE, START_US, Host, Pump, pair
 from zmqrel.core import commands as c
 from zmqrel.core import tables
 from zmqrel.core.buffer import HANDLED, RETURNED, Buffer, Failed
 from zmqrel.core.dead import decode_dead
+from zmqrel.core.effects import HandedOver
 from zmqrel.core.row import Row
 from zmqrel.core.rows import Policy
 from zmqrel.retry import Retry
@@ -51,6 +54,24 @@ def test_a_recall_wins_while_admit_is_asked() -> None:
     b.turn()
     assert b.in_hand.open() == []
     assert a.outcomes() == [(1, "RECALLED", "recalled")]
+
+
+@pytest.mark.parametrize("how", ["refused", "expired"])
+def test_a_recall_wins_though_what_was_stopped_at_the_door_is_not_settled_yet(how: str) -> None:
+    """The worker is through with it when the recall comes, and nobody had it: so nothing else may be said of it."""
+    a, b, pump, buffer, row = asked(deadline_us=START_US + 2_000_000)
+    lane = next(lane for lane in a.engine.shared.out_lanes.values() if lane.queue == QUEUE)
+    a.turn([], c.Recall([(lane.no, 1)]))
+    if how == "refused":
+        buffer.refuse(row)
+    else:
+        assert not buffer.admit(row, START_US + 3_000_000)
+    pump.run()
+    assert a.outcomes() == [(1, "RECALLED", "recalled")]
+    assert not [notice for notice in a.notices if isinstance(notice, HandedOver)]
+    b.turn()
+    assert b.in_hand.open() == []
+    assert b.engine.stats()["inbox_messages"] == 0
 
 
 def test_a_recall_before_a_second_attempt_is_too_late_though_admit_is_asked() -> None:

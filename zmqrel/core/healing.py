@@ -132,7 +132,7 @@ class Healing:
             channel.their_instance, channel.their_count = session.instance, count
         # Else OPEN is still to say what was heard of their earlier life, or that nothing was: see `opened`.
         if forgot:
-            self._be_met_anew(info)
+            self._be_met_anew(session, info)
         if first_contact:
             self._doubt_orphans()
         self.known_there = knows_us or self.known_there
@@ -290,14 +290,19 @@ class Healing:
 
     # ------------------------------------------------------------------------------------- this peer is forgotten
 
-    def _be_met_anew(self, info: Info) -> None:
-        """They were told to forget this peer: what was sent comes again, in doubt, as do the withdrawals in force."""
+    def _be_met_anew(self, session: Session, info: Info) -> None:
+        """They were told to forget this peer: what was sent comes again, in doubt, as do the withdrawals in force.
+
+        It is the same life of theirs, so its sessions of before are still open here: a late acknowledgement in one of
+        them would say of what they have forgotten that they have it.
+        """
         channel = self._channel
         self.known_there = False
         at_risk = self._doubt_what_was_sent()
         self._shared.event("peer_forgot", channel.name, f"it forgot this peer; {at_risk} messages are at risk")
         self._withdraw_again()
         self._take_floors(info)
+        channel.sessions.end_all("this peer was forgotten since", spared=session)
 
     def _doubt_orphans(self) -> None:
         """What came from them before they were forgotten may come again, and be handed over before it."""

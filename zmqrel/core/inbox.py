@@ -625,6 +625,8 @@ class Inbox:
             self.rows.remove_waiting(row)
             journal.delete(tables.lane_seq(tables.ROW_STATE, lane.no, seq))
             self.claims.clear_suspect(lane.no, seq)
+        if row.suspect:
+            self.claims.suspect_is_through(row)
         if row.deadline_us:
             self.rows.remove_deadline(row)
         lane.rows.pop(seq, None)
