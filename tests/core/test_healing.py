@@ -305,6 +305,27 @@ def test_a_sender_with_a_new_store_leaves_its_old_messages_to_be_handled() -> No
     assert at_rest(a, b)
 
 
+@pytest.mark.parametrize("healed", [False, True])
+def test_a_new_store_that_was_named_more_numbers_than_were_sent_shows_an_old_copy(healed: bool) -> None:
+    """A lost life met it, and named its lanes; nothing else was said. Here that its predecessor knew of no lost life,
+    or of another one, does not count."""
+    host = Host("a", Time())
+    puppet = Puppet(host)
+    host.send("puppet", b"1")
+    if healed:
+        puppet.live_anew(you_are_old=True)
+    lane = host.send("puppet", b"2").lane
+    host.engine.link_down(puppet.link)
+    host.turn()
+    puppet.store_id += 1
+    puppet.knows = None
+    told = host.kinds().count("old_copy")
+    puppet.live_anew(floors=[(lane.id, 5)])
+    assert host.kinds().count("old_copy") == told + 1
+    assert lane.closed
+    assert host.send("puppet", b"3").lane.id != lane.id
+
+
 @pytest.mark.parametrize("dials", [True, False])
 def test_a_store_that_comes_back_after_another_had_its_place_is_told_what_became_of_its_messages(dials: bool) -> None:
     """The operator found the lost disk after all: what it had sent is not handed over twice, and not forgotten."""
@@ -419,14 +440,18 @@ def test_state_drops_rows_whose_outcome_is_known_but_none_that_runs() -> None:
     assert (1, "HANDLED", None, True) in puppet.settlements()
 
 
-def test_state_of_a_closed_lane_drops_its_tombstones() -> None:
+def test_state_of_a_closed_lane_drops_its_tombstones_above_the_boundary() -> None:
+    """What lies above never comes; what lies below may, and was settled when it was withdrawn."""
     host = Host("b", Time(), **PATIENT)
     puppet = Puppet(host)
-    puppet.withdraw(1)
-    sent = [OutLaneState(MESSAGES, 1, 4, 4, True, [])]
+    puppet.withdraw(1, 5)
+    sent = [OutLaneState(MESSAGES, 1, 4, 4, True, [(1, 1)])]
     puppet.control(State(puppet.store_id, host.engine.shared.ledger.store_id, [], sent, True))
-    assert host.store.keys(*tables.table_bounds(tables.TOMBSTONE), 9) == []
+    stones = host.store.keys(*tables.table_bounds(tables.TOMBSTONE), 9)
+    assert [tables.split_lane_seq(key)[1] for key in stones] == [1]
     assert host.engine.channels["puppet"].theirs[MESSAGES].doubt_upto == 0
+    puppet.data(1, *encode_messages([b"1"], host.now().store_us, 0, b""))
+    assert host.engine.stats()["inbox_messages"] == 0
 
 
 # --------------------------------------------------------------------------------------------------- damage

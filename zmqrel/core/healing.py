@@ -184,7 +184,8 @@ class Healing:
         if self._healed_instance == ledger.instance:
             return False
         if info.heard is None or info.heard.store_id != ledger.store_id:
-            return False  # they know nothing of this store: nothing of it can have been lost
+            # A new store of theirs, to which a lost life of ours may have named its lanes without a frame after that.
+            return self._floors_above(info, remembers=False)
         # While our STATE is not acknowledged they may say it for the last time or for another: look for oneself then.
         told = info.you_are_old and not self.i_am_old
         return told or self._ended_before(info.heard) or self._floors_above(info, remembers)
@@ -335,6 +336,8 @@ class Healing:
         channel.theirs.clear()
         channel.clock.forget_samples()
         self.you_are_old = self.awaits_state = self.known_there = False
+        # It may have met a lost life of ours that the one before it did not: that is to be found out once more.
+        self._healed_instance = 0
         channel.their_instance = channel.their_count = 0
         self._forget_gone_stores()
         for theirs in shared.in_lanes.values():

@@ -91,7 +91,7 @@ class States:
                     self._inbox.drop(lane, seq)
         if told.closed:
             lane.doubt_upto = max(lane.doubt_upto, lane.floor)
-        self._inbox.drop_tombstones(lane, 0 if told.closed else told.mark)
+        self._inbox.drop_tombstones(lane, told.mark)
 
 
 def _size(piece: InLaneState | OutLaneState) -> int:
