@@ -147,6 +147,7 @@ class MemoryStore:
         self.previous = "clean" if clean else "crashed"
 
     # Simulation
+        self._growing = True  # as a store is when it is opened
 
     @property
     def was_relaxed(self) -> bool:
