@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zmqrel.errors import StoreFull
 from zmqrel.store import MemoryStore, sorted_keys
 from zmqrel.store.sorted_keys import SortedKeys
 
@@ -127,3 +128,12 @@ def test_a_hundred_thousand_keys_come_and_go_in_lists_of_bounded_length() -> Non
         assert len(keys._chunks[0]) <= 2_048
         keys.remove(number)
     assert list(keys) == []
+
+
+def test_a_store_that_was_full_keeps_its_headroom_again_in_its_next_life() -> None:
+    store = MemoryStore(capacity=1000)
+    store.set_growing(False)
+    store.close(clean=False)
+    store.put(b"\x10a", bytes(950))
+    with pytest.raises(StoreFull, match="full"):
+        store.commit()
