@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from tests.core.pump import Host, Pump, Time, pair
-from tests.core.puppet import LINK, PATIENT, Puppet
+from tests.core.puppet import LINK, MESSAGES, PATIENT, Puppet
 from zmqrel.core import commands as c
 from zmqrel.core import frames
 from zmqrel.core.buffer import HANDLED
 from zmqrel.core.entries import encode_messages
+from zmqrel.core.lane import DATA
 
 OLD = b"an old session__"
 
@@ -281,6 +282,20 @@ def test_a_welcome_of_the_wrong_peer_is_refused(identity: list[Any]) -> None:
     case.puppet.welcome(identity=identity)
     assert not case.is_open
     assert case.host.kinds() == ["refused"]
+
+
+def test_a_handshake_that_was_overtaken_closes_no_lane() -> None:
+    """It was said on the other link before its peer made the lane, and this peer has heard of it since."""
+    case = Case("dialling")
+    puppet = case.puppet
+    puppet.commits = 6
+    puppet.welcome(lanes=[[MESSAGES, DATA, "work", False, 1, 2, 0]])
+    puppet.link, puppet.commits, puppet.session = LINK + 1, 5, b"latehalf"
+    puppet.hello()
+    puppet.open(session=puppet.last(frames.WELCOME).session)
+    channel = case.host.engine.channels["puppet"]
+    assert len(channel.sessions.open) == 2
+    assert not channel.theirs[MESSAGES].closed
 
 
 def test_a_newcomer_with_a_living_peers_name_is_refused() -> None:

@@ -261,8 +261,7 @@ class Channel:
 
     def _begin(self, session: Session, info: Info, count: int) -> bool:
         """A session begins: judge what the other says of the past, then start every lane from its floor."""
-        # A handshake that comes late, or is overtaken on the other link, tells less than what was heard since.
-        stale = session.instance == self.their_instance and count < self.their_count
+        stale = self.healing.is_late(session, count)
         self._shared.wasted += SESSION_COST
         if not self.healing.judge(session, info, count):
             return False

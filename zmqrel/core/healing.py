@@ -117,7 +117,7 @@ class Healing:
         # Until they heard a frame of a session (see `opened`), nothing of them is known but what they say now.
         first_contact = not channel.their_instance and not came_back
         new_life = channel.their_instance != session.instance
-        overtaken = session.instance == self._last_told[0] and count < self._last_told[1]
+        overtaken = self._is_overtaken(session, count)
         knows_us = self._knows_us(info)
         forgot = self.known_there and not knows_us and (new_life or count > channel.their_count)
         fell = channel.their_store == session.store_id and not overtaken and self._floors_fell(info)
@@ -151,6 +151,17 @@ class Healing:
             # OPEN is still to say so. Whoever judged by a WELCOME of before, or is about to, learns it by another one.
             channel.sessions.end_all("this store is an old copy", spared=session if session.dialled else None)
         return channel.sessions.current(session.link, session.id) is session
+
+    def is_late(self, session: Session, count: int) -> bool:
+        """Whether a handshake tells less than what was heard since: it comes late, or another one overtook it."""
+        channel = self._channel
+        known_better = session.instance == channel.their_instance and count < channel.their_count
+        return known_better or self._is_overtaken(session, count)
+
+    def _is_overtaken(self, session: Session, count: int) -> bool:
+        """Whether a later handshake came before it, on the other link."""
+        instance, told_count = self._last_told
+        return session.instance == instance and count < told_count
 
     def _is_costly(self, session: Session, info: Info) -> bool:
         """Whether it comes with another store, or may with an old copy: everything between the two is looked at."""

@@ -145,9 +145,9 @@ class MemoryStore:
         if clean:
             self.flush()
         self.previous = "clean" if clean else "crashed"
+        self._growing = True  # as a store is when it is opened
 
     # Simulation
-        self._growing = True  # as a store is when it is opened
 
     @property
     def was_relaxed(self) -> bool:
