@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from bench import backlogs, costs, fans, idle, smoke
+from bench import backlogs, costs, fans, idle, simulated, smoke
 from bench.brokered import streams_with_brokers
 from bench.report import show_targets, write
 from zmqrel.bench.measure import Case, Result, measure
@@ -17,7 +17,7 @@ from zmqrel.bench.singles import singles
 from zmqrel.bench.streams import streams, threads
 from zmqrel.bench.tables import show
 
-GROUPS = ("streams", "single", "threads", "fans", "backlogs", "costs", "idle")
+GROUPS = ("streams", "single", "threads", "fans", "backlogs", "costs", "idle", "simulator")
 
 
 def cases(groups: tuple[str, ...], scale: float, with_brokers: bool) -> list[Case]:
@@ -36,6 +36,7 @@ def cases(groups: tuple[str, ...], scale: float, with_brokers: bool) -> list[Cas
         ),
         "costs": lambda: costs.costs(scaled(100_000), scaled(1_000_000), max(8, scaled(100))),
         "idle": lambda: idle.idle(max(8, scaled(1_000))),
+        "simulator": lambda: simulated.simulated(scaled(60)),
     }
     return [case for group in groups or GROUPS for case in makers[group]()]
 

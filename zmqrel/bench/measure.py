@@ -26,6 +26,7 @@ UNITS = {
     "first per second": "rate of the first tenth",
     "last per second": "rate of the last tenth",
     "cpu percent": "of one core",
+    "times real time": "virtual seconds in one second of a core",
     "kB per peer": "memory per connected peer, not a file's",
 }
 
