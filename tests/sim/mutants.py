@@ -182,7 +182,7 @@ MUTANTS = {
     ),
     "a recall ends what a worker has": Mutant(
         "core.transitions",
-        "    if row.place is Place.RUNNING or row.place is Place.DONE:",
+        "    if row.place is Place.RUNNING or (row.place is Place.DONE and row.handed_us):",
         "    if row.place is Place.DONE:",
         "killers",
         0,

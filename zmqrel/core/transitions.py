@@ -151,7 +151,8 @@ WITHDRAWN = {
 
 def stage_at_receiver(row: Row) -> Stage:
     """The stage of a message of the inbox."""
-    if row.place is Place.RUNNING or (row.place is Place.DONE and row.handed_us):  # else it was stopped at the door
+    # What is DONE and was not handed over was stopped at the door, by `admit` or its deadline.
+    if row.place is Place.RUNNING or (row.place is Place.DONE and row.handed_us):
         return Stage.RUNNING if row.withdrawn is None else Stage.DOOMED
     return stage_in_queue(row)
 

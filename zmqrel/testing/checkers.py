@@ -175,6 +175,7 @@ class Checker:
         if (receipt.sender, receipt.to) in self._unsure or (receipt.to, receipt.sender) in self._unsure:
             history.doubtful = history.shaken = True
             history.sent_twice = (receipt.sender, receipt.to) in self._unsure
+        history.doubtful = history.doubtful or receipt.given_again
         if was_unknown is not None:
             # Sent again, by a caller that did not know: what became of it meanwhile was not seen.
             history.at_risk = history.blind = True

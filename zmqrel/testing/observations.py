@@ -54,6 +54,8 @@ class Sent:
     outcome: Outcome | None = None
     forgotten: bool = False
     """The sending store does not know it any more: it was lost, or put back to an older copy."""
+    given_again: bool = False
+    """Its number was another message's, in a life of the sender that is lost: who met that one may doubt this one."""
 
     @property
     def delayed(self) -> bool:

@@ -197,6 +197,8 @@ class SimulatedPeer:
     running: bool = False
     handlers: dict[str, Handler] = field(default_factory=dict)
     receipts: dict[tuple[int, int], SimulatedReceipt] = field(default_factory=dict)
+    given: set[tuple[int, int]] = field(default_factory=set)
+    """Every place that a message got, in whatever life."""
     turns: Turns | None = None
     clock: Clock | None = None
     application: Application | None = None
@@ -516,6 +518,8 @@ class SimulatedPeer:
                 receipt.place = place
                 continue
             self._forget(place)
+            receipt.given_again = place in self.given
+            self.given.add(place)
             self._place(receipt, place)
             self.network.observe("accepted", receipt)
             if reply.repeated and receipt.id is not None:
