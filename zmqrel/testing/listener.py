@@ -27,6 +27,8 @@ class Listener:
         self._busy = self._news = False
         network.on("ended", self._ended)
         network.on("started", self._started)
+        if network.peers[name].running:
+            self._subscribe()
         network.after(0, self._look)
 
     def _ended(self, name: str) -> None:
