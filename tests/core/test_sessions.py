@@ -659,6 +659,20 @@ def test_a_silent_peer_is_given_up_after_liveness_s(who: str, heartbeat_s: float
     assert host.now().mono_us - heard_us == pytest.approx(liveness_s * 1e6, abs=60_000)
 
 
+@pytest.mark.parametrize("who", ["a", "b"])
+def test_a_peer_of_whose_frame_parts_come_is_not_given_up(who: str) -> None:
+    """It is a large one on a slow link: what else is said comes behind it."""
+    a, b, pump = pair()
+    host = {"a": a, "b": b}[who]
+    quiet_us = 3_900_000
+    host.engine.shared.quiet_us_of = lambda _link: quiet_us
+    pump.pass_s(60, lambda sender, _frame: sender is host)
+    assert host.kinds() == []
+    quiet_us = 4_000_000
+    pump.pass_s(1, lambda sender, _frame: sender is host)
+    assert host.kinds() == ["silent"]
+
+
 def settled_while_sending(said: list[tuple[str, str]]) -> tuple[Host, Host, Pump, Callable[[Host, frames.Frame], bool]]:
     """b settles a message of a while another one of a is on the wire; returns what writes down and carries frames."""
     a, b, pump = pair()

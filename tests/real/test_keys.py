@@ -26,7 +26,7 @@ from zmqrel.core.lane import CONTROL, DELAYED
 from zmqrel.core.lane import DATA as DATA_LANE
 from zmqrel.outcome import Cause
 from zmqrel.runtime import keys
-from zmqrel.runtime.curve import cut
+from zmqrel.runtime.connections import cut
 
 
 @pytest.fixture(params=["tcp", "ipc"])

@@ -67,7 +67,7 @@ _LEAST_GAP_US = 5_000
 _MOST_ACK_DELAY_US = 20_000
 """How long the acknowledgement of control entries waits for frames to travel with, far less than a resend does."""
 _ABOUT_A_BODY = FRAMING_BYTES + LARGEST_META_BYTES
-_SLOWEST_BYTES_PER_S = 4 << 20
+_SLOWEST_BYTES_PER_S = 256 << 10
 """What is on the wire beyond a usual window may take so long to be received, before it is sent again for nothing."""
 
 

@@ -76,11 +76,13 @@ class Engine:
         store: Storage,
         now: Now,
         name_of: Callable[[int], str | None] | None = None,
+        quiet_us_of: Callable[[int], int | None] | None = None,
     ) -> None:
         """Open the core over a store in an open transaction; the caller commits what this writes.
 
         With keys, `name_of` tells who is at the other end of a link by the key of its connection, None if nobody that
-        is known; without it whoever says HELLO is believed. `now.store_us` is to be made from `read_clock`. Raises
+        is known; without it whoever says HELLO is believed. `quiet_us_of` tells for how long nothing came over a link,
+        not even a part of a frame, None where that is not known. `now.store_us` is to be made from `read_clock`. Raises
         ConfigError if the store is another peer's.
         """
         journal = Journal(store)
@@ -97,7 +99,7 @@ class Engine:
             self._ended_life = ended, ledger.commit_count.to_bytes(8, "big")
             ledger.instance = instance
         ledger.take_name(name)
-        self.shared = Shared(name, options, rng, random_id, journal, ledger, now)
+        self.shared = Shared(name, options, rng, random_id, journal, ledger, now, quiet_us_of)
         given = options.permissions
         # What a file says is told by who reads it; until then nothing is permitted.
         self.permit(given if given is None or isinstance(given, Permissions) else Permissions())

@@ -363,13 +363,20 @@ class Sessions:
             return
         now_us = self._shared.now.mono_us
         silent_us = now_us - session.heard_us
-        if silent_us >= self._liveness_us:
+        if silent_us >= self._liveness_us and not self._is_receiving(link):
             self._shared.event("silent", self._name, f"nothing heard for {silent_us / 1e6:.1f} s")
             self.lost(session)
             return
         self._ping(session)
-        next_us = min(now_us + self._heartbeat_us, session.heard_us + self._liveness_us)
-        self._shared.timers.set(session.ping_timer, next_us)
+        down_us = session.heard_us + self._liveness_us
+        next_us = now_us + self._heartbeat_us
+        self._shared.timers.set(session.ping_timer, min(next_us, down_us) if down_us > now_us else next_us)
+
+    def _is_receiving(self, link: int) -> bool:
+        """Whether parts of a large frame come, which is heard of at its end, and whatever is said comes behind it."""
+        quiet_us_of = self._shared.quiet_us_of
+        quiet_us = None if quiet_us_of is None else quiet_us_of(link)
+        return quiet_us is not None and quiet_us < self._liveness_us
 
     def _ping(self, session: Session) -> None:
         self._send(session.link, frames.PING, session.id, self._shared.now.store_us)

@@ -94,6 +94,8 @@ class Shared:
     journal: Journal
     ledger: Ledger
     now: Now
+    quiet_us_of: Callable[[int], int | None] | None = None
+    """Tells for how long nothing has come over a link, not even a part of a frame; None where that is not known."""
     effects: Effects = field(default_factory=Effects)
     timers: Timers = field(default_factory=Timers)
     """On the monotonic clock: backoff, heartbeats, liveness."""

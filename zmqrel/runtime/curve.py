@@ -14,9 +14,7 @@ So each DEALER draws 16 random bytes, which travel encrypted, and who has an id 
 
 from __future__ import annotations
 
-import os
 import secrets
-import socket
 from contextlib import suppress
 from itertools import count
 from time import monotonic
@@ -223,27 +221,6 @@ class Curve:
         self._zap.close()
         self.descriptors.clear()
         self._rest.clear()
-
-
-def descriptor_of(frame: zmq.Frame) -> int | None:
-    """That of the connection over which a frame came, if it is still open."""
-    with suppress(zmq.ZMQError):
-        number = int(frame.get(zmq.SRCFD))
-        return number if number >= 0 else None
-    return None
-
-
-def cut(descriptor: int, places: set[int | str]) -> None:
-    """End the connection that has this descriptor, if it came to one of our `places`: ports, and paths of sockets.
-
-    libzmq has no call for that, but sees its end. By now the number may be that of another connection: at worst,
-    another one to these places has to be made again.
-    """
-    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
-        connection.getpeername()  # raises for one that listens
-        place = connection.getsockname()
-        if (place[1] if isinstance(place, tuple) else place) in places:
-            connection.shutdown(socket.SHUT_RDWR)
 
 
 def _reason(event: int, value: int, peer: str | None) -> str:

@@ -20,8 +20,8 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from zmqrel.errors import ConfigError
-from zmqrel.runtime import curve
-from zmqrel.runtime.curve import Curve, Failure
+from zmqrel.runtime.connections import Connections, cut, descriptor_of
+from zmqrel.runtime.curve import DESCRIPTORS, Curve, Failure
 from zmqrel.runtime.descriptors import Bell, Descriptors
 from zmqrel.runtime.doors import LOOK_S, Doors, check_descriptors
 from zmqrel.runtime.endpoints import DIAL_TAKES, bind_file, check_bindable, check_dial, is_name, not_bound, tcp_address
@@ -130,7 +130,7 @@ class Wire:
         to be had here, and OSError when the system has no descriptors left; whatever was bound by then is
         unbound.
         """
-        guarded = curve.DESCRIPTORS if keys is not None else 0
+        guarded = DESCRIPTORS if keys is not None else 0
         check_descriptors(_DESCRIPTORS_OF_CONTEXT + guarded + _DESCRIPTORS_OF_ENDPOINT * len(bind))
         self.endpoints = []
         self.dropped = 0
@@ -153,6 +153,7 @@ class Wire:
         self._routing_ids: dict[Link, bytes] = {}
         self._known: dict[Link, _Known] = {}
         """With keys: every link."""
+        self._connections = Connections()
         self._places: set[int | str] = set()
         """Ports and paths at which others come in."""
         self._inbound: OrderedDict[bytes, Link] = OrderedDict()
@@ -240,6 +241,10 @@ class Wire:
         known = self._known.get(link)
         return None if known is None else known.name
 
+    def quiet_us(self, link: Link) -> int | None:
+        """For how long not even a part of a frame has come over the link, microseconds; None if that is not known."""
+        return self._connections.quiet_us(link)
+
     def cut_unknown(self) -> list[Link]:
         """End every connection whose key is not known any more, whoever dialled; returns their links, which are gone.
 
@@ -297,6 +302,7 @@ class Wire:
 
     def _end(self, link: Link, linger_ms: int) -> None:
         self._forget_known(link)
+        self._connections.forget(link)
         dealer = self._dialled.pop(link, None)
         if dealer is not None:
             self._unwatch(dealer, link)
@@ -570,18 +576,18 @@ class Wire:
     def _cut(self, descriptor: int | None) -> None:
         """End an inbound connection. None is one that is not to be had any more, or not inbound."""
         if descriptor is not None:
-            curve.cut(descriptor, self._places)
+            cut(descriptor, self._places)
 
     def _cut_now(self, routing_id: bytes, frame: zmq.Frame) -> None:
         """Which descriptor a connection has is known from its next frame."""
         self._cut_next.discard(routing_id)
-        self._cut(curve.descriptor_of(frame))
+        self._cut(descriptor_of(frame))
 
     def _learn(self, link: Link, routing_id: bytes, frame: zmq.Frame) -> bool:
         """Note who is at the other end of a fresh link. One that is not to be heard is cut."""
         assert self._curve is not None
         sender = self._curve.sender(routing_id, frame)
-        descriptor = curve.descriptor_of(frame)
+        descriptor = descriptor_of(frame)
         if sender is None:
             self._cut(descriptor)
             return False
@@ -665,6 +671,7 @@ class Wire:
             if link is None:
                 self.unheard += len(frames)
                 continue
+            self._connections.note(link, last)
             taken += [(link, parts) for parts in frames]
         return count, size
 
