@@ -70,7 +70,7 @@ def test_the_topology_on_its_page_is_right(tmp_path: Path) -> None:
     file = tmp_path / "rows.toml"
     file.write_text(text)
     run = subprocess.run(
-        [sys.executable, "-m", "zmqrel.cli", "launch", "--check", str(file)],
+        [sys.executable, "-m", "zmqrel", "launch", "--check", str(file)],
         env={"PYTHONPATH": str(_ROOT), "PATH": ""},
         capture_output=True,
         text=True,

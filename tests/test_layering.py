@@ -162,6 +162,8 @@ def absolute(path: Path, node: ast.ImportFrom) -> str:
 def layer_of(path: Path) -> str | None:
     """The layer that a file of zmqrel belongs to; None for the root, which only gathers the public names."""
     parts = dotted(path).split(".")
+    if parts[1:] == ["__main__"]:
+        return "cli"
     return parts[1] if len(parts) > 1 else None
 
 

@@ -40,7 +40,7 @@ def _pasted(tmp_path: Path, page: str, begin: str) -> str:
     (block,) = (block for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if block.startswith(begin))
     program = tmp_path / "bin" / "zmqrel"
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m zmqrel.cli "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m zmqrel "$@"\n')
     program.chmod(0o755)
     run = subprocess.run(
         ["bash", "-ec", f"{block}wait"],

@@ -18,7 +18,7 @@ from zmqrel.cli import main
 def command(*arguments: object, stdin: str | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """`zmqrel` to its end. Never a traceback."""
     ended = subprocess.run(
-        [sys.executable, "-m", "zmqrel.cli", *map(str, arguments)],
+        [sys.executable, "-m", "zmqrel", *map(str, arguments)],
         capture_output=True,
         text=True,
         env=environment(),

@@ -24,7 +24,7 @@ class Launched:
     """`zmqrel launch --json` as a process of its own."""
 
     def __init__(self, topology: Path, *arguments: str, cwd: Path | None = None) -> None:
-        command = [sys.executable, "-m", "zmqrel.cli", "launch", str(topology), "--json", *arguments]
+        command = [sys.executable, "-m", "zmqrel", "launch", str(topology), "--json", *arguments]
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,

@@ -41,7 +41,7 @@ def listening(folder: Path, *arguments: object) -> Iterator[Listening]:
     endpoint = f"ipc://{folder}/b"
     words = ["listen", "billing", "--bind", endpoint, "--json", *map(str, arguments)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "zmqrel.cli", *words],
+        [sys.executable, "-m", "zmqrel", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -110,7 +110,7 @@ def test_a_text_for_people(folder: Path) -> None:
 
 def test_listen_prints_for_people_too(folder: Path) -> None:
     words = ["listen", "billing", "--bind", f"ipc://{folder}/b", "--count", "1"]
-    program = [sys.executable, "-m", "zmqrel.cli", *words]
+    program = [sys.executable, "-m", "zmqrel", *words]
     with subprocess.Popen(
         program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     ) as process:
@@ -229,7 +229,7 @@ def test_what_was_asked_of_the_timeout_is_told(folder: Path) -> None:
 
 def test_who_interrupts_send_is_told_so(folder: Path) -> None:
     words = ["send", "billing", "x", "--at", f"ipc://{folder}/b", "--timeout", "3600", "--store", str(folder / "shop")]
-    program = [sys.executable, "-m", "zmqrel.cli", *words]
+    program = [sys.executable, "-m", "zmqrel", *words]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=environment()) as process:
         try:
             until(lambda: (folder / "shop" / "data.mdb").exists() and is_served(folder / "shop"))
@@ -258,7 +258,7 @@ def test_what_the_library_repeats_within_a_second_is_told_once(
 def test_a_sender_that_is_refused_is_named_by_the_listener(folder: Path) -> None:
     words = ["send", "billing", "x", "--timeout", "3600", "--name", "thief", "--at"]
     with listening(folder, "--peer", "shop") as shell:
-        program = [sys.executable, "-m", "zmqrel.cli", *words, shell.endpoint]
+        program = [sys.executable, "-m", "zmqrel", *words, shell.endpoint]
         with subprocess.Popen(program, stdout=subprocess.DEVNULL, env=environment()) as thief:
             try:
                 assert shell.process.stderr is not None

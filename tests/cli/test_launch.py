@@ -275,7 +275,7 @@ def test_a_run_that_nobody_listens_to_any_more_leaves_nothing(tmp_path: Path) ->
     file.write_text(node("a", FOREVER) + node("b", FOREVER), encoding="utf-8")
     arguments = ["launch", str(file), "--data", str(tmp_path / "data"), "--json", "--every", "0.1"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "zmqrel.cli", *arguments], stdout=subprocess.PIPE, text=True, env=environment()
+        [sys.executable, "-m", "zmqrel", *arguments], stdout=subprocess.PIPE, text=True, env=environment()
     )
     assert process.stdout is not None
     pids = [json.loads(process.stdout.readline())["pid"] for _ in "ab"]
@@ -402,7 +402,7 @@ def test_a_terminal_shows_a_table(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text(node("a", REPORT), encoding="utf-8")
     master, slave = pty.openpty()
-    arguments = [sys.executable, "-m", "zmqrel.cli", "launch", str(file), "--data", str(tmp_path / "data")]
+    arguments = [sys.executable, "-m", "zmqrel", "launch", str(file), "--data", str(tmp_path / "data")]
     env = {**environment(), "TERM": "xterm-256color", "COLUMNS": "120"}
     process = subprocess.Popen(arguments, stdout=slave, stderr=slave, stdin=slave, env=env)
     os.close(slave)
@@ -425,7 +425,7 @@ def test_a_terminal_shows_a_table(tmp_path: Path) -> None:
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     """`zmqrel` to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "zmqrel.cli", *arguments],
+        [sys.executable, "-m", "zmqrel", *arguments],
         capture_output=True,
         text=True,
         env=environment(),

@@ -555,7 +555,7 @@ def test_a_peer_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypat
 
 
 def test_who_stops_reading_is_no_traceback(scene: Scene) -> None:
-    program = [sys.executable, "-m", "zmqrel.cli", "ls", str(scene.shop), "outbox", "--json"]
+    program = [sys.executable, "-m", "zmqrel", "ls", str(scene.shop), "outbox", "--json"]
     with subprocess.Popen(
         program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     ) as process:

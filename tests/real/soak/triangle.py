@@ -289,7 +289,7 @@ class Triangle:
 
 def verify(folder: Path, name: str) -> list[Any]:
     """What `zmqrel verify` finds in a node's store."""
-    command = [sys.executable, "-m", "zmqrel.cli", "verify", str(folder / name), "--json"]
+    command = [sys.executable, "-m", "zmqrel", "verify", str(folder / name), "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     found = json.loads(done.stdout)
     assert (done.returncode == 0) == (not found["faults"]), done

@@ -1,4 +1,4 @@
-"""`python -m zmqrel.cli`, the same as `zmqrel`."""
+"""`python -m zmqrel`, the same as `zmqrel`."""
 
 import sys
 
