@@ -224,7 +224,9 @@ def test_a_store_that_cannot_be_made_is_told_in_a_line(folder: Path) -> None:
 def test_what_was_asked_of_the_timeout_is_told(folder: Path) -> None:
     ended = called("send", "billing", "x", "--at", f"ipc://{folder}/b", "--timeout", 0)
     assert ended.returncode == 1
-    assert ended.stdout.endswith(": no outcome within 0 s, it is STORED\n")
+    assert ended.stdout.endswith(
+        ": no outcome within 0 s, it is STORED and gone with this command: there is no --store\n"
+    )
 
 
 def test_who_interrupts_send_is_told_so(folder: Path) -> None:
@@ -238,7 +240,9 @@ def test_who_interrupts_send_is_told_so(folder: Path) -> None:
         finally:
             process.kill()
     assert process.returncode == 1
-    assert said.endswith(": interrupted, no outcome yet, it is STORED\n")
+    assert said.endswith(
+        ": interrupted, no outcome yet, it is STORED and stays in the store\n"
+    )
 
 
 def test_what_the_library_repeats_within_a_second_is_told_once(

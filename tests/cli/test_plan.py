@@ -103,7 +103,12 @@ def test_a_mistake_is_told_in_one_line(arguments: tuple[str, ...], named: str) -
 
 def test_where_nothing_can_be_drawn_it_says_so(tmp_path: Path) -> None:
     ended = called("plan", "--plot", tmp_path / "missing" / "out.svg")
-    assert ended.returncode == 1
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert_one_line(ended.stderr)
+    assert "--plot" in ended.stderr
+    (tmp_path / "taken.svg").mkdir()
+    ended = called("plan", "--plot", tmp_path / "taken.svg")
+    assert ended.returncode == 2
     assert_one_line(ended.stderr)
 
 

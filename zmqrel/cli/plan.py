@@ -45,7 +45,7 @@ _CHANCE = Chance()
 @click.option("--store-damage", type=_CHANCE, default="0", help="A record is damaged when read back for a retry.")
 @click.option("--delay", "delay_s", type=Span(), default="0.001", show_default=True, help="A frame travels: S or S:S.")
 @click.option("--handler-time", "handler_s", type=speech.Seconds(), default=0.001, show_default=True)
-@click.option("--ttl", type=speech.Seconds(), help="As of send.  [default: none]")
+@click.option("--ttl", type=speech.Seconds(above=True), help="As of send.  [default: none]")
 @click.option("--retry", type=Policy(), help="The handler's Retry.  [default: that of handlers]")
 @click.option("--resend", type=Policy(), help="The option resend of both peers.  [default: that of Peer]")
 @click.option("--want", type=_CHANCE, help="Search for a backoff with which so many are HANDLED.")
@@ -67,6 +67,8 @@ def plan(context: click.Context, /, want: float | None, plot_file: Path | None, 
     if as_json:
         speech.say_json(_shape(prediction, search))
     else:
+        if search is not None:
+            speech.say(f"with resend {typed(settings.resend)} and retry {typed(settings.retry)}")
         for line in _lines(prediction):
             speech.say(line)
         for line in [] if search is None else _found(search):
@@ -173,6 +175,8 @@ def _search_shape(search: Search) -> dict[str, Any]:
 def _check_plot(file: Path) -> None:
     if file.suffix.lower() not in _SUFFIXES:
         raise speech.UsedWrongly(f"--plot takes a file that ends with {' or '.join(_SUFFIXES)}, not {str(file)!r}")
+    if not file.parent.is_dir():
+        raise speech.UsedWrongly(f"--plot: there is no directory {str(file.parent)!r} for {file.name!r}")
     try:
         import_module("matplotlib")
     except ModuleNotFoundError as error:
@@ -194,4 +198,7 @@ def _draw(found: Prediction, file: Path) -> None:
     ends.bar_label(bars, [percent(chance) for chance in chances], padding=3)
     ends.set(xlabel="chance", xlim=(0, 1.5))
     ends.invert_yaxis()
-    figure.savefig(file)
+    try:
+        figure.savefig(file)
+    except OSError as error:
+        raise speech.UsedWrongly(f"--plot: {str(file)!r} cannot be written: {error.strerror}") from error

@@ -106,7 +106,8 @@ def send(
     with speech.log_told(), ended_by_signals(stop), peer:
         started = monotonic()
         receipts = [peer.send(to, _body(text, parse), **arguments) for text in bodies or _lines()]
-        unhandled = sum(not _told(receipt, started, timeout, stop, as_json) for receipt in receipts)
+        kept = store != zmqrel.MEMORY
+        unhandled = sum(not _told(receipt, started, timeout, stop, as_json, kept) for receipt in receipts)
     context.exit(1 if unhandled else 0)
 
 
@@ -136,8 +137,10 @@ def _body(text: str, parse: bool) -> Any:
         raise speech.UsedWrongly(f"{text}: not JSON: {error}") from error
 
 
-def _told(receipt: zmqrel.Receipt, started: float, timeout: float, stop: threading.Event, as_json: bool) -> bool:
-    """Wait for one outcome and say it; whether it is HANDLED."""
+def _told(
+    receipt: zmqrel.Receipt, started: float, timeout: float, stop: threading.Event, as_json: bool, kept: bool
+) -> bool:
+    """Wait for one outcome and say it; whether it is HANDLED. `kept`: without one it stays in a store."""
     outcome = _outcome(receipt, started + timeout, stop)
     seconds = round(monotonic() - started, 6)
     said = None if outcome is None else outcome.name
@@ -155,7 +158,7 @@ def _told(receipt: zmqrel.Receipt, started: float, timeout: float, stop: threadi
     if as_json:
         speech.say_json(shape)
     else:
-        speech.say(_words(shape, until))
+        speech.say(_words(shape, until, kept))
     return outcome is zmqrel.Outcome.HANDLED
 
 
@@ -170,9 +173,10 @@ def _outcome(receipt: zmqrel.Receipt, give_up_at: float, stop: threading.Event) 
     return receipt.outcome
 
 
-def _words(shape: dict[str, Any], until: str) -> str:
+def _words(shape: dict[str, Any], until: str, kept: bool) -> str:
     if shape["outcome"] is None:
-        return speech.escaped(f"{shape['id']}: {until}, it is {shape['state']}")
+        rest = "and stays in the store" if kept else "and gone with this command: there is no --store"
+        return speech.escaped(f"{shape['id']}: {until}, it is {shape['state']} {rest}")
     attempts: Sequence[str] = [f"attempt {shape['attempts']}"] if shape["attempts"] else []
     details = ", ".join([*attempts, f"{shape['seconds'] * 1000:.0f} ms"])
     reason = f": {shape['reason']}" if shape["reason"] else ""

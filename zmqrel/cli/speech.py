@@ -55,8 +55,9 @@ class Seconds(click.FloatRange):
 
     name = "seconds"
 
-    def __init__(self, least: float = 0.0, most: float | None = None) -> None:
-        super().__init__(least, most)
+    def __init__(self, least: float = 0.0, most: float | None = None, *, above: bool = False) -> None:
+        """`above` leaves out `least` itself."""
+        super().__init__(least, most, min_open=above)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """See click."""
@@ -65,7 +66,8 @@ class Seconds(click.FloatRange):
             if math.isfinite(seconds):
                 return seconds
         most = "" if self.max is None else f" to {self.max:g}"
-        raise click.BadParameter(f"takes a number of seconds from {self.min:g}{most}, not {value!r}", ctx, param)
+        least = "above" if self.min_open else "from"
+        raise click.BadParameter(f"takes a number of seconds {least} {self.min:g}{most}, not {value!r}", ctx, param)
 
 
 class Whole(click.IntRange):
