@@ -240,9 +240,7 @@ def test_who_interrupts_send_is_told_so(folder: Path) -> None:
         finally:
             process.kill()
     assert process.returncode == 1
-    assert said.endswith(
-        ": interrupted, no outcome yet, it is STORED and stays in the store\n"
-    )
+    assert said.endswith(": interrupted, no outcome yet, it is STORED and stays in the store\n")
 
 
 def test_what_the_library_repeats_within_a_second_is_told_once(

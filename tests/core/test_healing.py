@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.core.pump import QUEUE, Host, Pump, Time, pair
+from tests.core.pump import QUEUE, Host, Pump, Time, keep_all, pair
 from tests.core.puppet import MESSAGES, PATIENT, Puppet
 from zmqrel.core import commands as c
 from zmqrel.core import frames, tables
@@ -324,6 +325,57 @@ def test_a_new_store_that_was_named_more_numbers_than_were_sent_shows_an_old_cop
     assert host.kinds().count("old_copy") == told + 1
     assert lane.closed
     assert host.send("puppet", b"3").lane.id != lane.id
+
+
+def test_two_stores_that_take_turns_both_heal_an_old_copy() -> None:
+    """Two processes have one name. What the first had told the old copy before the second took the name is forgotten
+    there, and it has to be told again, or the copy hands over nothing of it any more."""
+    time = Time()
+    a, first, second = Host("a", time), Host("b", time), Host("b", time)
+    second.lives = 50
+    second.store = MemoryStore(durability=second.options.durability)
+    second.open()
+    for host in (a, first, second):
+        host.serve()
+
+    def handle_everything() -> None:
+        for host in (a, first, second):
+            while (row := host.buffers[QUEUE].take(host.now().store_us)) is not None:
+                host.finish(row, HANDLED)
+
+    pumps = {id(first): Pump(first, a), id(second): Pump(second, a)}
+    pumps[id(second)]._link = 1000
+
+    def meet_as_b(host: Host, keep: Callable[[Host, frames.Frame], bool] = keep_all) -> None:
+        for link in list(a.engine.channels["b"].sessions.open):
+            a.engine.link_down(link)
+        a.turn()
+        pump = pumps[id(host)]
+        pump.connect()
+        for seconds in (12, 2):
+            pump.pass_s(seconds, keep)
+            handle_everything()
+
+    pumps[id(first)].connect()
+    a.send("b", b"1")
+    first.send("a", b"2")
+    for host in (first, second, first):
+        meet_as_b(host)
+    copy = a.store.snapshot()
+    a.send("b", b"3")
+    first.send("a", b"4")
+    pumps[id(first)].run()
+    handle_everything()
+    roll_back(a, copy)
+    meet_as_b(first, lambda host, frame: host is first or frame.type != frames.ACK)
+    meet_as_b(second)
+    a.send("b", b"5")
+    meet_as_b(first)
+    first.send("a", b"6")
+    meet_as_b(first)
+    assert not a.engine.channels["b"].healing.awaits_state
+    assert not first.engine.channels["a"].healing.awaits_state
+    assert a.engine.stats()["inbox_messages"] == 0
 
 
 @pytest.mark.parametrize("dials", [True, False])

@@ -659,16 +659,52 @@ def test_a_silent_peer_is_given_up_after_liveness_s(who: str, heartbeat_s: float
     assert host.now().mono_us - heard_us == pytest.approx(liveness_s * 1e6, abs=60_000)
 
 
+class SlowTransport:
+    """What the system would tell of a link on which a large frame is under way."""
+
+    def __init__(self) -> None:
+        self.quiet = 3_900_000
+        self.sending = True
+
+    def quiet_us(self, _link: int) -> int | None:
+        return self.quiet
+
+    def is_sending(self, _link: int) -> bool:
+        return self.sending
+
+
+def test_what_is_still_being_sent_is_not_sent_again() -> None:
+    """A copy would stand behind it. But who did not take it need not have said so: for ever nothing is waited for."""
+    a, b, pump = pair()
+    a.engine.shared.transport = transport = SlowTransport()
+    a.send("b", b"x")
+
+    def lost(host: Host, frame: frames.Frame) -> bool:
+        return host is not a or frame.type != frames.DATA
+
+    pump.pass_s(3, lost)
+    assert a.engine.stats()["resend_timeouts"] == 0
+    transport.sending = False
+    pump.pass_s(20, lost)
+    assert a.engine.stats()["resend_timeouts"] > 0
+    a.send("b", b"y", queue="other")
+    transport.sending = True
+    before = a.engine.stats()["resend_timeouts"]
+    pump.pass_s(600, lost)
+    assert a.engine.stats()["resend_timeouts"] > before + 5
+    pump.pass_s(60)
+    assert b.engine.stats()["inbox_messages"] == 2
+
+
 @pytest.mark.parametrize("who", ["a", "b"])
 def test_a_peer_of_whose_frame_parts_come_is_not_given_up(who: str) -> None:
     """It is a large one on a slow link: what else is said comes behind it."""
     a, b, pump = pair()
     host = {"a": a, "b": b}[who]
-    quiet_us = 3_900_000
-    host.engine.shared.quiet_us_of = lambda _link: quiet_us
+    host.engine.shared.transport = transport = SlowTransport()
     pump.pass_s(60, lambda sender, _frame: sender is host)
     assert host.kinds() == []
-    quiet_us = 4_000_000
+    transport.quiet = 4_000_000
     pump.pass_s(1, lambda sender, _frame: sender is host)
     assert host.kinds() == ["silent"]
 

@@ -71,6 +71,11 @@ _SLOWEST_BYTES_PER_S = 256 << 10
 """What is on the wire beyond a usual window may take so long to be received, before it is sent again for nothing."""
 
 
+_MOST_HELD_BACK = 8
+"""Intervals in a row after which it is sent again though the link is still busy: it may be busy with other things, and
+who did not take it need not have said so."""
+
+
 def resend_wait_us(resend: Retry, attempt: int, ack_us: int, rng: Rng) -> int:
     """How long after transmission `attempt` (the first is 1) the next one follows, if nothing is acknowledged.
 
@@ -688,6 +693,9 @@ class Channel:
             return
         lane.resend_attempt += 1
         lane.backoff_us = None
+        if lane.flight and lane.resend_attempt <= _MOST_HELD_BACK and self._is_link_busy():
+            self._set_resend(lane)
+            return
         if lane.flight:
             self._shared.counters["resend_timeouts"] += 1
         lane.rewind(lane.acked)
@@ -699,6 +707,11 @@ class Channel:
             # Its withdrawals may be lost too, and are to be there before it.
             control.rewind(control.acked)
             self.activate(control)
+
+    def _is_link_busy(self) -> bool:
+        """Whether the link is still busy with what was sent before: a copy would only stand behind it."""
+        transport, session = self._shared.transport, self.sessions.preferred() if self.sessions.open else None
+        return transport is not None and session is not None and transport.is_sending(session.link)
 
     def deadline_added(self, deadline_us: int) -> None:
         """A row of this peer has this deadline, by its clock."""

@@ -42,6 +42,7 @@ from zmqrel.core.shared import Ledger, Shared
 from zmqrel.core.stats import COUNTERS
 from zmqrel.core.storage import InHand, Storage
 from zmqrel.core.times import Now
+from zmqrel.core.transport import Transport
 from zmqrel.core.verification import Examined, examine
 from zmqrel.errors import Error, StoreFull
 from zmqrel.options import Options
@@ -76,14 +77,13 @@ class Engine:
         store: Storage,
         now: Now,
         name_of: Callable[[int], str | None] | None = None,
-        quiet_us_of: Callable[[int], int | None] | None = None,
+        transport: Transport | None = None,
     ) -> None:
         """Open the core over a store in an open transaction; the caller commits what this writes.
 
         With keys, `name_of` tells who is at the other end of a link by the key of its connection, None if nobody that
-        is known; without it whoever says HELLO is believed. `quiet_us_of` tells for how long nothing came over a link,
-        not even a part of a frame, None where that is not known. `now.store_us` is to be made from `read_clock`. Raises
-        ConfigError if the store is another peer's.
+        is known; without it whoever says HELLO is believed. Without `transport` only frames tell of connections.
+        `now.store_us` is to be made from `read_clock`. Raises ConfigError if the store is another peer's.
         """
         journal = Journal(store)
         data = journal.get(tables.META)
@@ -99,7 +99,7 @@ class Engine:
             self._ended_life = ended, ledger.commit_count.to_bytes(8, "big")
             ledger.instance = instance
         ledger.take_name(name)
-        self.shared = Shared(name, options, rng, random_id, journal, ledger, now, quiet_us_of)
+        self.shared = Shared(name, options, rng, random_id, journal, ledger, now, transport)
         given = options.permissions
         # What a file says is told by who reads it; until then nothing is permitted.
         self.permit(given if given is None or isinstance(given, Permissions) else Permissions())

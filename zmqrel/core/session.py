@@ -374,8 +374,8 @@ class Sessions:
 
     def _is_receiving(self, link: int) -> bool:
         """Whether parts of a large frame come, which is heard of at its end, and whatever is said comes behind it."""
-        quiet_us_of = self._shared.quiet_us_of
-        quiet_us = None if quiet_us_of is None else quiet_us_of(link)
+        transport = self._shared.transport
+        quiet_us = None if transport is None else transport.quiet_us(link)
         return quiet_us is not None and quiet_us < self._liveness_us
 
     def _ping(self, session: Session) -> None:

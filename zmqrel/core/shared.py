@@ -19,6 +19,7 @@ from zmqrel.core.limits import REPORTS, REPORTS_PER_S, Buckets
 from zmqrel.core.runs import Runs
 from zmqrel.core.timers import Timers
 from zmqrel.core.times import Now
+from zmqrel.core.transport import Transport
 from zmqrel.errors import ConfigError
 from zmqrel.options import Options
 from zmqrel.permissions import Permissions
@@ -94,8 +95,7 @@ class Shared:
     journal: Journal
     ledger: Ledger
     now: Now
-    quiet_us_of: Callable[[int], int | None] | None = None
-    """Tells for how long nothing has come over a link, not even a part of a frame; None where that is not known."""
+    transport: Transport | None = None
     effects: Effects = field(default_factory=Effects)
     timers: Timers = field(default_factory=Timers)
     """On the monotonic clock: backoff, heartbeats, liveness."""

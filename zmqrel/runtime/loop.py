@@ -412,9 +412,7 @@ class Loop(Drive):
 
     def _make_engine(self, now: Now) -> Engine:
         name_of = None if self._keys is None else self._wire.name_of
-        engine = Engine(
-            self.name, self.options, self._rng, self._random_id, self._store, now, name_of, self._wire.quiet_us
-        )
+        engine = Engine(self.name, self.options, self._rng, self._random_id, self._store, now, name_of, self._wire)
         if self._permission_file is not None:
             engine.permit(self._permission_file.permissions)
         self.receipts.reload(engine.shared.out_lanes)

@@ -245,6 +245,10 @@ class Wire:
         """For how long not even a part of a frame has come over the link, microseconds; None if that is not known."""
         return self._connections.quiet_us(link)
 
+    def is_sending(self, link: Link) -> bool:
+        """Whether some of what the system took for the link has not arrived at the other machine."""
+        return self._connections.is_sending(link)
+
     def cut_unknown(self) -> list[Link]:
         """End every connection whose key is not known any more, whoever dialled; returns their links, which are gone.
 
