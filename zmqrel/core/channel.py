@@ -69,8 +69,6 @@ _MOST_ACK_DELAY_US = 20_000
 _ABOUT_A_BODY = FRAMING_BYTES + LARGEST_META_BYTES
 _SLOWEST_BYTES_PER_S = 256 << 10
 """What is on the wire beyond a usual window may take so long to be received, before it is sent again for nothing."""
-
-
 _MOST_HELD_BACK = 8
 """Intervals in a row after which it is sent again though the link is still busy: it may be busy with other things, and
 who did not take it need not have said so."""
@@ -710,7 +708,7 @@ class Channel:
 
     def _is_link_busy(self) -> bool:
         """Whether the link is still busy with what was sent before: a copy would only stand behind it."""
-        transport, session = self._shared.transport, self.sessions.preferred() if self.sessions.open else None
+        transport, session = self._shared.transport, self.sessions.preferred()
         return transport is not None and session is not None and transport.is_sending(session.link)
 
     def deadline_added(self, deadline_us: int) -> None:

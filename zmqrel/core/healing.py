@@ -123,7 +123,7 @@ class Healing:
         fell = channel.their_store == session.store_id and not overtaken and self._floors_fell(info)
         # What was heard of a store before another took its place is not kept: one that comes back counts as old.
         they_are_old = info.i_am_old or came_back or (new_life and fell and knows_us)
-        if info.heard is not None and self._knows_us(info) and not info.heard.instance:
+        if knows_us and info.heard is not None and not info.heard.instance:
             # Another store had our place there: what was compared with this one, and what we told then, is forgotten.
             self._healed_them = 0
         if not overtaken:
