@@ -172,6 +172,37 @@ def test_a_suspect_whose_queue_nobody_serves_holds_nothing_back() -> None:
     assert host.buffers["other"].take(host.now().store_us) is not None
 
 
+@pytest.mark.parametrize("asked", [False, True], ids=["claimed", "asked about"])
+def test_a_suspect_that_can_be_offered_late_only_is_alone_all_the_same(asked: bool) -> None:
+    host = receiver(b"1")
+    host.serve("other")
+    puppet = Puppet(host)
+    puppet.data(1, *encode_messages([b"x", b"y", b"z"], host.now().store_us, 0, b""), lane_id=5, queue="other")
+    host.take()
+    del host.served[QUEUE]
+    host.reopen()
+    host.turn()
+    other = host.buffers["other"]
+    running = host.take("other")
+    about = other.ask(host.now().store_us) if asked else None
+    host.serve(QUEUE)
+    suspect = next_row(host)
+    assert suspect is not None
+    assert suspect.suspect
+    if about is not None:
+        assert not other.admit(about, host.now().store_us)
+    assert other.take(host.now().store_us) is None
+    assert host.idle(), "waiting for the suspect is no reason to be busy"
+    host.finish(running, HANDLED)
+    assert other.take(host.now().store_us) is None
+    host.finish(suspect, HANDLED)
+    rest = [host.take("other"), host.take("other")]
+    assert [(bytes(row.body), row.attempts, row.redelivered) for row in rest] == [(b"y", 1, False), (b"z", 1, False)]
+    for row in rest:
+        host.finish(row, HANDLED)
+    assert host.engine.stats()["inbox_messages"] == 0
+
+
 @pytest.mark.parametrize("how", ["recalled", "overdue"])
 def test_a_suspect_that_is_withdrawn_lets_the_others_go_on(how: str) -> None:
     host = Host("b", Time(), **PATIENT)

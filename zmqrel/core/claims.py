@@ -397,6 +397,24 @@ class Claims:
                     self.pass_over(row)
                     self._rows.queue(row.queue).passed = True
 
+    def _clear_the_way(self) -> None:
+        """Take back what was claimed for workers: a suspect is offered that could not be from the start.
+
+        Its queue was served later, say, or its sender's STATE was awaited. What workers have already stays with them.
+        """
+        queues = [queue for queue in self._rows.queues.values() if queue.policy is not None and queue.policy.push]
+        claimed = [queue for queue in queues if queue.buffer is not None and len(queue.buffer)]
+        for queue in claimed:
+            for lane in queue.lanes.values():
+                for span in list(lane.spans):
+                    self.break_up(span)
+            # A row lies in another queue than its lane if it was moved there.
+            for lane in self._shared.in_lanes.values():
+                for row in [row for row in lane.rows.values() if row.queue == queue.name]:
+                    if self.take_back(row):
+                        self.pass_over(row)
+            self.rewind(queue)
+
     def take_back(self, row: Row) -> bool:
         """Take a claimed row out of its buffer. False if a worker has it, or it is in none."""
         if row.place not in (Place.CLAIMED, Place.ASKED) or not self._rows.buffer_of(row).withdraw(row):
@@ -444,6 +462,8 @@ class Claims:
             self._hold_alone(row)
             if sole and self._exhausted(queue, row):
                 continue
+            if queue.policy.push:
+                self._clear_the_way()
             row.place = Place.CLAIMED
             self._shared.effects.offers.append((queue.buffer, [row]))
             if queue.policy.push:
