@@ -27,7 +27,7 @@ def cases(groups: tuple[str, ...], scale: float, with_brokers: bool) -> list[Cas
         return max(1, int(number * scale))
 
     makers = {
-        "streams": lambda: (streams_with_brokers if with_brokers else streams)(scaled(200_000)),
+        "streams": lambda: (streams_with_brokers if with_brokers else streams)(scaled(1_000_000)),
         "single": lambda: singles(max(50, scaled(3_000))),
         "threads": lambda: threads(scaled(200_000)),
         "fans": lambda: fans.fans(scaled(100_000)),

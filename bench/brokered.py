@@ -11,10 +11,10 @@ from pathlib import Path
 from bench import brokers, clients
 from zmqrel.bench.measure import Case, Contestant, Sample
 from zmqrel.bench.processes import part
-from zmqrel.bench.streams import SIZES, at_least, figures, streams
+from zmqrel.bench.streams import at_least, figures, streams
 
-_SHARE = 1 / 5
-"""Of the messages of the others, for brokers are slower: a rate needs no more."""
+_SIZES = {100: 0.04, 1_000: 0.02, 10_000: 0.004, 1_000_000: 0.0001}
+"""As `SIZES`; fewer, for brokers are slower: a rate needs no more."""
 _BROKERS = (
     (brokers.NATS, brokers.nats, clients.nats_consumer, clients.nats_publisher),
     (brokers.REDIS, brokers.redis, clients.redis_consumer, clients.redis_publisher),
@@ -26,8 +26,8 @@ _BROKERS = (
 def streams_with_brokers(messages: int) -> list[Case]:
     """The streams, with every broker in each."""
     return [
-        replace(case, contestants=(*case.contestants, *_contestants(at_least(messages * share * _SHARE), size)))
-        for case, (size, share) in zip(streams(messages), SIZES.items(), strict=True)
+        replace(case, contestants=(*case.contestants, *_contestants(at_least(messages * share), size)))
+        for case, (size, share) in zip(streams(messages), _SIZES.items(), strict=True)
     ]
 
 

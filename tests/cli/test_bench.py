@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,18 @@ def test_a_quick_look_measures_every_contestant() -> None:
     assert {"plain", "acknowledged", "zmqrel fsync", "zmqrel relaxed", "zmqrel memory"} == set(
         cases["stream-100"]["medians"]
     )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("group", ["fans", "backlogs", "costs", "idle"])
+def test_what_is_measured_in_the_repository_gives_figures(group: str, tmp_path: Path) -> None:
+    measuring = [sys.executable, "-m", "bench", group, "--rounds", "1", "--scale", "0.0001", "--out", str(tmp_path)]
+    done = subprocess.run(measuring, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    assert figures["cases"]
+    for case in figures["cases"].values():
+        assert all(samples and samples[0][case["figure"]] > 0 for samples in case["samples"].values())
 
 
 @pytest.mark.parametrize(("share", "status"), [(1.0, 0), (0.95, 0), (0.85, 1)])

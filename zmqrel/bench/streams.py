@@ -11,7 +11,7 @@ from zmqrel.bench.measure import Case, Contestant, Sample
 from zmqrel.bench.processes import Part, part
 
 DURABILITIES = ("fsync", "relaxed", "memory")
-SIZES = {100: 1.0, 1_000: 0.5, 10_000: 0.1, 1_000_000: 0.002}
+SIZES = {100: 1.0, 1_000: 0.1, 10_000: 0.02, 1_000_000: 0.0004}
 """Bytes in a body, and how many messages of it in proportion."""
 
 

@@ -18,7 +18,7 @@ _SIZE = 100
 
 
 @click.command()
-@click.option("--messages", type=click.IntRange(100), default=50_000, show_default=True, help="In the stream.")
+@click.option("--messages", type=click.IntRange(100), default=500_000, show_default=True, help="In the stream.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="How often each is run, in turn.")
 @click.option("--json", "as_json", is_flag=True, help="An object a line.")
 def bench(messages: int, rounds: int, as_json: bool) -> None:
@@ -48,7 +48,7 @@ def bench(messages: int, rounds: int, as_json: bool) -> None:
 
 
 def _cases(messages: int) -> list[Case]:
-    return [*streams(messages, {_SIZE: 1.0}), *singles(max(50, messages // 100)), *threads(messages)[:1]]
+    return [*streams(messages, {_SIZE: 1.0}), *singles(max(50, messages // 500)), *threads(messages // 5)[:1]]
 
 
 def _as_json(result: Result) -> dict[str, Any]:
