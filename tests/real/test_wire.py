@@ -176,7 +176,7 @@ def test_links_are_never_reused(open_node: MakeNode) -> None:
         links.append(client.wire.dial(server.endpoint))
         client.wire.hang_up(links[-1])
     assert links == [1, 2, 3]
-    assert not client.wire._link_at, "closed sockets are polled"
+    assert not client.wire._readiness._link_at, "closed sockets are polled"
 
 
 # Absent, returning and slow peers
@@ -367,7 +367,7 @@ def test_busy_sockets_do_not_starve_a_quiet_one(at_a_time: int, calls: int, open
         while node.wire.send(back, [bytes(10_000)]):
             pass
     assert quiet.wire.send(backs[2], [b"me too"])
-    until(lambda: len(reader.wire._with_frames(reader.wire._dialled)) == 3)
+    until(lambda: len(reader.wire._readiness._with_frames(reader.wire._dialled)) == 3)
     taken = [frame for _ in range(calls) for frame in reader.wire.receive(at_a_time, 1 << 30)]
     assert [b"me too"] in [parts for _, parts in taken]
 
@@ -475,13 +475,13 @@ def test_the_flag_is_lowered_before_the_bell_is_rung(open_node: MakeNode, monkey
     # The other order loses a wake once in so many runs that only a look inside can tell.
     wire = open_node().wire
     sleeping: list[bool] = []
-    ring = wire._bell.ring
+    ring = wire._readiness._bell.ring
 
     def look_and_ring() -> None:
-        sleeping.append(wire._sleeping)
+        sleeping.append(wire._readiness._sleeping)
         ring()
 
-    monkeypatch.setattr(wire._bell, "ring", look_and_ring)
+    monkeypatch.setattr(wire._readiness._bell, "ring", look_and_ring)
     wire.wait(None, looked_just_before(wire))
     assert sleeping == [False]
 

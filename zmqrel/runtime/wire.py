@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import math
 import random
-from bisect import bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Final, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
@@ -22,18 +21,17 @@ from zmq.utils.monitor import recv_monitor_message
 from zmqrel.errors import ConfigError
 from zmqrel.runtime.connections import Connections, cut, descriptor_of
 from zmqrel.runtime.curve import DESCRIPTORS, Curve, Failure
-from zmqrel.runtime.descriptors import Bell, Descriptors
 from zmqrel.runtime.doors import LOOK_S, Doors, check_descriptors
 from zmqrel.runtime.endpoints import DIAL_TAKES, bind_file, check_bindable, check_dial, is_name, not_bound, tcp_address
 from zmqrel.runtime.keys import KeyDirectory
 from zmqrel.runtime.parts import MAX_PARTS, MAX_TOGETHER, Frame, join, split
+from zmqrel.runtime.readiness import Link, Readiness
 
 __all__ = ["MAX_PARTS", "MAX_TOGETHER", "Configure", "Link", "Wire"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-Link: TypeAlias = int
 Configure: TypeAlias = Callable[["zmq.Socket[bytes]", bool], None]
 """Called with each socket before it is bound (True) or connected (False), to set options of its own."""
 
@@ -71,12 +69,10 @@ _REFUSED_S: Final = 1.0
 _IO_THREADS: Final = 2
 _FIRST_THREAD, _SECOND_THREAD = 1, 2
 _MAX_SOCKETS: Final = 16_384
-_LONGEST_WAIT_S: Final = 3_600.0
 
 _ROUTER: Final = 0
 
 # Plain numbers: an operation on the flags of pyzmq takes longer than a system call.
-_CAN_BE_READ: Final = int(zmq.POLLIN)
 _AT_ONCE: Final = int(zmq.DONTWAIT)
 _MORE_AT_ONCE: Final = int(zmq.DONTWAIT | zmq.SNDMORE)
 
@@ -161,17 +157,8 @@ class Wire:
         self._cut_next: set[bytes] = set()
         """Routing ids whose connections are to end with the next frame that comes over them."""
         self._last_link = _ROUTER
-        self._descriptors = Descriptors()
-        self._link_at: dict[int, Link] = {}
-        """By the descriptor of its socket."""
-        self._unsure: dict[Link, None] = {}
-        """Whose sockets may have frames that their descriptors do not tell of: those tell once that something came, and
-        any use of a socket takes that away."""
-        self._readable: list[Link] | None = None
+        self._readiness = Readiness()
         self._last_served = _ROUTER
-        self._bell = Bell()
-        self._sleeping = False
-        self._descriptors.add(self._bell.fd)
         self._keys = keys
         self._curve: Curve | None = None
         try:
@@ -179,8 +166,9 @@ class Wire:
                 # Before the first bind: without a handler there is nobody to say who gets in.
                 self._curve = self._made(Curve, self._context, keys)
             self._bind_all(bind)
-            for fd in self._curve.descriptors if self._curve is not None else []:
-                self._descriptors.add(fd)
+            if self._curve is not None:
+                for fd in self._curve.descriptors:
+                    self._readiness.add_other(fd, self._curve.serve)
         except BaseException:
             self.close()
             raise
@@ -204,7 +192,7 @@ class Wire:
             if self._curve is not None:
                 key, monitor = self._made(self._curve.guard_dealer, dealer, peer)
                 self._known[link] = _Known(peer, key, endpoint=endpoint, monitor=monitor)
-                self._descriptors.add(monitor)
+                self._readiness.add_other(monitor, self._curve.serve)
             dealer.connect(endpoint)
         except BaseException as error:
             self._forget_known(link)
@@ -213,7 +201,7 @@ class Wire:
                 raise ConfigError.of("endpoint", DIAL_TAKES, endpoint) from error
             raise
         self._dialled[link] = dealer
-        self._watch(dealer, link)
+        self._readiness.add(link, dealer)
 
     def _connect_again(self) -> None:
         """Make those sockets anew that libzmq connects no more, for it gives up when a handshake was refused."""
@@ -229,7 +217,7 @@ class Wire:
         """Under the same link: it is as if the socket had connected anew by itself."""
         self._forget_known(link)
         dealer = self._dialled.pop(link)
-        self._unwatch(dealer, link)
+        self._readiness.remove(link)
         dealer.close(0)
         try:
             self._connect(link, known.endpoint, known.name)
@@ -309,7 +297,7 @@ class Wire:
         self._connections.forget(link)
         dealer = self._dialled.pop(link, None)
         if dealer is not None:
-            self._unwatch(dealer, link)
+            self._readiness.remove(link)
             dealer.close(linger_ms)
             return
         self.closed.discard(link)
@@ -321,7 +309,7 @@ class Wire:
     def _forget_known(self, link: Link) -> None:
         known = self._known.pop(link, None)
         if known is not None and known.monitor is not None and self._curve is not None:
-            self._descriptors.remove(known.monitor)
+            self._readiness.remove_other(known.monitor)
             self._curve.unwatch(known.monitor)
 
     def send(self, link: Link, *frames: Frame) -> bool:
@@ -333,13 +321,13 @@ class Wire:
         message: tuple[bytes, ...] = (join(*frames),)
         socket = self._dialled.get(link)
         if socket is not None:
-            self._unsure[link] = None
+            self._readiness.used(link)
         else:
             routing_id = self._routing_ids.get(link)
             if routing_id is None or self._router is None:
                 return False
             socket, message = self._router, (routing_id, *message)
-            self._unsure[_ROUTER] = None
+            self._readiness.used(_ROUTER)
         try:
             _send(socket, message)
         except zmq.ZMQError as error:
@@ -383,37 +371,18 @@ class Wire:
             self._curve.serve_rest()
             if self._curve.given_up:
                 self._connect_again()
-        if self._readable:
-            return
-        links = self._with_frames(self._unsure)
         more = self._curve is not None and self._curve.has_rest
-        self._sleeping = True
-        try:
-            came = self._sleep(0.0 if links or more or ready() else timeout_s)
-        finally:
-            self._sleeping = False
-        self._readable = sorted({*links, *came})
-
-    def _sleep(self, timeout_s: float | None) -> list[Link]:
-        """Poll until something comes, waking now and then to look whether others can still be let in."""
-        wake_at = math.inf if timeout_s is None else monotonic() + timeout_s
-        left_s = wake_at if timeout_s is None else timeout_s
-        while True:
-            wait_s = min(left_s, LOOK_S) if self._doors else left_s
-            links = self._poll(min(max(wait_s, 0.0), _LONGEST_WAIT_S))
-            left_s = wake_at - monotonic()
-            if links is not None or left_s <= 0:
-                return links or []
-            self._look_at_doors()
+        look_s = LOOK_S if self._doors else math.inf
+        self._readiness.wait(0.0 if more else timeout_s, ready, self._look_at_doors, look_s)
 
     def _look_at_doors(self) -> None:
         changed = self._doors.look()
         wanted = self._doors.to_poll
         if wanted != self._refused_at:
             for fd in wanted - self._refused_at:
-                self._descriptors.add(fd)
+                self._readiness.add_other(fd, self._doors.refuse)
             for fd in self._refused_at - wanted:
-                self._descriptors.remove(fd)
+                self._readiness.remove_other(fd)
             self._refused_at = wanted
         if changed and self.on_doors is not None:
             self.on_doors(self._doors.shut)
@@ -423,11 +392,7 @@ class Wire:
 
         The work has to be queued before the call.
         """
-        if self._sleeping:
-            # Lowered before the bell is rung, so that a thousand sends in a row ring once. The other order
-            # would lower the flag of the next sleep, and nobody would ring for work queued then.
-            self._sleeping = False
-            self._bell.ring()
+        self._readiness.wake()
 
     def close(self) -> None:
         """Close everything and leave no socket file behind. May be repeated.
@@ -446,10 +411,7 @@ class Wire:
             self._router = None
         self._routing_ids.clear()
         self._inbound.clear()
-        self._readable = None
-        self._unsure.clear()
-        self._descriptors.close()
-        self._bell.close()
+        self._readiness.close()
         if self._owns_context:
             self._context.term()
 
@@ -458,7 +420,7 @@ class Wire:
             check_bindable(endpoint)
         if endpoints:
             self._router = router = self._socket(zmq.ROUTER)
-            self._watch(router, _ROUTER)
+            self._readiness.add(_ROUTER, router)
             self._set_router_options(router)
             if self._curve is not None:
                 self._curve.guard_router(router)
@@ -543,18 +505,6 @@ class Wire:
         if self._context.get(zmq.IO_THREADS) >= _IO_THREADS:
             socket.setsockopt(zmq.AFFINITY, thread)
 
-    def _watch(self, socket: zmq.Socket[bytes], link: Link) -> None:
-        fd = socket.FD
-        self._descriptors.add(fd)
-        self._link_at[fd] = link
-        self._unsure[link] = None
-
-    def _unwatch(self, socket: zmq.Socket[bytes], link: Link) -> None:
-        fd = socket.FD
-        self._descriptors.remove(fd)
-        del self._link_at[fd]
-        self._unsure.pop(link, None)
-
     def _new_link(self) -> Link:
         self._last_link += 1
         return self._last_link
@@ -599,50 +549,15 @@ class Wire:
         self._known[link] = _Known(name, key, descriptor=descriptor)
         return True
 
-    def _poll(self, timeout_s: float) -> list[Link] | None:
-        """The links of sockets that have frames, of those to which something comes within `timeout_s`.
-
-        None if that were no frames, nor the bell.
-        """
-        came = []
-        rung = False
-        for fd in self._descriptors.wait(timeout_s):
-            link = self._link_at.get(fd)
-            if link is not None:
-                came.append(link)
-            elif fd == self._bell.fd:
-                self._bell.hush()
-                rung = True
-            elif self._curve is not None and fd in self._curve.descriptors:
-                self._curve.serve(fd)
-            else:
-                self._doors.refuse(fd)
-        links = self._with_frames(came)
-        return links if links or rung else None
-
-    def _with_frames(self, links: Iterable[Link]) -> list[Link]:
-        """Those of them that have frames; until they are read to their end it is not known that they have none."""
-        found = []
-        for link in list(links):
-            socket = self._socket_of(link)
-            if socket is not None and int(socket.get(zmq.EVENTS)) & _CAN_BE_READ:
-                self._unsure[link] = None
-                found.append(link)
-            else:
-                self._unsure.pop(link, None)
-        return found
-
     def _socket_of(self, link: Link) -> zmq.Socket[bytes] | None:
-        """The socket of which a descriptor tells."""
+        """Where frames of a source come from."""
         return self._router if link == _ROUTER else self._dialled.get(link)
 
     def _turns(self) -> deque[Link]:
         """The readable sockets, beginning behind the one served last; what `wait` found is used once."""
-        if self._readable is None:
+        if not self._readiness.is_known:
             self.wait(0.0, bool)
-        links, self._readable = self._readable or [], None
-        behind = bisect_right(links, self._last_served)
-        return deque(links[behind:] + links[:behind])
+        return self._readiness.take(self._last_served)
 
     def _take(self, source: Link, burst: int, max_bytes: int, taken: list[tuple[Link, list[bytes]]]) -> tuple[int, int]:
         """Read about `burst` frames of one socket into `taken`; return how many were read, and their bytes.
@@ -656,7 +571,7 @@ class Wire:
             got = _receive(socket, wanted)
             if got is None:
                 # Tried, not asked for: asking makes libzmq drop what is left of a connection that has ended.
-                self._unsure.pop(source, None)
+                self._readiness.read_to_its_end(source)
                 break
             received, last = got
             size += sum(map(len, received))
