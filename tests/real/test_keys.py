@@ -207,8 +207,8 @@ def test_every_combination_of_keys(net: Net, keyring: Keyring, shops: str, billi
 def knows(peer: Peer, name: str) -> bool:
     """Whether a running peer has the key of another one."""
     assert peer._loop is not None
-    assert peer._loop._keys is not None
-    return peer._loop._keys.of(name) is not None
+    assert peer._loop._admission.keys is not None
+    return peer._loop._admission.keys.of(name) is not None
 
 
 def mallory(net: Net, keyring: Keyring, billing: Peer, **options: Any) -> Stranger:

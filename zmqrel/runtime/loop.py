@@ -32,11 +32,9 @@ from zmqrel.errors import ConfigError, Error, OutboxFull
 from zmqrel.escaping import escaped
 from zmqrel.options import Options
 from zmqrel.receipts import Ticket
+from zmqrel.runtime.admission import Admission
 from zmqrel.runtime.clock import Clock
-from zmqrel.runtime.curve import Failure
 from zmqrel.runtime.drive import Drive
-from zmqrel.runtime.keys import KeyDirectory
-from zmqrel.runtime.permission_file import PermissionFile
 from zmqrel.runtime.room import WaitingSends
 from zmqrel.runtime.turn import Turns, Work
 from zmqrel.runtime.wire import MAX_TOGETHER, Wire
@@ -61,7 +59,6 @@ _TOGETHER_BYTES = 96 << 10
 """A message of several frames holds the largest batch of small messages and what is said beside it, and no more: a copy
 is made of all."""
 _HEADER_ROOM_BYTES = 1 << 20
-_FAILURES_EVERY_S = 10.0
 
 
 _loops: WeakSet[Loop] = WeakSet()
@@ -142,18 +139,11 @@ class Loop(Drive):
         self._end_guard = threading.Lock()
         self._ended = False
         self._when_ended: list[Callable[[], None]] = []
-        given = options.permissions
-        self._permission_file = (
-            PermissionFile(name, Path(given).absolute()) if isinstance(given, str | os.PathLike) else None
-        )
+        self._admission = Admission(name, options)
         self._rng = random.Random(options.seed)
         self._ids = random.SystemRandom()
         self._thread = threading.Thread(target=self._main, name=f"zmqrel-{name}", daemon=True)
         self._started = Call()
-        self._keys: KeyDirectory | None = None
-        self._key_changes: list[c.Command] = []
-        """What became of keys, for the next turn."""
-        self._told_failures: dict[Failure, float] = {}
         self._wire: Wire
         self._turns: Turns
         self._room_made = False
@@ -251,9 +241,9 @@ class Loop(Drive):
         return self.post(lambda: self._require_key(name))
 
     def _require_key(self, name: str) -> None:
-        if self._keys is not None:
-            self._take_key_changes(now=True)  # it may have been put there just before
-            self._keys.require(name)
+        if self._admission.keys is not None:
+            self._look_at_keys(now=True)  # it may have been put there just before
+            self._admission.keys.require(name)
 
     def wait_until_drained(self, timeout_s: float) -> None:
         """Wait until the outbox is empty. Raises TimeoutError after `timeout_s`, and PeerClosed."""
@@ -342,8 +332,7 @@ class Loop(Drive):
 
     def _open(self) -> None:
         options = self.options
-        if options.keys is not None:
-            self._keys = self._open_keys(Path(options.keys).absolute())  # the process may go elsewhere
+        self._admission.open(self._peers)
         self._store: Store
         self._in_hand: InHandTable
         if self._directory is None:
@@ -356,7 +345,7 @@ class Loop(Drive):
         try:
             self.clock = self._make_clock()
             largest = max(options.max_body_bytes + _HEADER_ROOM_BYTES, _LEAST_FRAME_BYTES)
-            self._wire = Wire(self._bind, max_frame_bytes=largest, rng=self._rng, keys=self._keys)
+            self._wire = Wire(self._bind, max_frame_bytes=largest, rng=self._rng, keys=self._admission.keys)
             self._wire.on_doors = self._tell_of_doors
             self.endpoints = list(self._wire.endpoints)
             self._turns = Turns(self._store, self._in_hand, self._make_engine, self)
@@ -375,22 +364,6 @@ class Loop(Drive):
             raise
         if self._store.set_aside:
             _log.error("peer %s: the store was damaged; it is kept at %s", self.name, self._store.set_aside)
-
-    def _open_keys(self, directory: Path) -> KeyDirectory:
-        keys = KeyDirectory(directory)
-        found = keys.look(now=True)
-        broken = dict(found.broken) if found is not None else {}
-        for name, why in broken.items():
-            self._tell_of_broken_key(name, why)
-        for name, endpoint in self._peers.items():
-            if endpoint is not None:
-                keys.require(name)
-            elif keys.of(name) is None and name not in broken:
-                _log.warning("peer %s: %s cannot connect: %s is not there", self.name, name, keys.file_of(name))
-        return keys
-
-    def _tell_of_broken_key(self, name: str, why: str) -> None:
-        _log.error("peer %s: the key file of %s is not used: %s", self.name, escaped(name, 64), why)
 
     def _make_clock(self) -> Clock:
         persisted = read_clock(self._store)
@@ -411,10 +384,9 @@ class Loop(Drive):
             _log.warning("peer %s: there are file descriptors again: others can connect to it", self.name)
 
     def _make_engine(self, now: Now) -> Engine:
-        name_of = None if self._keys is None else self._wire.name_of
+        name_of = None if self._admission.keys is None else self._wire.name_of
         engine = Engine(self.name, self.options, self._rng, self._random_id, self._store, now, name_of, self._wire)
-        if self._permission_file is not None:
-            engine.permit(self._permission_file.permissions)
+        self._admission.permit(engine)
         self.receipts.reload(engine.shared.out_lanes)
         return engine
 
@@ -425,49 +397,27 @@ class Loop(Drive):
         self._wire.wait(self._timeout_s(), self._has_work)
         self._send_later()
         self.finished_rows = self._room_made = False
-        if self._keys is not None:
-            self._take_key_changes()
-            self._tell_of_failures()
+        if self._admission.keys is not None:
+            self._look_at_keys()
+            self._admission.tell_of_failures(self._wire.take_failures())
         frames = self._wire.receive(_FRAMES_PER_TURN, _BYTES_PER_TURN)
         if self._wire.closed:
             self._drop_closed({link for link, _ in frames})
         for send, refusal in self._room.give_up():
             self.reply(send, refusal)
-        commands: list[c.Command] = [*self._room.take(*self._fill)]
-        commands += self._take_commands()
-        if self._key_changes:
-            commands, self._key_changes = self._key_changes + commands, []
+        commands = [*self._room.take(*self._fill), *self._take_commands()]
+        # What is done between two turns, just now, may have looked at the keys.
+        commands = self._admission.take_changes() + commands
         work = Work(commands, frames, self._links_down, self._wire.take_no_frames())
         self._links_down = []
-        if self._permission_file is not None and self._permission_file.look():
-            self._turns.engine.permit(self._permission_file.permissions)
-            _log.info("peer %s: the permissions were read anew", self.name)
+        self._admission.look_at_permissions(self._turns.engine)
         self._turns.run(self.clock.now(), self.clock.wall_us(), work)
         self._watch_outbox()
 
-    def _take_key_changes(self, *, now: bool = False) -> None:
+    def _look_at_keys(self, *, now: bool = False) -> None:
         """Before frames are received: none comes any more over a connection whose key is gone."""
-        assert self._keys is not None
-        changes = self._keys.look(now=now)
-        if changes is None:
-            return
-        for name, why in changes.broken:
-            self._tell_of_broken_key(name, why)
-        if changes.gone:
+        if self._admission.look_at_keys(now=now):
             self._links_down += self._wire.cut_unknown()
-        self._key_changes += [c.Revoke(name) for name in changes.gone]
-        self._key_changes += [c.Authorise(name) for name in changes.come]
-
-    def _tell_of_failures(self) -> None:
-        """Of each kind now and then, for who does not get in tries again and again."""
-        now = monotonic()
-        for failure, count in self._wire.take_failures().items():
-            if now < self._told_failures.get(failure, -_FAILURES_EVERY_S) + _FAILURES_EVERY_S:
-                continue
-            self._told_failures[failure] = now
-            whose = "a connection to an endpoint of this peer" if failure.peer is None else f"dialling {failure.peer}"
-            often = "once" if count == 1 else f"{count} times"
-            _log.warning("peer %s: %s failed, %s just now: %s", self.name, whose, often, failure.reason)
 
     def _drop_closed(self, heard: set[int]) -> None:
         """Links whose connection is gone are down once all that had come over them was received."""
@@ -500,10 +450,7 @@ class Loop(Drive):
         now = self.clock.now()
         wake_us = self._turns.next_wake_us(now)
         timeouts = [None if wake_us is None else max(0.0, (wake_us - now.mono_us) / 1e6), self._room.timeout_s()]
-        if self._permission_file is not None:
-            timeouts.append(self._permission_file.timeout_s())
-        if self._keys is not None:
-            timeouts.append(self._keys.look_in_s())
+        timeouts += self._admission.timeouts_s()
         timeout_s = min((each for each in timeouts if each is not None), default=None)
         if self._leaving:
             return _LATER_RETRY_S if timeout_s is None else min(timeout_s, _LATER_RETRY_S)
@@ -610,7 +557,7 @@ class Loop(Drive):
 
     def dial(self, name: str, endpoint: str) -> int | None:
         """A new DEALER to a peer, unless there are keys and none of it."""
-        if self._keys is not None and self._keys.of(name) is None:
+        if not self._admission.may_dial(name):
             return None
         _log.debug("peer %s: dialling %s at %s", self.name, name, endpoint)
         return self._wire.dial(endpoint, name)
