@@ -549,7 +549,7 @@ class Participant(ABC):
         limit_us = 0 if time_limit is None else max(1, int(duration_s("time_limit", time_limit, zero=False) * 1e6))
         if admit is not None and not callable(admit):
             raise ConfigError.of("admit", "a callable that takes a Message, or None", admit)
-        policy = Policy(DEFAULT_RETRY if retry is None else retry)
+        policy = Policy(DEFAULT_RETRY if retry is None else retry, workers)
 
         def register(function: _H) -> _H:
             if not callable(function):

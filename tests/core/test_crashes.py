@@ -42,6 +42,18 @@ def next_row(host: Host) -> Row | None:
     return host.buffers[QUEUE].take(host.now().store_us)
 
 
+def load_anew(host: Host, row: Row) -> None:
+    """As after a commit that failed, while a worker has this row."""
+    old, buffer = host.engine, host.buffers[QUEUE]
+    host.store.abort()
+    buffer.clear()
+    host.engine = type(old)("b", host.options, old.shared.rng, old.shared.random_id, host.store, host.now())
+    host.engine.begin(host.now(), 0)
+    host.engine.replace(old, [row])
+    host.engine.serve(QUEUE, buffer, Policy(RETRY))
+    host._apply(host.engine.finish())
+
+
 def test_what_nobody_had_in_hand_is_handed_over_as_if_nothing_had_been() -> None:
     host = receiver(b"1", b"2")
     host.reopen()
@@ -172,16 +184,22 @@ def test_a_suspect_whose_queue_nobody_serves_holds_nothing_back() -> None:
     assert host.buffers["other"].take(host.now().store_us) is not None
 
 
-@pytest.mark.parametrize("asked", [False, True], ids=["claimed", "asked about"])
-def test_a_suspect_that_can_be_offered_late_only_is_alone_all_the_same(asked: bool) -> None:
+def with_a_late_suspect(*bodies: bytes) -> Host:
+    """A host with a suspect in a queue that nobody serves yet, and these messages for the workers of another."""
     host = receiver(b"1")
     host.serve("other")
     puppet = Puppet(host)
-    puppet.data(1, *encode_messages([b"x", b"y", b"z"], host.now().store_us, 0, b""), lane_id=5, queue="other")
+    puppet.data(1, *encode_messages(bodies, host.now().store_us, 0, b""), lane_id=5, queue="other")
     host.take()
     del host.served[QUEUE]
     host.reopen()
     host.turn()
+    return host
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["claimed", "asked about"])
+def test_a_suspect_that_can_be_offered_late_only_is_alone_all_the_same(asked: bool) -> None:
+    host = with_a_late_suspect(b"x", b"y", b"z")
     other = host.buffers["other"]
     running = host.take("other")
     about = other.ask(host.now().store_us) if asked else None
@@ -201,6 +219,67 @@ def test_a_suspect_that_can_be_offered_late_only_is_alone_all_the_same(asked: bo
     for row in rest:
         host.finish(row, HANDLED)
     assert host.engine.stats()["inbox_messages"] == 0
+
+
+def test_the_last_message_that_is_asked_about_is_taken_back_too() -> None:
+    host = with_a_late_suspect(b"x")
+    other = host.buffers["other"]
+    about = other.ask(host.now().store_us)
+    assert about is not None
+    host.serve(QUEUE)
+    suspect = next_row(host)
+    assert suspect is not None
+    assert not other.admit(about, host.now().store_us)
+    host.finish(suspect, HANDLED)
+    assert bytes(host.take("other").body) == b"x"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_late_suspect_waits_for_a_worker_and_holds_its_own_queue_only_meanwhile(workers: int) -> None:
+    host = receiver(b"killer", policy=Policy(RETRY, workers))
+    host.serve("other")
+    host.take()
+    host.reopen()
+    claims, healing = host.engine._inbox.claims, host.engine.channels["puppet"].healing
+    claims.recall_claims("puppet")  # as healing does it, while the STATE of the sender is awaited
+    healing.awaits_state = True
+    second = Puppet(host, "second")
+    now_us = host.now().store_us
+    second.data(1, *encode_messages([b"slow", b"next"], now_us, 0, b""), lane_id=50)
+    second.data(1, *encode_messages([b"x", b"y"], now_us, 0, b""), lane_id=51, queue="other")
+    slow = host.take()
+    healing.awaits_state = False
+    host.engine.begin(host.now(), 0)
+    claims.rewind_passed()
+    host._apply(host.engine.finish())
+    queue, other = host.buffers[QUEUE], host.buffers["other"]
+    if workers == 1:
+        assert queue.take(now_us) is None
+        assert bytes(host.take("other").body) == b"x", "the worker may be busy for long"
+        assert host.idle(), "waiting for the worker is no reason to be busy"
+        host.finish(slow, HANDLED)
+    suspect = queue.take(now_us)
+    assert suspect is not None
+    assert (bytes(suspect.body), suspect.suspect) == (b"killer", True)
+    assert (queue.take(now_us), other.take(now_us)) == (None, None)
+    host.finish(suspect, HANDLED)
+    assert bytes(host.take().body) == b"next"
+    assert other.take(now_us) is not None
+
+
+def test_a_suspect_that_has_returned_holds_nobody_back_when_the_core_is_loaded_anew() -> None:
+    host = receiver(b"1", b"2")
+    host.take()
+    host.reopen()
+    suspect = next_row(host)
+    assert suspect is not None
+    buffer = host.buffers[QUEUE]
+    buffer.returned(suspect)
+    host.turn()
+    host.finish(host.take(), HANDLED)
+    load_anew(host, suspect)
+    Puppet(host).data(3, *encode_messages([b"3"], host.now().store_us, 0, b""))
+    assert next_row(host) is not None
 
 
 @pytest.mark.parametrize("how", ["recalled", "overdue"])
@@ -356,15 +435,7 @@ def test_what_may_have_left_is_asked_of_the_receiver_even_if_it_never_left() -> 
 def test_rows_with_workers_stay_with_them_when_the_core_is_loaded_anew() -> None:
     host = receiver(b"1", b"2")
     row = host.take()
-    old = host.engine
-    host.store.abort()
-    host.buffers[QUEUE].clear()
-    buffer = host.buffers[QUEUE]
-    host.engine = type(old)("b", host.options, old.shared.rng, old.shared.random_id, host.store, host.now())
-    host.engine.begin(host.now(), 0)
-    host.engine.replace(old, [row])
-    host.engine.serve(QUEUE, buffer, Policy(RETRY))
-    host._apply(host.engine.finish())
+    load_anew(host, row)
     assert host.take().seq == 2, "the first is not handed over twice"
     host.finish(row, Handled())
     assert host.engine.stats()["inbox_messages"] == 1
@@ -428,12 +499,7 @@ def test_a_suspect_still_with_its_worker_when_the_core_is_loaded_anew_stays_alon
     host.reopen()
     suspect = next_row(host)
     assert suspect is not None
-    old, buffer = host.engine, host.buffers[QUEUE]
-    host.engine = type(old)("b", host.options, old.shared.rng, old.shared.random_id, host.store, host.now())
-    host.engine.begin(host.now(), 0)
-    host.engine.replace(old, [suspect])
-    host.engine.serve(QUEUE, buffer, Policy(RETRY))
-    host._apply(host.engine.finish())
-    assert buffer.take(host.now().store_us) is None
+    load_anew(host, suspect)
+    assert host.buffers[QUEUE].take(host.now().store_us) is None
     host.finish(suspect, HANDLED)
     assert host.take().seq == 2

@@ -361,6 +361,18 @@ def test_a_lane_that_nobody_serves_leaves_room_for_the_others() -> None:
     assert (last_ack(puppet).lane_id, last_ack(puppet).floor, last_ack(puppet).gap) == (2, 2, False)
 
 
+def test_room_is_kept_for_a_queue_that_is_served_before_its_first_message() -> None:
+    host, puppet = open_host(inbox_max_messages=40)
+    host.serve("served")
+    host.turn()
+    for first in (1, 21):
+        puppet.data(first, *plain(host, *[b"x"] * 20), lane_id=1, queue="unserved")
+    assert last_ack(puppet).gap, "the other queues' halves of their shares are kept"
+    puppet.data(1, *plain(host, *[b"y"] * 6), lane_id=2, queue="served")
+    assert (last_ack(puppet).lane_id, last_ack(puppet).floor, last_ack(puppet).gap) == (2, 6, False)
+    assert host.engine.stats()["inbox_messages"] <= 40
+
+
 def test_lanes_that_come_when_the_inbox_is_nearly_full_divide_what_is_left() -> None:
     host, puppet = open_host(inbox_max_messages=40)
     puppet.data(1, *plain(host, b"x"), lane_id=1, queue="served")

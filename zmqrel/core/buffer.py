@@ -293,6 +293,13 @@ class Buffer:
             return [row for row in self._running.values() if row.place is not Place.GONE] + of_spans + done
 
     @property
+    def busy(self) -> int:
+        """How many workers have a row that they are not through with, be it to ask about it."""
+        with self._lock:
+            of_spans = [span.row(at) for span in self._open for at in span.running]
+            return sum([not row.returned for row in [*self._running.values(), *of_spans]])
+
+    @property
     def acknowledged(self) -> int:
         """How many messages of spans were acknowledged and not collected."""
         with self._lock:
@@ -510,6 +517,7 @@ class Buffer:
         """The handler of a row has returned; unless it is settled already, that comes later."""
         with self._lock:
             if row.place is Place.RUNNING:
+                row.returned = True
                 self._in_hand.done(row.slot)
                 if row.suspect:
                     self._done.append((row, RETURNED))

@@ -8,7 +8,7 @@ Memory holds what is looked ahead at and what is claimed, never the backlog.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import TYPE_CHECKING, cast
 
@@ -48,6 +48,9 @@ class Claims:
         self._suspects: dict[tuple[int, int], bool] = {}
         """(lane, seq) -> it was the only row running."""
         self._suspect_out: Row | None = None
+        """Nothing else is handed to workers meanwhile."""
+        self._held: set[str] = set()
+        """Queues of which nothing is, until one of their workers is free for a suspect."""
 
     def load(self) -> None:
         """Read the suspects."""
@@ -121,7 +124,9 @@ class Claims:
 
         A full store does not stop it: what is settled makes room, and the headroom is there for that.
         """
-        gate = self._suspect_gate() if self._suspects else self._suspect_out is not None
+        self._held.clear()
+        if self._suspects:
+            self._offer_suspects()
         if not self._rows.awake:
             return
         for queue in list(self._rows.awake.values()):
@@ -129,8 +134,12 @@ class Claims:
                 queue.examine = False  # until somebody serves it
             elif queue.has_nothing_ahead(self._shared.now.store_us):
                 queue.examine = queue.buffer.more = False
-            elif not (gate and cast(Policy, queue.policy).push):
+            elif not self._is_held(queue):
                 self._claim_queue(queue, queue.buffer)
+
+    def _is_held(self, queue: Queue) -> bool:
+        """Whether nothing of a queue is handed over now, since a suspect is to be alone."""
+        return cast(Policy, queue.policy).push and (self._suspect_out is not None or queue.name in self._held)
 
     def _claim_queue(self, queue: Queue, buffer: Buffer) -> None:
         room, room_bytes = buffer.room(), buffer.room_bytes()
@@ -198,9 +207,8 @@ class Claims:
         """True if a queue has room and rows that this turn did not get to."""
         if not self._rows.awake:
             return False
-        gate = self._suspect_out is not None
         return any(
-            queue.buffer is not None and queue.buffer.has_room and not (gate and cast(Policy, queue.policy).push)
+            queue.buffer is not None and queue.buffer.has_room and not self._is_held(queue)
             for queue in self._rows.awake.values()
         )
 
@@ -397,22 +405,18 @@ class Claims:
                     self.pass_over(row)
                     self._rows.queue(row.queue).passed = True
 
-    def _clear_the_way(self) -> None:
-        """Take back what was claimed for workers: a suspect is offered that could not be from the start.
-
-        Its queue was served later, say, or its sender's STATE was awaited. What workers have already stays with them.
-        """
-        queues = [queue for queue in self._rows.queues.values() if queue.policy is not None and queue.policy.push]
-        claimed = [queue for queue in queues if queue.buffer is not None and len(queue.buffer)]
-        for queue in claimed:
-            for lane in queue.lanes.values():
-                for span in list(lane.spans):
+    def _take_back_all(self, names: Collection[str]) -> None:
+        """Take back what was claimed of these queues; what workers have already stays with them."""
+        queues: dict[str, Queue] = {}
+        for lane in self._shared.in_lanes.values():
+            if lane.queue in names:
+                for span in [span for span in lane.spans if span.place is Place.CLAIMED]:
                     self.break_up(span)
-            # A row lies in another queue than its lane if it was moved there.
-            for lane in self._shared.in_lanes.values():
-                for row in [row for row in lane.rows.values() if row.queue == queue.name]:
-                    if self.take_back(row):
-                        self.pass_over(row)
+            for row in [row for row in lane.rows.values() if row.place in (Place.CLAIMED, Place.ASKED)]:
+                if row.queue in names and self.take_back(row):  # no queue of its lane, if it was moved
+                    self.pass_over(row)
+                    queues[row.queue] = self._rows.queue(row.queue)
+        for queue in queues.values():
             self.rewind(queue)
 
     def take_back(self, row: Row) -> bool:
@@ -436,7 +440,7 @@ class Claims:
     def hold_running(self, row: Row) -> None:
         """A worker still has this row though the core was loaded anew."""
         self._hold_alone(row)
-        if row.suspect and row.place in (Place.ASKED, Place.RUNNING):
+        if row.suspect and not row.returned and row.place in (Place.ASKED, Place.RUNNING):
             self._suspect_out = row
 
     def suspect_is_through(self, row: Row) -> None:
@@ -446,8 +450,13 @@ class Claims:
         self.clear_suspect(row.lane.no, row.seq)
         self.examine_all()
 
-    def _suspect_gate(self) -> bool:
-        """Offer the next suspect. True while one is out: then nothing else is handed to workers."""
+    def _offer_suspects(self) -> None:
+        """Offer the next suspect; nothing else is handed to workers while it is out.
+
+        Mostly that is at the start. A suspect whose queue is served later, or whose sender's STATE is awaited, finds
+        workers busy, and what is claimed for others: its queue is held until one of its workers is free, the others
+        only then, for who holds everything back may have to wait for somebody who waits for a message.
+        """
         for (lane_no, seq), sole in list(self._suspects.items()):
             row = self._rows.read(lane_no, seq)
             if row is None:
@@ -463,7 +472,15 @@ class Claims:
             if sole and self._exhausted(queue, row):
                 continue
             if queue.policy.push:
-                self._clear_the_way()
+                if queue.name in self._held:
+                    continue
+                if queue.buffer.busy >= queue.policy.workers:
+                    self._held.add(queue.name)
+                    self._take_back_all({queue.name})
+                    continue
+                self._take_back_all(
+                    {each.name for each in self._rows.queues.values() if each.policy and each.policy.push}
+                )
             row.place = Place.CLAIMED
             self._shared.effects.offers.append((queue.buffer, [row]))
             if queue.policy.push:
@@ -472,7 +489,6 @@ class Claims:
                 # Nobody may ever call `receive` again: it holds back its own queue only, by being first there. So it
                 # is offered while another is out too, or it would be claimed as any other row, and be out twice.
                 self.clear_suspect(lane_no, seq)
-        return self._suspect_out is not None
 
     def _hold_alone(self, row: Row) -> None:
         """Take the place of a row that was looked ahead at."""

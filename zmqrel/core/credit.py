@@ -15,6 +15,14 @@ _MOST_GRANTED = 65_536
 _ENOUGH_BYTES = 1 << 20
 
 
+class _Lanes(NamedTuple):
+    """Those of one peer."""
+
+    known: list[InLane]
+    to_come: int
+    """Queues that are served and have none of it yet."""
+
+
 class _Share(NamedTuple):
     """What one peer, and each of its lanes, has not used of its share: messages, then bytes."""
 
@@ -48,13 +56,19 @@ class Credit:
         """Lanes that were granted less than they could use."""
         self.to_tell: dict[InLane, None] = {}
         """No set: in which order they are told is not to hang on where they lie in memory."""
+        self._served: set[str] = set()
+        """Queues that somebody takes messages from."""
         self._changes = 0
         """How often a lane was filled or granted anew."""
         self._seen: tuple[object, ...] = ()
         self._shared_when: tuple[int, ...] = ()
         self._known_shares = _Shares({}, 0, 0, 0, 0)
-        self._grouped_when = (-1, -1)
-        self._by_peer: dict[str, list[InLane]] = {}
+        self._grouped_when: tuple[int, ...] = ()
+        self._by_peer: dict[str, _Lanes] = {}
+
+    def serve(self, queue: str) -> None:
+        """Somebody takes messages from this queue: room is kept for it before the first has come."""
+        self._served.add(queue)
 
     def tell(self, lane: InLane) -> None:
         """The lane's sender is to be told floor and grant at the end of this turn."""
@@ -104,8 +118,8 @@ class Credit:
         A lane may take everything but half of the fair share of each other lane that has not used that much,
         so that a queue which nobody serves leaves room for the others. The inbox is shared among the peers first, and
         the share of each among its lanes, so that nobody gets more by sending to more queues; the share of a peer that
-        has no lanes yet is kept for it. Lanes that are new when the inbox is nearly full find less than that: they
-        divide what is left.
+        has no lanes yet is kept for it, and that of a queue which is served and has none. Other lanes that are new when
+        the inbox is nearly full find less than that: they divide what is left.
         """
         shared, options = self._shared, self._shared.options
         if not shared.accepting:
@@ -128,7 +142,7 @@ class Credit:
         """Summed up once for whatever is asked until something comes or goes."""
         shared, ledger = self._shared, self._shared.ledger
         number = len(self._channels), len(shared.in_lanes)
-        held = (*number, shared.counters["received"], ledger.inbox_messages, ledger.inbox_bytes)
+        held = (*number, len(self._served), shared.counters["received"], ledger.inbox_messages, ledger.inbox_bytes)
         if held != self._shared_when:
             self._shared_when, self._known_shares = held, self._sum_up()
         return self._known_shares
@@ -142,15 +156,19 @@ class Credit:
         unused_size = sum([share.unused_size for share in of.values()])
         return _Shares(of, messages, size, unused, unused_size)
 
-    def _lanes_by_peer(self) -> dict[str, list[InLane]]:
+    def _lanes_by_peer(self) -> dict[str, _Lanes]:
         """Of every peer that may send messages, whether it has any lanes or not."""
-        known = len(self._channels), len(self._shared.in_lanes)
+        known = len(self._channels), len(self._shared.in_lanes), len(self._served)
         if known != self._grouped_when:
             self._grouped_when = known
-            self._by_peer = {peer.name: [] for peer in self._channels.values() if peer.listed}
+            by_peer: dict[str, list[InLane]] = {peer.name: [] for peer in self._channels.values() if peer.listed}
             for lane in self._shared.in_lanes.values():
                 if lane.kind in (DATA, DELAYED):
-                    self._by_peer.setdefault(lane.peer, []).append(lane)
+                    by_peer.setdefault(lane.peer, []).append(lane)
+            self._by_peer = {
+                peer: _Lanes(lanes, len(self._served.difference([lane.queue for lane in lanes if lane.kind == DATA])))
+                for peer, lanes in by_peer.items()
+            }
         return self._by_peer
 
     def grant(self, lane: InLane) -> tuple[int, int]:
@@ -208,17 +226,17 @@ class Credit:
         return lanes
 
 
-def _share(lanes: list[InLane], messages: int, size: int) -> _Share:
+def _share(lanes: _Lanes, messages: int, size: int) -> _Share:
     """That of a peer which has these lanes, of so many messages and bytes."""
-    number = len(lanes) or 1
+    number = len(lanes.known) + lanes.to_come or 1
     own, own_size = messages // number, size // number
-    counts, sizes = [lane.count for lane in lanes], [lane.size for lane in lanes]
+    counts, sizes = [lane.count for lane in lanes.known], [lane.size for lane in lanes.known]
     return _Share(
         number,
         max(0, messages - sum(counts)),
         max(0, size - sum(sizes)),
-        sum([own - count for count in counts if count < own]),
-        sum([own_size - held for held in sizes if held < own_size]),
+        sum([own - count for count in counts if count < own]) + lanes.to_come * own,
+        sum([own_size - held for held in sizes if held < own_size]) + lanes.to_come * own_size,
     )
 
 

@@ -269,6 +269,7 @@ class Engine:
     def serve(self, queue: str, buffer: Buffer, policy: Policy) -> None:
         """A handler, or the callers of `receive`, take this queue's rows from `buffer`."""
         self._inbox.claims.serve(queue, buffer, policy)
+        self._inbox.credit.serve(queue)
 
     def finished(self, results: Sequence[Finished]) -> None:
         """Workers are through with rows, all of one buffer."""

@@ -50,6 +50,8 @@ class Row:
     redelivered = False
     suspect = False
     """It was with a worker when the process died."""
+    returned = False
+    """Its handler has returned and left it to be settled later."""
     waiting_at_us = 0
     """Where it stands in the table WAITING, 0 if it does not."""
     stated = False

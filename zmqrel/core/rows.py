@@ -73,6 +73,8 @@ class Policy:
     """How a queue's handler treats failures."""
 
     retry: Retry
+    workers: int = 1
+    """How many messages are handled at a time."""
     push: bool = True
     """Workers take rows as they come; False for `receive`, which may never be called again."""
 

@@ -690,7 +690,7 @@ class SimulatedPeer:
         assert self.turns is not None
         wake = partial(self._wake_workers, handler)
         handler.buffer = Buffer(handler.queue, self.options.prefetch, self.in_hand, nullcontext(), wake, wake=self.wake)
-        self.turns.serve(handler.queue, handler.buffer, Policy(handler.retry))
+        self.turns.serve(handler.queue, handler.buffer, Policy(handler.retry, handler.workers))
 
     def serve_buffer(self, queue: str, buffer: Buffer, policy: Policy) -> None:
         """Let the rows of a queue go to a buffer of the application's, in this life."""
