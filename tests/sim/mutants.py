@@ -273,8 +273,8 @@ MUTANTS = {
     ),
     "others are handed over beside a suspect (F9)": Mutant(
         "core.claims",
-        "return self._suspect_out is not None",
-        "return False",
+        "(self._suspect_out is not None or queue.name in self._held)",
+        "False",
         "killers",
         0,
     ),
