@@ -373,6 +373,18 @@ def test_room_is_kept_for_a_queue_that_is_served_before_its_first_message() -> N
     assert host.engine.stats()["inbox_messages"] <= 40
 
 
+def test_who_fills_one_queue_beyond_its_share_keeps_that_of_its_other_queues() -> None:
+    host, puppet = open_host(inbox_max_messages=240)
+    second = Puppet(host, "second", dial=False)
+    second.link = 70
+    second.dial(b"second__")
+    for sender, lane_id in ((puppet, 1), (second, 31)):
+        for first in (1, 121):
+            sender.data(first, *plain(host, *[b"x"] * 120), lane_id=lane_id, queue="unserved")
+    puppet.data(1, *plain(host, *[b"y"] * 30), lane_id=2, queue="work")
+    assert (last_ack(puppet).lane_id, last_ack(puppet).floor) == (2, 30), "a quarter of its half of the inbox"
+
+
 def test_lanes_that_come_when_the_inbox_is_nearly_full_divide_what_is_left() -> None:
     host, puppet = open_host(inbox_max_messages=40)
     puppet.data(1, *plain(host, b"x"), lane_id=1, queue="served")

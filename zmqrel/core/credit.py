@@ -24,13 +24,14 @@ class _Lanes(NamedTuple):
 
 
 class _Share(NamedTuple):
-    """What one peer, and each of its lanes, has not used of its share: messages, then bytes."""
+    """What one peer has not used of its share, and what its lanes have not used of theirs: messages, then bytes."""
 
     lanes: int
+    left: int
+    left_size: int
     unused: int
     unused_size: int
-    unused_of_lanes: int
-    unused_size_of_lanes: int
+    """More than what is left of the peer's share, if some lanes hold more than theirs: the others keep theirs."""
 
 
 class _Shares(NamedTuple):
@@ -41,9 +42,8 @@ class _Shares(NamedTuple):
     messages: int
     size: int
     """Half of the fair share of each peer."""
-    unused: int
-    unused_size: int
-    """What all peers together have not used of it."""
+    all: _Share
+    """All peers together."""
 
 
 class Credit:
@@ -62,7 +62,7 @@ class Credit:
         """How often a lane was filled or granted anew."""
         self._seen: tuple[object, ...] = ()
         self._shared_when: tuple[int, ...] = ()
-        self._known_shares = _Shares({}, 0, 0, 0, 0)
+        self._known_shares = _Shares({}, 0, 0, _Share(0, 0, 0, 0, 0))
         self._grouped_when: tuple[int, ...] = ()
         self._by_peer: dict[str, _Lanes] = {}
 
@@ -130,13 +130,11 @@ class Credit:
         if free > _MOST_GRANTED and free_size > options.max_body_bytes + _ENOUGH_BYTES:
             return free, free_size  # the others' halves of their shares are not more than half of all
         shares = self._shares()
-        lanes, unused, unused_size, unused_of_lanes, unused_size_of_lanes = shares.of[lane.peer]
-        messages = _fair(messages, unused, shares.unused)
-        size = _fair(size, unused_size, shares.unused_size)
-        return (
-            _fair(messages, max(0, shares.messages // lanes - lane.count), unused_of_lanes),
-            _fair(size, max(0, shares.size // lanes - lane.size), unused_size_of_lanes),
-        )
+        its, everyones = shares.of[lane.peer], shares.all
+        messages = max(_part(messages, its.left, everyones.left), messages - (everyones.unused - its.unused))
+        size = max(_part(size, its.left_size, everyones.left_size), size - (everyones.unused_size - its.unused_size))
+        own, own_size = shares.messages // its.lanes - lane.count, shares.size // its.lanes - lane.size
+        return _fair(messages, max(0, own), its.unused), _fair(size, max(0, own_size), its.unused_size)
 
     def _shares(self) -> _Shares:
         """Summed up once for whatever is asked until something comes or goes."""
@@ -152,9 +150,7 @@ class Credit:
         parts = 2 * len(by_peer) or 1
         messages, size = options.inbox_max_messages // parts, options.inbox_max_bytes // parts
         of = {peer: _share(lanes, messages, size) for peer, lanes in by_peer.items()}
-        unused = sum([share.unused for share in of.values()])
-        unused_size = sum([share.unused_size for share in of.values()])
-        return _Shares(of, messages, size, unused, unused_size)
+        return _Shares(of, messages, size, _Share(*map(sum, zip(*of.values(), strict=True))))
 
     def _lanes_by_peer(self) -> dict[str, _Lanes]:
         """Of every peer that may send messages, whether it has any lanes or not."""
@@ -228,7 +224,9 @@ class Credit:
 
 def _share(lanes: _Lanes, messages: int, size: int) -> _Share:
     """That of a peer which has these lanes, of so many messages and bytes."""
-    number = len(lanes.known) + lanes.to_come or 1
+    number = len(lanes.known) + lanes.to_come
+    if not number:
+        return _Share(1, messages, size, messages, size)
     own, own_size = messages // number, size // number
     counts, sizes = [lane.count for lane in lanes.known], [lane.size for lane in lanes.known]
     return _Share(
@@ -238,6 +236,11 @@ def _share(lanes: _Lanes, messages: int, size: int) -> _Share:
         sum([own - count for count in counts if count < own]) + lanes.to_come * own,
         sum([own_size - held for held in sizes if held < own_size]) + lanes.to_come * own_size,
     )
+
+
+def _part(free: int, own: int, left: int) -> int:
+    """What one who has `own` left of its share gets of that, if less is free than the `left` of all."""
+    return min(own, free * own // left) if own else 0
 
 
 def _fair(free: int, own: int, unused: int) -> int:

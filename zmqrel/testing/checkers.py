@@ -99,7 +99,8 @@ class Rules:
     tells: bool = False
     """Outcomes are told to callbacks."""
     prompt_s: float = 1.0
-    """What is prompt happens within so long."""
+    """What is prompt happens within so long, and so long again for each `prompt_messages` that stand before it."""
+    prompt_messages: int = 80
     recorded: bool = False
     """The observations are records of processes: what one did just before it was killed may be missing, what it was
     about to do then may not have come about, and its turns are not seen."""
@@ -137,6 +138,10 @@ class Checker:
         """(peer that lost its last moments, peer that it has not met since)."""
         self._recalled_where: list[tuple[str, str, str | None]] = []
         self._due: dict[tuple[str, Any], float] = {}
+        self._next_due = inf
+        """None of them is due before."""
+        self._waiting: Counter[tuple[str, str, str]] = Counter()
+        """(sender, receiver, queue) -> how many messages are due to be handed over."""
         """What must have happened by when, the earliest first."""
         self._lives: dict[Any, tuple[int, int]] = {}
         """Body -> lives of sender and receiver when it was accepted."""
@@ -183,7 +188,8 @@ class Checker:
         elif receipt.key is not None and not receipt.delayed:
             self._of_key[(receipt.sender, receipt.to, receipt.queue, receipt.key)].append(receipt.body)
         elif self._is_prompt(receipt) and not receipt.delayed:
-            self._expect("handed over", receipt.body)
+            self._expect("handed over", receipt.body, self._waiting[_lane(receipt)] // self.rules.prompt_messages)
+            self._waiting[_lane(receipt)] += 1
 
     def _on_not_accepted(self, receipt: Sent) -> None:
         self.unknown[receipt.body] = receipt
@@ -303,19 +309,21 @@ class Checker:
         rules = self.rules
         return receipt.queue in rules.prompt_queues and rules.healthy.issuperset((receipt.sender, receipt.to))
 
-    def _expect(self, what: str, body: Any) -> None:
-        self._due.pop((what, body), None)
-        self._due[(what, body)] = self._world.now + self.rules.prompt_s
+    def _expect(self, what: str, body: Any, bursts_before: int = 0) -> None:
+        at = self._due[(what, body)] = self._world.now + self.rules.prompt_s * (1 + bursts_before)
+        self._next_due = min(self._next_due, at)
 
     def _happened(self, what: str, body: Any) -> None:
-        self._due.pop((what, body), None)
+        if self._due.pop((what, body), None) is not None and what == "handed over":
+            self._waiting[_lane(self.histories[body].receipt)] -= 1
 
     def _check_due(self) -> None:
+        if self._world.now <= self._next_due:
+            return
         for (what, body), at in self._due.items():
-            if at >= self._world.now:
-                return
-            within = f"within {self.rules.prompt_s:g} s"
-            raise self._broken(body, f"not {what} {within}, though nothing is wrong with its peers")
+            if at < self._world.now:
+                raise self._broken(body, f"not {what} in time, though nothing is wrong with its peers")
+        self._next_due = min(self._due.values(), default=inf)
 
     # --------------------------------------------------------------------------------------- hand-overs
 
@@ -651,3 +659,8 @@ class Checker:
             raise self._broken(body, "it has no outcome")
         if self.rules.tells and history.told is None and not (history.sender_lost or history.doubtful):
             raise self._broken(body, "no callback was told its outcome")
+
+
+def _lane(receipt: Sent) -> tuple[str, str, str]:
+    """Within which messages come in order."""
+    return receipt.sender, receipt.to, receipt.queue
