@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import lmdb
 import pytest
 
-from zmqrel.store import LmdbStore
+from zmqrel.errors import StoreDamaged
+from zmqrel.store import LmdbStore, directory
 from zmqrel.store.redo import RedoLog, new_token
 
 OpenLmdb = Callable[..., LmdbStore]
@@ -124,6 +127,63 @@ def test_power_loss_takes_the_last_turns_only(tmp_path: Path, open_lmdb: OpenLmd
     assert 40 <= int.from_bytes(seen.pop() or b"", "big") <= 80
     turn(after, 81, draw)
     after.flush()
+
+
+def test_what_stands_behind_a_tear_never_comes_back(
+    tmp_path: Path, open_lmdb: OpenLmdb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_lmdb(tmp_path, "relaxed")
+    assert store._redo is not None
+    ends = []
+    for key in (b"\x10a", b"\x10b", b"\x10c"):
+        store.put(key, bytes(500))
+        store.commit()
+        ends.append(store._redo.position)
+    store.close(clean=False)
+    with (tmp_path / "redo").open("r+b") as file:
+        file.seek(ends[0] + 100)
+        file.write(b"\x99")
+    monkeypatch.setattr(directory, "boot_id", lambda: "another")
+    store = open_lmdb(tmp_path, "relaxed")
+    assert store.keys(b"\x10", b"\x11", 9) == [b"\x10a"]
+    store.put(b"\x10d", bytes(500))  # as long as what was torn
+    store.commit()
+    store.close(clean=False)
+    assert open_lmdb(tmp_path, "relaxed").keys(b"\x10", b"\x11", 9) == [b"\x10a", b"\x10d"]
+
+
+def test_a_log_that_cannot_be_read_is_not_written_over(
+    tmp_path: Path, open_lmdb: OpenLmdb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_lmdb(tmp_path, "relaxed")
+    for number in range(10):
+        store.put(b"\x10" + bytes([number]), b"x")
+        store.commit()
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "_commit_pages", refuse_pages)
+        broken.setattr(RedoLog, "_body", Unreadable(store._redo, good=13))
+        with pytest.raises(StoreDamaged, match="look at the disk"):
+            store.flush()
+    assert not store.room(), "it is closed"
+    assert len(open_lmdb(tmp_path, "relaxed").keys(b"\x10", b"\x11", 99)) == 10
+
+
+def refuse_pages() -> None:
+    raise lmdb.MapFullError("mdb_txn_commit: MDB_MAP_FULL")
+
+
+class Unreadable:
+    """Reads so many records and end marks of a log, and fails then."""
+
+    def __init__(self, log: RedoLog | None, good: int) -> None:
+        assert log is not None
+        self._read, self._good = log._body, good
+
+    def __call__(self) -> bytes | None:
+        self._good -= 1
+        if self._good < 0:
+            raise OSError(errno.EIO, "the disk does not answer")
+        return self._read()
 
 
 def lose_blocks(written: Path, disk: Path, draw: random.Random) -> None:

@@ -364,10 +364,12 @@ class LmdbStore:
             return
         self._redo = RedoLog(path)
         self._opened.callback(self._redo.close)
-        if self._token is None:
-            self._commit_pages()
-        else:
+        if self._token is not None:
             self._replay()
+        # After a power cut the log may be torn, and whole records may stand behind the tear: they are not to follow
+        # those that this life appends, so it appends under another token.
+        if self._token is None or (self._relaxed and self.previous == "rebooted"):
+            self._commit_pages()
         if not self._relaxed:
             self._leave_redo(path)
 
@@ -436,6 +438,10 @@ class LmdbStore:
             self._commit_pages()
         except lmdb.Error as error:
             raise self._failed(error) from error
+        except OSError as error:
+            # The log cannot be read: going on would write over what it holds.
+            self._release()
+            raise environment.failed(self._data, error) from error
 
     def _redo_records(self) -> Iterator[Sequence[Change]]:
         if self._redo is None or self._token is None:
