@@ -129,6 +129,23 @@ def test_power_loss_takes_the_last_turns_only(tmp_path: Path, open_lmdb: OpenLmd
     after.flush()
 
 
+def test_a_value_that_shrinks_between_two_flushes_is_no_damage(
+    tmp_path: Path, open_lmdb: OpenLmdb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_lmdb(tmp_path, "relaxed")
+    for size in (20_000, 10_000, 100):
+        store.put(b"\x10", bytes(size))
+        store.commit()
+    store.close(clean=False)
+    store = open_lmdb(tmp_path, "relaxed")  # which does all of it over in one transaction
+    store.flush()
+    store.close(clean=False)
+    monkeypatch.setattr(directory, "boot_id", lambda: "another")
+    store = open_lmdb(tmp_path, "relaxed")
+    assert store.set_aside is None
+    assert store.get(b"\x10") == bytes(100)
+
+
 def test_what_stands_behind_a_tear_never_comes_back(
     tmp_path: Path, open_lmdb: OpenLmdb, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,7 +101,7 @@ class LmdbStore:
     def put(self, key: bytes, value: bytes) -> None:
         """Set `key` to `value`."""
         try:
-            self._txn.put(key, value)
+            self._set(key, value)
         except lmdb.Error as error:
             raise self._failed(error) from error
         self._wrote = True
@@ -459,7 +459,14 @@ class LmdbStore:
             if value is None:
                 self._txn.delete(key)
             else:
-                self._txn.put(key, value)
+                self._set(key, value)
+
+    def _set(self, key: bytes, value: bytes) -> None:
+        # A value that takes fewer pages than the one before it, written in the same transaction, is left on all of them
+        # by LMDB. That does no harm, but `verify` takes it for damage. Without a log a turn has its own transaction.
+        if self._redo is not None:
+            self._txn.delete(key)
+        self._txn.put(key, value)
 
     def _end_turn(self) -> None:
         self._wrote = False
