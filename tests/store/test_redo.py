@@ -129,6 +129,17 @@ def test_power_loss_takes_the_last_turns_only(tmp_path: Path, open_lmdb: OpenLmd
     after.flush()
 
 
+def test_a_log_that_was_cut_is_told_whether_it_holds_something_or_not(tmp_path: Path, open_lmdb: OpenLmdb) -> None:
+    store = open_lmdb(tmp_path, "relaxed")
+    store.put(b"\x10", bytes(500))
+    store.commit()
+    store.flush()
+    store.check()
+    os.truncate(tmp_path / "redo", 0)
+    with pytest.raises(StoreDamaged, match="redo was cut while it was in use, from [0-9]+ to 0 bytes"):
+        store.check()
+
+
 def test_a_value_that_shrinks_between_two_flushes_is_no_damage(
     tmp_path: Path, open_lmdb: OpenLmdb, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,7 @@ class RedoLog:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self.position = 0
         self._token = b""
+        self._size = os.fstat(self._fd).st_size
 
     def restart(self, token: bytes) -> None:
         """Forget all records, once LMDB has committed all that they hold and `token`, the mark of those to
@@ -69,6 +70,7 @@ class RedoLog:
         if written < len(record):
             return False
         self.position += written
+        self._size = max(self._size, self.position)
         return True
 
     def records(self, token: bytes) -> Iterator[Sequence[Change]]:
@@ -97,7 +99,8 @@ class RedoLog:
         status = os.fstat(self._fd)
         if not status.st_nlink:
             return WAS_REMOVED
-        return f"{WAS_CUT} to {status.st_size} bytes" if status.st_size < self.position else None
+        # Also of one that holds nothing just now, or it would depend on the moment.
+        return f"{WAS_CUT} from {self._size} to {status.st_size} bytes" if status.st_size < self._size else None
 
     def close(self) -> None:
         """Close the file; its records stay."""
