@@ -124,9 +124,9 @@ class Claims:
 
         A full store does not stop it: what is settled makes room, and the headroom is there for that.
         """
-        self._held.clear()
+        held, self._held = self._held, set()
         if self._suspects:
-            self._offer_suspects()
+            self._offer_suspects(held)
         if not self._rows.awake:
             return
         for queue in list(self._rows.awake.values()):
@@ -450,8 +450,8 @@ class Claims:
         self.clear_suspect(row.lane.no, row.seq)
         self.examine_all()
 
-    def _offer_suspects(self) -> None:
-        """Offer the next suspect; nothing else is handed to workers while it is out.
+    def _offer_suspects(self, held: Collection[str]) -> None:
+        """Offer the next suspect; nothing else is handed to workers while it is out. `held` are queues held till now.
 
         Mostly that is at the start. A suspect whose queue is served later, or whose sender's STATE is awaited, finds
         workers busy, and what is claimed for others: its queue is held until one of its workers is free, the others
@@ -476,7 +476,8 @@ class Claims:
                     continue
                 if queue.buffer.busy >= queue.policy.workers:
                     self._held.add(queue.name)
-                    self._take_back_all({queue.name})
+                    if queue.name not in held:  # of others everything was taken back, and nothing claimed since
+                        self._take_back_all({queue.name})
                     continue
                 self._take_back_all(
                     {each.name for each in self._rows.queues.values() if each.policy and each.policy.push}

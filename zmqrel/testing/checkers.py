@@ -138,11 +138,11 @@ class Checker:
         """(peer that lost its last moments, peer that it has not met since)."""
         self._recalled_where: list[tuple[str, str, str | None]] = []
         self._due: dict[tuple[str, Any], float] = {}
+        """What must have happened by when."""
         self._next_due = inf
         """None of them is due before."""
         self._waiting: Counter[tuple[str, str, str]] = Counter()
         """(sender, receiver, queue) -> how many messages are due to be handed over."""
-        """What must have happened by when, the earliest first."""
         self._lives: dict[Any, tuple[int, int]] = {}
         """Body -> lives of sender and receiver when it was accepted."""
         self._forgot: set[tuple[str, str]] = set()
