@@ -16,10 +16,13 @@ from types import TracebackType
 from typing import Any, Final, Literal
 
 import zmqrel
-from zmqrel import Message, Peer
+from zmqrel import Message, Peer, Receipt
 
 LIMIT_S: Final = float(os.environ.get("ZMQREL_TEST_LIMIT_S", "100"))
 """Ends a test in which nothing happens. No test is meant to come near it."""
+
+SLACK_S: Final = 20.0
+"""How late a busy machine may make what is due: far more than it will, far less than a wrong clock would."""
 
 Transport = Literal["tcp", "ipc", "memory"]
 
@@ -72,6 +75,10 @@ class Got:
     def next_bodies(self, count: int) -> list[Any]:
         """The bodies of the next messages."""
         return [self.next().body for _ in range(count)]
+
+    def has_more(self) -> bool:
+        """Whether something came that was not taken yet."""
+        return not self._messages.empty()
 
     def rest(self) -> list[Any]:
         """The bodies of what came and was not taken yet."""
@@ -163,6 +170,22 @@ def until(condition: Callable[[], object]) -> None:
     limit = monotonic() + LIMIT_S
     while not condition():
         assert monotonic() < limit, "nothing happened in time"
+
+
+def in_time(send: Callable[[float], Receipt], is_there: Callable[[Receipt], object]) -> list[Receipt]:
+    """Send with a time to live until one message gets there before its deadline; the last one did.
+
+    A machine that is too busy for the first is given longer, so that no test fails by being slow.
+    """
+    receipts: list[Receipt] = []
+    limit = monotonic() + LIMIT_S
+    for ttl_s in (0.3, 2.0, 10.0, 50.0):
+        receipts.append(receipt := send(ttl_s))
+        while not (arrived := is_there(receipt)) and receipt.outcome is None:
+            assert monotonic() < limit, "nothing happened in time"
+        if arrived:
+            return receipts
+    raise AssertionError(f"{receipts} all ended on the way")
 
 
 def connected(*peers: Peer) -> None:

@@ -12,7 +12,7 @@ from datetime import timedelta
 import pytest
 
 import zmqrel
-from tests.real.net import LIMIT_S, Got, Net, is_empty, until
+from tests.real.net import LIMIT_S, Got, Net, in_time, is_empty, until
 from zmqrel import Message, Outcome, Peer, Receipt, Retry, State, Verdict
 
 
@@ -182,7 +182,7 @@ def test_past_its_deadline_in_the_handler(swift: Net) -> None:
     shop, billing = swift.pair()
     held = Held(fail)
     billing.handler(retry=Retry.fixed(0))(held)
-    receipt = shop.send("billing", 1, ttl=0.2)
+    *_, receipt = in_time(lambda ttl_s: shop.send("billing", 1, ttl=ttl_s), lambda _: held.got.has_more())
     message = held.got.next()
     until(lambda: message.withdrawn)
     assert message.remaining() == 0

@@ -13,12 +13,9 @@ from typing import Any
 import pytest
 
 import zmqrel
-from tests.real.net import LIMIT_S, Got, Net, connected, is_empty, until
+from tests.real.net import LIMIT_S, SLACK_S, Got, Net, connected, is_empty, until
 from tests.real.processes import Nursery
 from zmqrel import Outcome, Peer, Receipt
-
-# The promise is 0.1 s, on an idle machine: this one may be busy with other tests.
-SLACK_S = 2.0
 
 
 def ended_at_s(receipt: Receipt) -> float:
