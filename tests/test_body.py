@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zmqrel.body import MOST_DEEP, BadBody, check_body, decode_body, encode_body
+from zmqrel.body import MOST_DEEP, BadBody, check_body, decode_body, encode_bodies, encode_body
 from zmqrel.errors import Error, NotSerializable
 
 Pair = namedtuple("Pair", "a b")
@@ -166,6 +166,13 @@ def test_a_refusal_leaves_nothing_behind() -> None:
         with pytest.raises(NotSerializable):
             encode_body(bad)
         assert encode_body([1]) == b"\x91\x01"
+
+
+@pytest.mark.parametrize("length", [0, 255, 256, 65_535, 65_536, 65_537, 2_000_000])
+def test_bytes_of_any_length_are_messagepack(length: int) -> None:
+    body = b"x" * length
+    assert encode_body(body) == encode_bodies([body, body])[1] == msgpack.packb(body)
+    assert encode_bodies([body, 7, "x"]) == [msgpack.packb(each) for each in (body, 7, "x")]
 
 
 def test_large_bodies() -> None:

@@ -7,6 +7,7 @@ that names the place of a fault runs only when there is one.
 from __future__ import annotations
 
 import re
+import struct
 import threading
 from collections.abc import Iterator
 from typing import Any, Final
@@ -36,6 +37,11 @@ _unpackb = msgpack.unpackb
 _KEPT_BUFFER_BYTES = 1024 * 1024
 
 
+_BIN32 = struct.Struct(">BI")
+_BIN32_FROM_BYTES = 1 << 16
+"""Shorter bytes have a shorter head."""
+
+
 class BadBody(Error, ValueError):
     """The peer is at fault, or the store: the bytes are not the encoding of a body. The message says why."""
 
@@ -57,6 +63,8 @@ def encode_body(body: object) -> bytes:
     """The encoding of a body. Raises NotSerializable, naming the path, for what cannot be one."""
     if type(body) not in _SCALARS and not _is_plain(body, MOST_DEEP):
         check_body(body)
+    if type(body) is bytes and len(body) >= _BIN32_FROM_BYTES:
+        return _bin32(body)
     try:
         data: bytes = _packers.pack(body)
     except (ValueError, OverflowError) as error:
@@ -67,9 +75,18 @@ def encode_body(body: object) -> bytes:
     return data
 
 
+def _bin32(body: bytes) -> bytes:
+    """What a packer makes of it, without the copy that it makes in a buffer of its own."""
+    if len(body) >= 1 << 32:
+        raise _refusal("$", f"{len(body)} bytes, and bytes of MessagePack are fewer than 2^32")
+    return _BIN32.pack(0xC6, len(body)) + body
+
+
 def encode_bodies(bodies: list[Any]) -> list[bytes]:
     """The same of many."""
     if not _SCALARS.issuperset(map(type, bodies)):
+        return [encode_body(body) for body in bodies]
+    if bodies and type(bodies[0]) is bytes and len(bodies[0]) >= _BIN32_FROM_BYTES:
         return [encode_body(body) for body in bodies]
     pack = _packers.pack
     try:

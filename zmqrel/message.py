@@ -356,7 +356,8 @@ class Message:
         """What was sent; a tuple arrives as a list."""
         if self._body is _NOT_READ:
             at = self._at
-            self._body = decode_body(cast(Span, self._source).body(at) if at >= 0 else self._row.body)
+            body = self._source.body(at) if at >= 0 else self._row.body  # type: ignore[operator]  # a Span; cast is a call
+            self._body = decode_body(body)
         return self._body
 
     @property

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from zmqrel.core import tables
-from zmqrel.core.engine import _trim_tail
 from zmqrel.core.entries import encode_messages
 from zmqrel.core.journal import Journal
 from zmqrel.core.lane import CONTROL, DATA, FIRST_GRANT, Flight, InLane, OutLane, decode_lane
@@ -101,7 +100,7 @@ class LaneMachine(RuleBasedStateMachine):
             self.store.discard(self.lane.no, seq, seq)
             self.damaged.discard(seq)
         if last >= self.lane.cursor:
-            self.lane.tail = []
+            self.lane.forget_tail()
 
     @precondition(lambda self: any(record is not None for record in self.model))
     @rule(data=st.data())
@@ -135,7 +134,7 @@ class LaneMachine(RuleBasedStateMachine):
         self.model[entry.seq] = None
         self.store.discard(self.lane.no, entry.seq, entry.seq)
         self.damaged.discard(entry.seq)
-        self.lane.tail = []
+        self.lane.forget_tail()
 
     def check_silence(self, window: int) -> None:
         lane = self.lane
@@ -164,7 +163,7 @@ class LaneMachine(RuleBasedStateMachine):
         if any(batch.first <= seq <= batch.last for seq in self.damaged):
             return
         other = copy(self.lane)
-        other.tail = []  # as it is after a restart
+        other.forget_tail()  # as it is after a restart
         again = next_batch(other, self.store, window, LARGEST)
         assert again is not None
         upto = min(batch.last, again.last)
@@ -204,7 +203,7 @@ class LaneMachine(RuleBasedStateMachine):
 
     @rule()
     def turn_ends(self) -> None:
-        _trim_tail(self.lane)
+        self.lane.trim_tail(1)
 
     @rule()
     def reopen(self) -> None:
@@ -217,6 +216,7 @@ class LaneMachine(RuleBasedStateMachine):
         lane = self.lane
         assert lane.next_seq == len(self.model)
         assert lane.flight_bytes == sum(flight.size for flight in lane.flight)
+        assert lane.tail_bytes == sum(map(len, lane.tail))
         assert lane.acked < lane.cursor <= lane.next_seq
         assert all(lane.acked < flight.last < lane.cursor for flight in lane.flight)
 
@@ -232,7 +232,7 @@ class LaneMachine(RuleBasedStateMachine):
                 batch = next_batch(lane, self.store, WINDOW, LARGEST)
             except Untransportable:
                 lane.cursor += 1
-                lane.tail = []
+                lane.forget_tail()
                 continue
             assert batch is not None
             assert all(self.model[seq] == record for seq, record in laid_out(batch).items())
@@ -291,7 +291,7 @@ def test_credit_that_ends_before_what_is_at_hand_lets_nothing_of_it_leave() -> N
     lane, store = lane_with(50, 50)
     sent(lane, next_batch(lane, store, WINDOW, LARGEST))
     lane.grant_seq = 1
-    lane.tail = []
+    lane.forget_tail()
     append(lane, store, records_of(50, 50, 50))
     assert next_batch(lane, store, WINDOW, LARGEST) is None
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.sim.helpers import Seen, leftovers, outcomes, pair, settled
 from zmqrel import OutboxFull, Outcome, Reject, Retry, RetryLater, StoreFull, Verdict
+from zmqrel.store import MemoryStore
 from zmqrel.testing import Delivery, LinkFaults, Moving, Network
 
 FAST = Retry.fixed(0.1, max_attempts=3)
@@ -48,6 +49,37 @@ def test_a_backlog_is_handled_in_order(durability: str) -> None:
     assert seen.bodies == list(range(5000))
     network.advance(1)
     assert leftovers(network) == {}
+
+
+def handled_after_s(network: Network) -> float:
+    """How long a message takes from the call to its outcome, to within a millisecond."""
+    network.handler("bank", "default", Seen(), duration=0)
+    network.advance(1)
+    receipt = network.send("shop", "bank", 1)
+    for milliseconds in range(1, 1000):
+        network.advance(0.001)
+        if receipt.outcome is not None:
+            return milliseconds / 1000
+    raise AssertionError("it has no outcome")
+
+
+def test_what_a_large_turn_flushed_is_told_at_once() -> None:
+    network = pair(durability="relaxed")
+    assert handled_after_s(network) > 0.04  # each side flushes 20 times a second
+    network = pair(durability="relaxed")
+    for peer in network.peers.values():
+        peer.disk._most_logged_bytes = 0
+    assert handled_after_s(network) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("flush_us", "least_s", "most_s"), [(100, 0.005, 0.02), (2_000, 0.02, 0.05), (9_000, 0.05, 0.11)]
+)
+def test_who_flushes_fast_flushes_often(
+    monkeypatch: pytest.MonkeyPatch, flush_us: int, least_s: float, most_s: float
+) -> None:
+    monkeypatch.setattr(MemoryStore, "flush_us", flush_us)
+    assert least_s <= handled_after_s(pair(durability="relaxed")) <= most_s
 
 
 def test_many_queues_and_both_directions_at_once() -> None:

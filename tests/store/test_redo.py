@@ -109,6 +109,28 @@ def turn(store: LmdbStore, number: int, draw: random.Random) -> None:
     store.commit()
 
 
+def test_a_large_turn_is_flushed_by_its_commit(tmp_path: Path, open_lmdb: OpenLmdb) -> None:
+    """With all that came before it; the log has no part in that."""
+    store = open_lmdb(tmp_path / "store", "relaxed")
+    for number, size in enumerate((1, 1, 300 * 1024), 1):
+        store.put(bytes([16, number]), bytes(size))
+        store.commit()
+        assert store.unflushed is (number < 3)
+    shutil.copytree(tmp_path / "store", tmp_path / "disk")
+    (tmp_path / "disk" / "redo").write_bytes(bytes((tmp_path / "disk" / "redo").stat().st_size))
+    assert open_lmdb(tmp_path / "disk", "relaxed").keys(b"\x10", b"\x11", 9) == [b"\x10\x01", b"\x10\x02", b"\x10\x03"]
+
+
+def test_it_tells_how_long_a_flush_took(tmp_path: Path, open_lmdb: OpenLmdb) -> None:
+    store = open_lmdb(tmp_path, "relaxed")
+    assert store.flush_us is None
+    store.put(b"\x10", b"1")
+    store.commit()
+    store.flush()
+    assert store.flush_us is not None
+    assert store.flush_us > 0
+
+
 @pytest.mark.parametrize("seed", range(15))
 def test_power_loss_takes_the_last_turns_only(tmp_path: Path, open_lmdb: OpenLmdb, seed: int) -> None:
     """The disk is as it was at the last flush, but for the redo log, of which any blocks may have come through."""

@@ -18,8 +18,8 @@ _BATCH_BYTES = 1_000_000
 """Of bodies in one send call, unless one is larger."""
 _MOST_UNDER_WAY = 64
 """Send calls of which the outcomes are not known."""
-_MOST_UNDER_WAY_BYTES = 8_000_000
-_WINDOW_BYTES = 4 << 20
+_MOST_UNDER_WAY_BYTES = 32_000_000
+_WINDOW_BYTES = 8 << 20
 """What docs/sending.md says of streams: so much may be on the wire while both sides wait for their disks."""
 _WAIT_S = 300.0
 
@@ -70,7 +70,7 @@ def stream(
     body = b"x" * size
     batch = max(1, min(BATCH, _BATCH_BYTES // size))
     calls = max(2, min(_MOST_UNDER_WAY, _MOST_UNDER_WAY_BYTES // (batch * size)))
-    with _sender(place, durability, endpoints, number, window_bytes=_WINDOW_BYTES) as peer:
+    with _sender(place, durability, endpoints, number, window_bytes=max(_WINDOW_BYTES, 16 * size)) as peer:
         line.tell("ready")
         line.hear()
         started_s, used_s = now_s(), cpu_s()

@@ -117,7 +117,7 @@ class Buffer:
         "time_limit_us",
     )
 
-    MOST_CLAIMED = 16384
+    MOST_CLAIMED = 65_536
     MOST_CLAIMED_BYTES = 4 << 20
     """Of claimed rows; the one that passes it is still claimed, so that one always is."""
 

@@ -634,7 +634,7 @@ class Channel:
         """End a message that cannot be sent; it goes as a VOID from now on (F8, F14)."""
         if lane.kind == CONTROL:
             self._shared.outbox_runs.discard(lane.no, entry.seq, entry.seq)
-            lane.tail = []
+            lane.forget_tail()
             self._shared.event("damaged", self.name, f"control entry {entry.seq}")
             # What it said is not known: STATE makes up for a settlement, this for a withdrawal.
             for own in self.own.values():
@@ -648,7 +648,7 @@ class Channel:
             now_us = self._shared.now.store_us
             outcome = outcome_of(stage_at_sender(entry.seq, lane.sent_upto), Event.TOO_LARGE)
             self._outbox.end(lane, Settled(entry.seq, entry.seq, outcome, reason, 0, 0, now_us, False))
-        lane.tail = []
+        lane.forget_tail()
 
     def _send_acks(self, session: Session) -> None:
         if not self._acks:

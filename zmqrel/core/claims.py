@@ -25,7 +25,7 @@ from zmqrel.core.storage import MOST_IN_BLOCK
 if TYPE_CHECKING:
     from zmqrel.core.channel import Channel
 
-_MOST_AHEAD = 16384
+_MOST_AHEAD = 65_536
 _ROWS_AT_ONCE = 256
 _AHEAD_BYTES = 1 << 20
 """Read ahead from the store in one step."""

@@ -53,9 +53,8 @@ if TYPE_CHECKING:
 
 _LAZY_US = 300_000
 """How long what is not worth a commit of its own waits for one."""
-_FLUSH_US = 50_000
-"""Pause between flushes under "relaxed" durability; the promise is 100 ms."""
-_MOST_TAIL = 16384
+FLUSH_US = 50_000
+"""Longest pause between flushes under "relaxed" durability; the promise is 100 ms."""
 
 
 class Held(NamedTuple):
@@ -631,7 +630,7 @@ class Engine:
                 woken.transmit()
         for lane in self.shared.touched.values():
             if isinstance(lane, OutLane) and lane.tail:
-                _trim_tail(lane)
+                lane.trim_tail(self.shared.options.window_bytes)
 
     def _write_stale(self) -> None:
         """Rows that wait for a commit that there is a reason for."""
@@ -695,15 +694,15 @@ class Engine:
             return value
         return self.found_by_id(command.id)
 
-    def flush_due_us(self) -> int | None:
-        """When the store wants to be flushed (monotonic), None if there is nothing to flush."""
+    def flush_due_us(self, pause_us: int = FLUSH_US) -> int | None:
+        """When the store wants to be flushed (monotonic), so long after the last time; None if nothing waits for it."""
         if self.shared.options.durability != "relaxed":
             return None
         if not (self._unflushed or any(self._held) or any(self._fresh)):
             return None
         # A stream is not to wait for the next flush: the pause is there for those who send now and then.
         waits = any(lane.waits_for_flush for lane in self.shared.unflushed)
-        return self._flushed_us if waits else self._flushed_us + _FLUSH_US
+        return self._flushed_us if waits else self._flushed_us + pause_us
 
     def flushed(self) -> None:
         """Everything committed so far was flushed just before."""
@@ -793,15 +792,6 @@ _ANSWERED_LATER = (c.RecallWhere, c.Forget)
 """When they are through, which may be some turns later."""
 _REFUSED_UNWRITTEN = (c.Send, c.RetryDead)
 """A full store refuses them before they write."""
-
-
-def _trim_tail(lane: OutLane) -> None:
-    """Keep at hand only what may leave soon: memory holds a window, never the backlog."""
-    untransmitted = lane.next_seq - lane.cursor
-    if untransmitted <= 0 or untransmitted > _MOST_TAIL or sum(map(len, lane.tail[-untransmitted:])) > 4 << 20:
-        lane.tail = []
-    else:
-        del lane.tail[: max(0, len(lane.tail) - untransmitted)]
 
 
 def read_clock(store: Storage) -> tuple[int, int]:

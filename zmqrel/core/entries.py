@@ -15,7 +15,7 @@ Times are microseconds of the sender's store clock. Nothing here knows lanes, pe
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from struct import Struct
 from typing import Any, NamedTuple, cast
@@ -36,6 +36,8 @@ FRAMING_BYTES = HEADER.size + CHECK_BYTES
 RESIDUE = 0x2144DF1C
 """The CRC-32 of anything followed by its own CRC-32."""
 _CRC = Struct("<I")
+LARGE_BYTES = 16 * 1024
+"""From here on a copy costs more than the calls that avoid it."""
 _FEW = 8
 _SMALL_BYTES = 1024
 """Larger ones gain nothing by being joined."""
@@ -91,11 +93,14 @@ def encode_meta(meta: Meta) -> bytes:
     return b"" if meta == NO_META else pack(tuple(meta))
 
 
-def encode_messages(bodies: Iterable[bytes], sent_at_us: int, deadline_us: int, meta: bytes) -> list[bytes]:
-    """MESSAGE records of `bodies`, which share everything but the body."""
+def encode_messages(bodies: Sequence[bytes], sent_at_us: int, deadline_us: int, meta: bytes) -> list[bytes]:
+    """MESSAGE records of `bodies`, one at least, which share everything but the body."""
     shared = HEADER.pack(len(meta), sent_at_us, deadline_us) + meta
     shared_crc = crc32(shared)
     crc_bytes = _CRC.pack
+    if len(bodies[0]) > 512:
+        # Slower for short ones. Of long ones each copy is made in pages that the system gives anew, and clears first.
+        return [b"".join((shared, body, crc_bytes(crc32(body, shared_crc)))) for body in bodies]
     return [shared + body + crc_bytes(crc32(body, shared_crc)) for body in bodies]
 
 

@@ -253,7 +253,7 @@ class Healing:
         """End a lane at its boundary; what lies above goes to a new one, so that no number has two bodies."""
         old.closed = True
         old.doubt_upto = max(old.doubt_upto, old.sent_upto)
-        old.tail = []
+        old.forget_tail()
         del self._channel.out[(old.kind, old.queue)]
         new = self._channel.lane_for(old.queue, old.kind)
         # A lane that never sent anything waits for another itself: so does its successor.
@@ -380,7 +380,7 @@ class Healing:
         received = [lane for lane in channel.theirs.values() if lane.kind != CONTROL]
         for part in self._states.tell(self._shared.ledger.store_id, channel.their_store, received, self._data_lanes()):
             lane = channel.append_control(part)
-            lane.tail = []  # it may be many: they lie in the store, memory holds one
+            lane.forget_tail()  # it may be many: they lie in the store, memory holds one
             self._state_lane, self._state_seq = lane.no, lane.next_seq - 1
         self._write_peer()
 

@@ -24,6 +24,11 @@ CONTROL, DATA, DELAYED, LOCAL = range(4)
 MOST_UNFLUSHED = 16_384
 """Under "relaxed", entries of a lane that may leave between two flushes: so few are in doubt after a power cut. A store
 may be opened by another version than the one that sent: this is part of the store's layout."""
+_MOST_TAIL = 65_536
+_TAIL_BYTES = 4 << 20
+_MOST_TAIL_BYTES = 64 << 20
+"""Of records that were not transmitted, kept at hand: two windows, but not less and not more than this. Where a stream
+has more waiting, what leaves is read back from the store, which doubles its price."""
 FIRST_GRANT = 1024
 """Entries that may be sent on a lane before its receiver granted anything: it takes or drops them."""
 
@@ -71,6 +76,7 @@ class OutLane:
         "sendable_upto",
         "sent_upto",
         "tail",
+        "tail_bytes",
         "withdrawn",
     )
 
@@ -105,8 +111,7 @@ class OutLane:
         """A session begins: the receiver's floor is `acked`, everything above it is sent again."""
         self.acked = acked
         self.cursor = acked + 1
-        self.tail: list[bytes] = []
-        """The last records, which need not be read back from the store; they begin at the cursor or before it."""
+        self.forget_tail()
         self.flight: deque[Flight] = deque()
         self.flight_bytes = 0
         self.grant_seq = acked + FIRST_GRANT
@@ -126,8 +131,26 @@ class OutLane:
         first = self.next_seq
         if self.cursor >= first - len(self.tail):
             self.tail.extend(records)
+            self.tail_bytes += sum(map(len, records))
         self.next_seq = first + len(records)
         return first
+
+    def forget_tail(self) -> None:
+        """What leaves next is read from the store."""
+        self.tail: list[bytes] = []
+        """The last records, which need not be read back from the store; they begin at the cursor or before it."""
+        self.tail_bytes = 0
+
+    def trim_tail(self, window_bytes: int) -> None:
+        """Keep at hand only what may leave soon: memory holds some windows, never the backlog."""
+        untransmitted = self.next_seq - self.cursor
+        gone = len(self.tail) - untransmitted
+        if gone > 0:
+            self.tail_bytes -= sum(map(len, self.tail[:gone]))
+            del self.tail[:gone]
+        most_bytes = min(max(_TAIL_BYTES, 2 * window_bytes), _MOST_TAIL_BYTES)
+        if untransmitted > _MOST_TAIL or self.tail_bytes > most_bytes:
+            self.forget_tail()
 
     def retire(self) -> None:
         """Everything on it has ended, and nobody is to hear of it any more."""
@@ -140,7 +163,7 @@ class OutLane:
         self.cursor = floor + 1
         self.flight.clear()
         self.flight_bytes = 0
-        self.tail = []
+        self.forget_tail()
 
     def take_ack(self, floor: int, now_us: int) -> bool:
         """The receiver's floor. True if it is news."""

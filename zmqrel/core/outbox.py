@@ -543,7 +543,7 @@ class Outbox:
         for start, stop in _joined(pieces):
             self._put_outcome(lane, start, stop, ended, [n for n in named if start <= n[0] <= stop])
         if last >= lane.cursor:
-            lane.tail = []
+            lane.forget_tail()
         if last > lane.acked:
             self._channels[lane.peer].activate(lane)
         return True

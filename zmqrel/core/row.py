@@ -8,7 +8,7 @@ from enum import Enum
 from operator import length_hint
 from typing import TYPE_CHECKING
 
-from zmqrel.core.entries import CHECK_BYTES, HEADER, MessageHead, decode_head
+from zmqrel.core.entries import CHECK_BYTES, HEADER, LARGE_BYTES, MessageHead, decode_head
 from zmqrel.outcome import Cause
 
 if TYPE_CHECKING:
@@ -213,9 +213,10 @@ class Span:
             row = self.rows.setdefault(at, row)  # a worker and the loop may want it at once
         return row
 
-    def body(self, at: int) -> bytes:
+    def body(self, at: int) -> bytes | memoryview:
         """The encoded body of one."""
-        return self.records[at][_BODY]
+        record = self.records[at]
+        return record[_BODY] if len(record) < LARGE_BYTES else memoryview(record)[_BODY]
 
     def collect(self) -> list[tuple[int, int]]:
         """Positions (first, behind the last) of neighbours that were acknowledged since they were last collected."""

@@ -99,7 +99,7 @@ class Runs:
     def _put_run(self, lane_no: int, first: int, records: list[bytes], size: int, order_us: int, plain: bool) -> None:
         count = len(records)
         key = _KEY.pack(self._table, lane_no, first + count - 1, first, order_us, size, plain)
-        value = records[0] if count == 1 else pack_sizes(records) + b"".join(records)
+        value = records[0] if count == 1 else b"".join((pack_sizes(records), *records))
         self._journal.put(key, value)
 
     # ------------------------------------------------------------------------------------------------------- reading

@@ -79,6 +79,16 @@ class Store(Storage, Protocol):
         ...
 
     @property
+    def unflushed(self) -> bool:
+        """Whether a power cut now would take commits: under "relaxed", those since the last flush."""
+        ...
+
+    @property
+    def flush_us(self) -> int | None:
+        """How long the last flush took; None if there was none, or it takes no time."""
+        ...
+
+    @property
     def set_aside(self) -> str | None:
         """The path to which a damaged predecessor of this store was moved at opening, or None."""
         ...

@@ -47,27 +47,31 @@ def _table(mark: bytes, lengths: Sequence[int]) -> bytes:
     return mark + struct.pack(f">H{len(lengths)}I", len(lengths), *lengths)
 
 
-def split(message: bytes) -> list[list[bytes]] | None:
+def split(message: bytes | memoryview) -> list[list[bytes]] | None:
     """The frames that `join` joined; None if that is nothing that it makes, or has more of anything than is allowed."""
-    if not message.startswith(_FRAMES):
+    if not _begins_with(_FRAMES, message, 0, len(message)):
         parts = _parts_of(message, 0, len(message))
         return None if parts is None else [parts]
     frames = []
     for begin, end in _apart(message, 0, len(message), MAX_TOGETHER):
-        parts = None if message.startswith(_FRAMES, begin, end) else _parts_of(message, begin, end)
+        parts = None if _begins_with(_FRAMES, message, begin, end) else _parts_of(message, begin, end)
         if parts is None:
             return None
         frames.append(parts)
     return frames or None
 
 
-def _parts_of(message: bytes, begin: int, end: int) -> list[bytes] | None:
-    if not message.startswith(_PARTS, begin, end):
-        return [message[begin:end]]
-    return [message[first:last] for first, last in _apart(message, begin, end, MAX_PARTS)] or None
+def _begins_with(mark: bytes, message: bytes | memoryview, begin: int, end: int) -> bool:
+    return begin < end and message[begin] == mark[0]
 
 
-def _apart(message: bytes, begin: int, end: int, most: int) -> list[tuple[int, int]]:
+def _parts_of(message: bytes | memoryview, begin: int, end: int) -> list[bytes] | None:
+    if not _begins_with(_PARTS, message, begin, end):
+        return [bytes(message[begin:end])]
+    return [bytes(message[first:last]) for first, last in _apart(message, begin, end, MAX_PARTS)] or None
+
+
+def _apart(message: bytes | memoryview, begin: int, end: int, most: int) -> list[tuple[int, int]]:
     """Where each of the things lies whose lengths stand at `begin`; nothing if they do not add up, or are too many."""
     count = int.from_bytes(message[begin + 1 : begin + 3], "big")
     table = begin + 3

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from zmqrel.core import commands as c
 from zmqrel.core.buffer import Buffer, Finished, Left, Result, Returned, one_by_one
 from zmqrel.core.effects import Effects, Event, ReceiptNotice
-from zmqrel.core.engine import Engine
+from zmqrel.core.engine import FLUSH_US, Engine
 from zmqrel.core.row import Row, is_overdue
 from zmqrel.core.rows import Policy
 from zmqrel.core.storage import InHand, InHandTable, Store
@@ -23,6 +23,10 @@ from zmqrel.errors import StoreFull
 
 PROBE_US = 500_000
 """How often a full store is asked whether there is room again."""
+_LEAST_PAUSE_US = 5_000
+_FLUSH_SHARE = 10
+"""Under "relaxed" the pause between two flushes is so many times as long as a flush took: a fast disk shortens it, and
+with it how long outcomes wait and how much a power cut takes."""
 _REDIAL_US = 1_000_000
 """How often a socket that was not to be had is asked for again."""
 _ENOUGH_INTAKE_BYTES = 16 * 1024 * 1024
@@ -168,7 +172,7 @@ class Turns:
 
     def _step(self, now: Now, wall_us: int, work: Work, results: Results) -> Effects:
         engine = self.engine
-        flush_at_us = engine.flush_due_us()
+        flush_at_us = self._flush_due_us(now)
         flush = flush_at_us is not None and flush_at_us <= now.mono_us
         engine.begin(now, wall_us)
         engine.limit_intake(self._intake_bytes)
@@ -347,6 +351,15 @@ class Turns:
         stats["overdue"] += sum(is_overdue(row, now.store_us) for row in rows)
         return stats | {"in_hand": len(rows) + sum(buffer.acknowledged for buffer, _ in self._served.values())}
 
+    def _flush_due_us(self, now: Now) -> int | None:
+        flush_us = self.store.flush_us
+        pause_us = FLUSH_US if flush_us is None else min(max(_LEAST_PAUSE_US, _FLUSH_SHARE * flush_us), FLUSH_US)
+        due_us = self.engine.flush_due_us(pause_us)
+        if due_us is None or self.store.unflushed:
+            return due_us
+        # The last commit was a flush, for its size or for want of room: what waited for one need not wait longer.
+        return now.mono_us
+
     @property
     def stalled(self) -> bool:
         """True while nothing can be written, so that a turn before the next wake does nothing."""
@@ -357,6 +370,9 @@ class Turns:
         if self._stalled:
             return self._probe_at_us
         wake_us = now.mono_us if self._to_serve else self.engine.next_wake_us(now)
+        flush_us = self._flush_due_us(now)
+        if flush_us is not None:
+            wake_us = flush_us if wake_us is None else min(wake_us, flush_us)
         if self._full:
             wake_us = self._probe_at_us if wake_us is None else min(wake_us, self._probe_at_us)
         if self._redial:

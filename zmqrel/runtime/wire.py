@@ -46,6 +46,8 @@ _RECEIVE_MARK: Final = 64
 # Below this pyzmq's zero copy costs as much as the copy it saves, and its first use starts a thread and a
 # context that stay until the process ends.
 _ZERO_COPY_BYTES: Final = 256 * 1024
+# From here on a copy costs more than the calls that avoid it.
+_LARGE_BYTES: Final = 16 * 1024
 # Frames taken from one socket before the next one has its turn.
 _FAREWELL_MS = 100
 _BURST: Final = 16
@@ -574,14 +576,15 @@ class Wire:
                 self._readiness.read_to_its_end(source)
                 break
             received, last = got
+            routing_id = bytes(received[0]) if source == _ROUTER and received else None
             size += sum(map(len, received))
             frames = split(received[-1]) if len(received) == wanted else None
             count += len(frames) if frames else 1
-            if self._cut_next and received and received[0] in self._cut_next:
-                self._cut_now(received[0], last)
+            if routing_id is not None and routing_id in self._cut_next:
+                self._cut_now(routing_id, last)
             link: Link | None = source
             if source == _ROUTER:
-                link = self._inbound_link(received[0], last) if received else None
+                link = self._inbound_link(routing_id, last) if routing_id is not None else None
             if frames is None:
                 self.dropped += 1
                 if link is not None:
@@ -602,7 +605,7 @@ def _send(socket: zmq.Socket[bytes], parts: Sequence[bytes]) -> None:
     socket.send(parts[-1], _AT_ONCE, len(parts[-1]) < _ZERO_COPY_BYTES)
 
 
-def _receive(socket: zmq.Socket[bytes], limit: int) -> tuple[list[bytes], zmq.Frame] | None:
+def _receive(socket: zmq.Socket[bytes], limit: int) -> tuple[list[bytes | memoryview], zmq.Frame] | None:
     """One message and the last Frame of it, or None if there is none. Of one with more than `limit` parts, `limit` + 1
     are returned.
 
@@ -612,7 +615,7 @@ def _receive(socket: zmq.Socket[bytes], limit: int) -> tuple[list[bytes], zmq.Fr
         frame = socket.recv(_AT_ONCE, copy=False)
     except zmq.Again:
         return None
-    parts = [frame.bytes]
+    parts = [_content(frame)]
     # copy=False for its `more`: asking the socket for RCVMORE costs more than the copy out of the Frame.
     while frame.more:
         try:
@@ -620,5 +623,10 @@ def _receive(socket: zmq.Socket[bytes], limit: int) -> tuple[list[bytes], zmq.Fr
         except zmq.Again:
             return [], frame
         if len(parts) <= limit:
-            parts.append(frame.bytes)
+            parts.append(_content(frame))
     return parts, frame
+
+
+def _content(frame: zmq.Frame) -> bytes | memoryview:
+    # What is large is copied once, when it is split.
+    return frame.buffer if len(frame) >= _LARGE_BYTES else frame.bytes

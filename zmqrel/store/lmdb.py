@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from itertools import islice
 from pathlib import Path
+from time import monotonic_ns
 from typing import Final
 
 import lmdb
@@ -31,6 +32,8 @@ from zmqrel.store.redo import Change, RedoLog, new_token
 from zmqrel.store.space import DISK_IS_FULL, FULL, Space
 
 _TOKEN_KEY: Final = b"\x00redo"
+_MOST_LOGGED_BYTES: Final = 256 * 1024
+"""Of a turn. To flush more than that takes hardly longer than to log it, and LMDB is to write all of it anyway."""
 
 
 class LmdbStore:
@@ -40,6 +43,8 @@ class LmdbStore:
     """How the life before this one ended."""
     was_relaxed: bool
     """Whether the life before did not flush all of its commits."""
+    flush_us: int | None
+    """How long the last flush took, None if there was none."""
     set_aside: str | None
     """Where a damaged predecessor was moved at opening, or None."""
 
@@ -64,6 +69,7 @@ class LmdbStore:
         about 100 MB/s; damaged, it is then set aside instead of raised.
         """
         self.set_aside = None
+        self.flush_us = None
         self._only_look = only_look
         self._verify = verify
         self._relaxed = durability == "relaxed"
@@ -224,6 +230,11 @@ class LmdbStore:
         if self._wrote:
             self._restart()
 
+    @property
+    def unflushed(self) -> bool:
+        """Whether there are commits that only the log holds."""
+        return self._redo is not None and self._redo.position > 0
+
     def flush(self) -> None:
         """Make every commit so far survive power loss. What was written since the last commit is forgotten.
 
@@ -232,6 +243,7 @@ class LmdbStore:
         self.abort()
         if self._redo is None or not self._redo.position:
             return
+        started_us = monotonic_ns() // 1000
         try:
             self._commit_pages()
         except lmdb.Error as error:
@@ -239,6 +251,7 @@ class LmdbStore:
             if not isinstance(failure, StoreFull):
                 raise failure from error
             self._flush_turn_by_turn()
+        self.flush_us = monotonic_ns() // 1000 - started_us
 
     def check(self) -> None:
         """Raise StoreDamaged if somebody removed or cut one of the files; then it is to be closed.
@@ -397,6 +410,8 @@ class LmdbStore:
 
     def _append_to_redo(self, in_use: int) -> bool:
         if self._redo is None or self._turn is None or not self._growing:
+            return False
+        if sum([len(value) for _, value in self._turn if value is not None]) > _MOST_LOGGED_BYTES:
             return False
         # Until it is flushed, no page that a turn freed serves another, nor do those that the flush before it
         # freed. Each change frees a leaf and part of a branch. Where there may not be room for that, every turn

@@ -26,15 +26,19 @@ class MemoryStore:
     set_aside: str | None
     """None, unless who simulates it says otherwise."""
 
-    def __init__(self, *, durability: Durability = "fsync", capacity: int | None = None) -> None:
+    def __init__(
+        self, *, durability: Durability = "fsync", capacity: int | None = None, most_logged_bytes: int = 256 * 1024
+    ) -> None:
         """Make an empty store, of at most `capacity` bytes; None is without limit.
 
-        Keys and values count, and 16 bytes for each row. An eighth is headroom, which growing leaves alone.
+        Keys and values count, and 16 bytes for each row. An eighth is headroom, which growing leaves alone. Under
+        "relaxed" a commit of more than `most_logged_bytes` of values is a flush too, as it is on the disk.
         """
         self.previous = "new"
         self.set_aside = None
         self.capacity = capacity
         self._relaxed = durability == "relaxed"
+        self._most_logged_bytes = most_logged_bytes
         self._values: dict[bytes, bytes] = {}
         self._keys = SortedKeys()
         self._size = 0
@@ -115,6 +119,8 @@ class MemoryStore:
             self._refuse()
         if self._relaxed:
             self._unflushed += self._undo
+            if sum([len(self._values.get(key, b"")) for key, _ in self._undo]) > self._most_logged_bytes:
+                self._unflushed.clear()
         self._undo.clear()
         self._committed_size = self._size
         return True
@@ -127,6 +133,16 @@ class MemoryStore:
         """Make every commit so far survive `lose_unflushed`; forget what was written since the last one."""
         self.abort()
         self._unflushed.clear()
+
+    @property
+    def unflushed(self) -> bool:
+        """Whether `lose_unflushed` would lose commits."""
+        return bool(self._unflushed)
+
+    @property
+    def flush_us(self) -> int | None:
+        """None: it takes no time."""
+        return None
 
     def check(self) -> None:
         """Do nothing: there are no files."""

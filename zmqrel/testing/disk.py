@@ -15,6 +15,10 @@ CrashPoint = Literal["before commit", "after commit", "while sending"]
 it. While sending: the commit is kept and some of the turn's frames have left."""
 
 
+_MOST_LOGGED_BYTES = 2_000
+"""So few that runs of small messages have both: turns that are flushed for their size, and turns that are not."""
+
+
 class ProcessDied(BaseException):
     """The simulated process ended here. No production code may catch it, so it is no Exception."""
 
@@ -24,7 +28,7 @@ class SimulatedDisk(MemoryStore):
 
     def __init__(self, *, durability: Durability = "fsync", capacity: int | None = None) -> None:
         """See MemoryStore."""
-        super().__init__(durability=durability, capacity=capacity)
+        super().__init__(durability=durability, capacity=capacity, most_logged_bytes=_MOST_LOGGED_BYTES)
         self._dies: CrashPoint | None = None
         self._commits_left = 0
         self._failures_left = 0

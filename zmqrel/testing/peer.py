@@ -480,7 +480,7 @@ class SimulatedPeer:
         not_before_us = 0 if delay is None else now_us + int(delay * 1e6)
         deadline_us = 0 if ttl is None else now_us + int(ttl * 1e6)
         meta = Meta(key, id, dict(headers) if headers else None, not_before_us, on_expiry, max_attempts)
-        records = encode_messages(map(encode_body, bodies), now_us, deadline_us, encode_meta(meta))
+        records = encode_messages([encode_body(body) for body in bodies], now_us, deadline_us, encode_meta(meta))
         true_us = self.network.now_us
         receipts = [
             SimulatedReceipt(
