@@ -73,7 +73,7 @@ def test_what_a_large_turn_flushed_is_told_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flush_us", "least_s", "most_s"), [(100, 0.005, 0.02), (2_000, 0.02, 0.05), (9_000, 0.05, 0.11)]
+    ("flush_us", "least_s", "most_s"), [(100, 0.01, 0.03), (2_000, 0.04, 0.09), (9_000, 0.05, 0.11)]
 )
 def test_who_flushes_fast_flushes_often(
     monkeypatch: pytest.MonkeyPatch, flush_us: int, least_s: float, most_s: float

@@ -18,9 +18,9 @@ _BATCH_BYTES = 1_000_000
 """Of bodies in one send call, unless one is larger."""
 _MOST_UNDER_WAY = 64
 """Send calls of which the outcomes are not known."""
-_MOST_UNDER_WAY_BYTES = 32_000_000
 _WINDOW_BYTES = 8 << 20
-"""What docs/sending.md says of streams: so much may be on the wire while both sides wait for their disks."""
+"""What docs/sending.md says of streams: so much may be on the wire while both sides wait for their disks, and what is
+under way is not much more than that, or it is read back from the store before it leaves."""
 _WAIT_S = 300.0
 
 
@@ -69,8 +69,9 @@ def stream(
     """Send so many to each receiver as fast as possible; the end is when the outcome of each is known."""
     body = b"x" * size
     batch = max(1, min(BATCH, _BATCH_BYTES // size))
-    calls = max(2, min(_MOST_UNDER_WAY, _MOST_UNDER_WAY_BYTES // (batch * size)))
-    with _sender(place, durability, endpoints, number, window_bytes=max(_WINDOW_BYTES, 16 * size)) as peer:
+    window_bytes = max(_WINDOW_BYTES, 16 * size)
+    calls = min(_MOST_UNDER_WAY, 3 * window_bytes // (2 * batch * size))
+    with _sender(place, durability, endpoints, number, window_bytes=window_bytes) as peer:
         line.tell("ready")
         line.hear()
         started_s, used_s = now_s(), cpu_s()

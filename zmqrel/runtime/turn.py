@@ -23,8 +23,8 @@ from zmqrel.errors import StoreFull
 
 PROBE_US = 500_000
 """How often a full store is asked whether there is room again."""
-_LEAST_PAUSE_US = 5_000
-_FLUSH_SHARE = 10
+_LEAST_PAUSE_US = 10_000
+_FLUSH_SHARE = 20
 """Under "relaxed" the pause between two flushes is so many times as long as a flush took: a fast disk shortens it, and
 with it how long outcomes wait and how much a power cut takes."""
 _REDIAL_US = 1_000_000
