@@ -776,3 +776,15 @@ def test_a_settlement_is_acknowledged_at_once_if_nothing_is_on_the_wire_or_it_ca
     a.out.clear()
     a.turn(settlement)
     assert [frames.decode(parts).type for _, parts in a.out] == [frames.ACK]
+
+
+def test_a_handshake_names_the_lanes_of_its_own_turn() -> None:
+    """It bears the count of that turn's commit, as does the batch, which may come first by another link."""
+    host = Host("b", Time(), **PATIENT)
+    puppet = Puppet(host, dial=False)
+    hello = frames.encode([frames.HELLO, puppet.session, puppet.instance, 1, puppet.identity(), host.now().store_us])
+    host.out.clear()
+    host.turn([(LINK, hello)], c.Send("puppet", "new", False, encode_messages([b"\x01"], 0, 0, b"")))
+    [welcome] = [frame for _, parts in host.out if (frame := frames.decode(parts)).type == frames.WELCOME]
+    assert [lane.queue for lane in welcome.fields[2].lanes] == ["new"]
+    assert welcome.commits == host.engine.shared.ledger.commit_count

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import nullcontext
+from random import Random
 from typing import Any
 from unittest.mock import MagicMock
 
+from zmqrel.core import commands as c
+from zmqrel.core import tables
 from zmqrel.core.buffer import HANDLED, LEFT, RETURNED, Buffer
+from zmqrel.core.engine import Engine
+from zmqrel.core.entries import encode_messages
 from zmqrel.core.lane import DATA, InLane
 from zmqrel.core.row import Place, Row
 from zmqrel.core.rows import Policy
 from zmqrel.core.times import Now
 from zmqrel.errors import StoreFull
+from zmqrel.options import Options
 from zmqrel.retry import Retry
 from zmqrel.runtime.turn import Turns, Work
 from zmqrel.store import MemoryInHand, MemoryStore
@@ -53,3 +60,36 @@ def _taken(buffer: Buffer, ask: bool) -> Row:
     row = buffer.ask(0) if ask else buffer.take(0)
     assert row is not None
     return row
+
+
+class Deaf:
+    """A World in which nothing comes of anything."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: 1 if name == "dial" else None
+
+
+def test_a_peer_met_in_a_turn_that_found_the_store_full_is_written() -> None:
+    """Also if an answer waits for a flush: one after the core was loaded anew would forget what that has written."""
+    store, ids = MemoryStore(durability="relaxed", capacity=100_000), itertools.count(1)
+    options = Options(durability="relaxed")
+
+    def opened() -> Turns:
+        turns = Turns(
+            store, MemoryInHand(), lambda now: Engine("a", options, Random(1), lambda: next(ids), store, now), Deaf()
+        )
+        turns.open(Now(0, 0), 0)
+        return turns
+
+    def send(to: str, size: int) -> c.Send:
+        return c.Send(to, "q", False, encode_messages([bytes(size)], 0, 0, b""))
+
+    turns = opened()
+    turns.run(Now(60_000, 60_000), 0, Work([c.Connect("b", None), send("b", 10)]))
+    turns.run(Now(61_000, 61_000), 0, Work([c.Find("0-1")]))
+    assert store.unflushed
+    turns.run(Now(62_000, 62_000), 0, Work([c.Connect("new", None), send("b", 99_000)]))
+    assert len(store.keys(*tables.table_bounds(tables.PEER), 9)) == 2
+    turns.run(Now(1_000_000, 1_000_000), 0, Work([send("new", 10)]))
+    store.close(clean=False)
+    assert set(opened().engine.channels) == {"b", "new"}

@@ -120,6 +120,8 @@ class Buffer:
     MOST_CLAIMED = 65_536
     MOST_CLAIMED_BYTES = 4 << 20
     """Of claimed rows; the one that passes it is still claimed, so that one always is."""
+    MOST_ROWS = 4096
+    """With so many, however few messages they stand for, nothing is claimed: to take one out all are gone through."""
 
     def __init__(
         self,
@@ -173,7 +175,7 @@ class Buffer:
     @property
     def has_room(self) -> bool:
         """True if rows may be claimed now."""
-        return not self._closed and len(self) < self.capacity and self.room_bytes() > 0
+        return not self._closed and len(self) < self.capacity and self.room_bytes() > 0 and self._takes_rows
 
     def room(self) -> int:
         """How many rows to claim now. Ask once for each claim: the capacity follows what was taken since."""
@@ -183,7 +185,11 @@ class Buffer:
         taken, self._seen = self._offered - waiting - self._seen, self._offered - waiting
         if taken:
             self.capacity = min(self.MOST_CLAIMED, max(self.prefetch, 2 * taken, self.capacity // 2))
-        return self.capacity - waiting
+        return self.capacity - waiting if self._takes_rows else 0
+
+    @property
+    def _takes_rows(self) -> bool:
+        return len(self._rows) < self.MOST_ROWS
 
     def room_bytes(self) -> int:
         """How many bytes of rows to claim now: up to the row that passes this."""

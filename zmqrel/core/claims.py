@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from zmqrel.core.channel import Channel
 
 _MOST_AHEAD = 65_536
+_MOST_ROWS_AHEAD = 4096
+"""However few messages they stand for: to take one out all are gone through."""
 _ROWS_AT_ONCE = 256
 _AHEAD_BYTES = 1 << 20
 """Read ahead from the store in one step."""
@@ -82,6 +84,8 @@ class Claims:
         """Spare reading back what comes next, up to the number `last`; only if all before it is in memory."""
         messages = sum([row.messages for row in rows])
         if lane.scan_seq != lane.floor + 1 or lane.head_messages + messages > _MOST_AHEAD:
+            return
+        if len(lane.head) >= _MOST_ROWS_AHEAD:
             return
         if lane.head and lane.head_bytes + size > _MOST_AHEAD_BYTES:
             return

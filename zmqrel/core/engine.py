@@ -665,6 +665,10 @@ class Engine:
         encoded = []
         for link, head, payload in self.shared.frames:
             head[frames.COUNT_AT] = count
+            if callable(head[-1]):
+                # What a handshake says is as fresh as its commit count, or a batch of the same turn that comes first by
+                # another link would show lanes that it does not name, and they would count as lost.
+                head[-1] = head[-1]()
             encoded.append((link, frames.encode(head, payload)))
         self.shared.frames = []
         return encoded

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from zmqrel.core import frames
@@ -139,9 +140,9 @@ class Sessions:
             self._shared.timers.set(("hello", self._name), self._shared.now.mono_us + self._hello_wait_us)
 
     def _send_open(self, session: Session) -> None:
-        # Made anew each time: it carries the present commit count, so what it says must be as fresh.
         reading = [*session.welcomed, self._shared.now.store_us]
-        self._send(session.link, frames.OPEN, session.id, self._identity(), reading, self._info(session.store_id))
+        info = partial(self._info, session.store_id)
+        self._send(session.link, frames.OPEN, session.id, self._identity(), reading, info)
 
     def on_welcome(self, link: int, frame: Frame) -> None:
         """The binder answered our HELLO."""
@@ -206,7 +207,7 @@ class Sessions:
             self._pending[link] = session_id, frame.instance
             self._shared.timers.set(("pending", self._name, link), self._shared.now.mono_us + _PENDING_US)
         now_us = self._shared.now.store_us
-        info = self._info(identity.store_id)
+        info = partial(self._info, identity.store_id)
         self._send(link, frames.WELCOME, session_id, self._identity(), [sent_us, now_us, now_us], info)
 
     def on_open(self, link: int, frame: Frame) -> None:

@@ -170,10 +170,11 @@ class Turns:
             self._widen_intake()
         self._apply(effects)
 
-    def _step(self, now: Now, wall_us: int, work: Work, results: Results) -> Effects:
+    def _step(self, now: Now, wall_us: int, work: Work, results: Results, *, flush: bool = True) -> Effects:
+        """What came in, by the core. After `_reload` not with a flush: it would forget what that has written."""
         engine = self.engine
         flush_at_us = self._flush_due_us(now)
-        flush = flush_at_us is not None and flush_at_us <= now.mono_us
+        flush = flush and flush_at_us is not None and flush_at_us <= now.mono_us
         engine.begin(now, wall_us)
         engine.limit_intake(self._intake_bytes)
         if flush:
@@ -268,7 +269,7 @@ class Turns:
             self._world.reply(command, error)
         try:
             self._reload(now, wall_us, results)
-            effects = self._step(now, wall_us, Work(others), results)
+            effects = self._step(now, wall_us, Work(others), results, flush=False)
             self.store.commit()
         except StoreFull as still_full:
             self._stall(Work(others), results, still_full)
@@ -423,8 +424,10 @@ class Turns:
             elif row.slot >= 0:  # asked about, and not handed over
                 self._in_hand.free(row.slot)
 
-    def _last_turn(self, now: Now, wall_us: int, results: Results, running: list[Row]) -> list[Effects]:
-        first = self._step(now, wall_us, Work(), results)
+    def _last_turn(
+        self, now: Now, wall_us: int, results: Results, running: list[Row], *, flush: bool = True
+    ) -> list[Effects]:
+        first = self._step(now, wall_us, Work(), results, flush=flush)
         self.engine.leave(running)
         self.engine.close("closing")
         last = self.engine.finish()
@@ -439,7 +442,7 @@ class Turns:
             self.store.set_growing(False)
             results = _one_by_one(results)
             self._reload(now, wall_us, results)
-            return self._last_turn(now, wall_us, results, running)
+            return self._last_turn(now, wall_us, results, running, flush=False)
         except StoreFull:
             return []
 

@@ -148,8 +148,10 @@ class MemoryStore:
         """Do nothing: there are no files."""
 
     def set_growing(self, growing: bool) -> None:
-        """Say whether new rows are being accepted; False releases the headroom."""
+        """Say whether new rows are being accepted; False releases the headroom, and flushes."""
         self._growing = growing
+        if not growing:
+            self.flush()
 
     def room(self) -> bool:
         """Return whether there is room for new rows with the headroom untouched."""
