@@ -36,8 +36,8 @@ FRAMING_BYTES = HEADER.size + CHECK_BYTES
 RESIDUE = 0x2144DF1C
 """The CRC-32 of anything followed by its own CRC-32."""
 _CRC = Struct("<I")
-LARGE_BYTES = 16 * 1024
-"""From here on a copy costs more than the calls that avoid it."""
+_JOINED_FROM_BYTES = 513
+"""A record of a body so long is made in one piece, which takes longer for a shorter one."""
 _FEW = 8
 _SMALL_BYTES = 1024
 """Larger ones gain nothing by being joined."""
@@ -98,8 +98,8 @@ def encode_messages(bodies: Sequence[bytes], sent_at_us: int, deadline_us: int, 
     shared = HEADER.pack(len(meta), sent_at_us, deadline_us) + meta
     shared_crc = crc32(shared)
     crc_bytes = _CRC.pack
-    if len(bodies[0]) > 512:
-        # Slower for short ones. Of long ones each copy is made in pages that the system gives anew, and clears first.
+    if len(bodies[0]) >= _JOINED_FROM_BYTES:
+        # Each copy of a long one is made in pages that the system gives anew, and clears first.
         return [b"".join((shared, body, crc_bytes(crc32(body, shared_crc)))) for body in bodies]
     return [shared + body + crc_bytes(crc32(body, shared_crc)) for body in bodies]
 

@@ -8,7 +8,7 @@ from enum import Enum
 from operator import length_hint
 from typing import TYPE_CHECKING
 
-from zmqrel.core.entries import CHECK_BYTES, HEADER, LARGE_BYTES, MessageHead, decode_head
+from zmqrel.core.entries import CHECK_BYTES, HEADER, MessageHead, decode_head
 from zmqrel.outcome import Cause
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class Span:
     def body(self, at: int) -> bytes | memoryview:
         """The encoded body of one."""
         record = self.records[at]
-        return record[_BODY] if len(record) < LARGE_BYTES else memoryview(record)[_BODY]
+        return record[_BODY] if len(record) < _LARGE_BYTES else memoryview(record)[_BODY]
 
     def collect(self) -> list[tuple[int, int]]:
         """Positions (first, behind the last) of neighbours that were acknowledged since they were last collected."""
@@ -257,6 +257,8 @@ class Span:
         return others
 
 
+_LARGE_BYTES = 16 * 1024
+"""A copy of so much costs more than a view."""
 _BODY = slice(HEADER.size, -CHECK_BYTES)
 """Of a record without a meta."""
 _SOME_ACKNOWLEDGED = re.compile(bytes((ACKNOWLEDGED,)) + b"+")

@@ -48,8 +48,8 @@ _RECEIVE_MARK: Final = 64
 _ZERO_COPY_BYTES: Final = 256 * 1024
 # From here on a copy costs more than the calls that avoid it.
 _LARGE_BYTES: Final = 16 * 1024
-# Frames taken from one socket before the next one has its turn.
 _FAREWELL_MS = 100
+# Frames taken from one socket before the next one has its turn.
 _BURST: Final = 16
 # For connections that hosts leave behind which vanish without a word; sessions notice silence much earlier. libzmq's
 # own heartbeats would do, but if a connection ends after the receiving mark was reached, before we read on, their next

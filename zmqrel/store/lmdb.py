@@ -28,12 +28,10 @@ from zmqrel.errors import StoreDamaged, StoreFull
 from zmqrel.options import GIB, Durability
 from zmqrel.store import environment
 from zmqrel.store.directory import DATA, LOCK, REDO, StoreDirectory
-from zmqrel.store.redo import Change, RedoLog, new_token
+from zmqrel.store.redo import MOST_LOGGED_BYTES, Change, RedoLog, new_token
 from zmqrel.store.space import DISK_IS_FULL, FULL, Space
 
 _TOKEN_KEY: Final = b"\x00redo"
-_MOST_LOGGED_BYTES: Final = 256 * 1024
-"""Of a turn. To flush more than that takes hardly longer than to log it, and LMDB is to write all of it anyway."""
 
 
 class LmdbStore:
@@ -411,7 +409,7 @@ class LmdbStore:
     def _append_to_redo(self, in_use: int) -> bool:
         if self._redo is None or self._turn is None or not self._growing:
             return False
-        if sum([len(value) for _, value in self._turn if value is not None]) > _MOST_LOGGED_BYTES:
+        if sum([len(value) for _, value in self._turn if value is not None]) > MOST_LOGGED_BYTES:
             return False
         # Until it is flushed, no page that a turn freed serves another, nor do those that the flush before it
         # freed. Each change frees a leaf and part of a branch. Where there may not be room for that, every turn

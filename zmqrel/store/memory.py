@@ -7,6 +7,7 @@ from typing import NoReturn, TypeAlias
 from zmqrel.core.storage import KEY_LENGTH, Previous, Row
 from zmqrel.errors import StoreFull
 from zmqrel.options import Durability
+from zmqrel.store.redo import MOST_LOGGED_BYTES
 from zmqrel.store.sorted_keys import SortedKeys
 
 _Undo: TypeAlias = "list[tuple[bytes, bytes | None]]"
@@ -27,7 +28,11 @@ class MemoryStore:
     """None, unless who simulates it says otherwise."""
 
     def __init__(
-        self, *, durability: Durability = "fsync", capacity: int | None = None, most_logged_bytes: int = 256 * 1024
+        self,
+        *,
+        durability: Durability = "fsync",
+        capacity: int | None = None,
+        most_logged_bytes: int = MOST_LOGGED_BYTES,
     ) -> None:
         """Make an empty store, of at most `capacity` bytes; None is without limit.
 

@@ -28,6 +28,8 @@ Change: TypeAlias = tuple[bytes, "bytes | None"]
 """A key and the value that it was set to, or None if it was deleted."""
 
 TOKEN_BYTES = 16
+MOST_LOGGED_BYTES = 256 * 1024
+"""Of a turn. To flush more than that takes hardly longer than to log it, and LMDB is to write all of it anyway."""
 _HEAD = Struct("<I16sI")  # CRC of all behind it, token, length of what follows
 
 
