@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ import pytest
 from tests.core.pump import QUEUE, RETRY, Host, Time, pair
 from tests.core.puppet import PATIENT, Puppet
 from zmqrel.core import commands as c
+from zmqrel.core import tables
 from zmqrel.core.buffer import HANDLED, Failed, Handled, RetryAt
-from zmqrel.core.engine import read_clock
+from zmqrel.core.engine import Engine, read_clock
 from zmqrel.core.entries import Meta, encode_messages, encode_meta
 from zmqrel.core.lane import DELAYED
 from zmqrel.core.row import Row
@@ -439,6 +441,38 @@ def test_rows_with_workers_stay_with_them_when_the_core_is_loaded_anew() -> None
     assert host.take().seq == 2, "the first is not handed over twice"
     host.finish(row, Handled())
     assert host.engine.stats()["inbox_messages"] == 1
+
+
+def lives(host: Host) -> list[bytes]:
+    return host.store.keys(*tables.table_bounds(tables.INSTANCE), 100)
+
+
+def test_a_core_that_is_loaded_anew_goes_on_with_the_same_life() -> None:
+    """However often a commit fails: a row for each would fill what room a store has left."""
+    host = receiver(b"1")
+    first = host.engine.shared.ledger.instance
+    host.reopen()
+    begun = host.engine.shared.ledger.instance
+    for _ in range(3):
+        host.fail()
+        host.turn()
+        assert host.engine.shared.ledger.instance == begun
+    assert lives(host) == [tables.numbered(tables.INSTANCE, first)]
+
+
+def test_a_life_whose_first_commit_failed_still_tells_of_the_one_before() -> None:
+    host = receiver(b"1")
+    first = host.engine.shared.ledger.instance
+    failed = Engine("b", host.options, Random(1), lambda: 77, host.store, host.now())
+    failed.begin(host.now(), 0)
+    failed.finish()
+    host.store.abort()
+    host.engine = Engine("b", host.options, Random(1), lambda: 78, host.store, host.now())
+    host.engine.begin(host.now(), 0)
+    host.engine.replace(failed, [])
+    host._apply(host.engine.finish())
+    assert host.engine.shared.ledger.instance == 77
+    assert lives(host) == [tables.numbered(tables.INSTANCE, first)]
 
 
 def test_a_row_of_a_lane_that_is_gone_is_nobodys() -> None:

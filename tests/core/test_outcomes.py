@@ -295,6 +295,27 @@ def test_dead_letters_are_bounded_in_bytes_the_oldest_go_first() -> None:
     assert stats["dead_dropped"] == 7
 
 
+def test_without_room_for_letters_none_is_made_and_the_oldest_goes_for_it() -> None:
+    host = lonely()
+
+    def expire(spared: bool = False) -> None:
+        host.send("b", b"x", deadline_us=host.now().store_us + 1)
+        host.time.pass_s(0.001)
+        if spared:
+            host.engine.spare_dead_letters()
+        host.turn()
+
+    expire(), expire()
+    other = dead(host)[1]
+    expire(spared=True)
+    assert dead(host) == [other]
+    assert host.engine.stats()["dead_dropped"] == 2
+    assert {ended for _, ended, _ in host.outcomes()} == {"EXPIRED"}
+    expire()
+    assert dead(host)[0] == other, "for that turn alone"
+    assert len(dead(host)) == 2
+
+
 def test_dead_letters_are_kept_for_their_time() -> None:
     host = lonely(dead_retention_s=60)
     for _ in range(2):

@@ -48,12 +48,12 @@ MUTANTS = {
     "frames leave before the commit": Mutant(
         "runtime.turn",
         (
-            "            effects = self._step(now, wall_us, work, results)\n"
+            "            effects = self._step(now, wall_us, work, results, spare=self._dead_letters_give_way(now))\n"
             "            self.store.commit()\n"
             "        except StoreFull as error:"
         ),
         (
-            "            effects = self._step(now, wall_us, work, results)\n"
+            "            effects = self._step(now, wall_us, work, results, spare=self._dead_letters_give_way(now))\n"
             "            [self._world.send(*f) for f in effects.frames], self.store.commit(), "
             "effects.frames.clear()\n"
             "        except StoreFull as error:"

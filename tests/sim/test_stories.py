@@ -568,6 +568,26 @@ def test_a_full_store_refuses_lets_recall_and_goes_on() -> None:
     assert leftovers(network) == {}
 
 
+def test_what_cannot_become_a_dead_letter_for_want_of_room_ends_all_the_same() -> None:
+    """A letter takes more room than the message did: of a store full of small ones, all of which end at once, not even
+    the headroom holds the letters."""
+    network = Network(3)
+    network.links.faults = LinkFaults(delay_s=(0.3, 0.4))  # what failed does not come again in half a second
+    network.peer("shop", {"bank": True}, capacity=60_000, give_up_after_s=30)
+    network.peer("bank", {"shop": False})
+    network.advance(2)
+    network.close("bank")
+    receipts = []
+    while not (receipts and receipts[-1].error):
+        receipts.append(network.send("shop", "bank", b"", id=f"{len(receipts)}"))
+        network.advance(0.01)
+    network.advance(40)
+    network.restart("bank")
+    assert settled(network, receipts[:-1], 300)
+    assert outcomes(receipts[:-1]) == ["EXHAUSTED"] * (len(receipts) - 1)
+    assert network.peers["shop"].engine.stats()["dead_dropped"]
+
+
 def test_a_full_receiver_settles_frees_and_goes_on() -> None:
     network = Network(3)
     network.peer("shop", {"bank": True})

@@ -46,6 +46,8 @@ class DeadLetters:
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
+        self.spared = False
+        """The store has no room for letters: see `Engine.spare_dead_letters`."""
 
     def add(self, row: Row, cause: str, reason: str, sent_us: int, happened: History) -> None:
         """A received message that ended here."""
@@ -72,6 +74,9 @@ class DeadLetters:
 
     def _put(self, letter: DeadLetter) -> None:
         shared, ledger = self._shared, self._shared.ledger
+        if self.spared:
+            shared.counters["dead_dropped"] += 1 + self._pop(*_ALL, 1)
+            return
         data = pack(tuple(letter))
         shared.journal.put(tables.numbered(tables.DEAD, ledger.next_dead), data)
         ledger.next_dead += 1

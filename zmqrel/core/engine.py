@@ -219,6 +219,7 @@ class Engine:
 
     def replace(self, other: Engine, rows: Iterable[Row]) -> None:
         """The commit of `other` failed, this engine takes its place: `rows` are still with workers."""
+        self._go_on_with_life(other.shared.ledger.instance)
         self._held, self._released = other._held, _joined(other._telling, other._released)
         self._counted = other._counted
         self.shared.counters.update(other._counted)
@@ -226,6 +227,18 @@ class Engine:
         self._forgetting.take_over(other._forgetting)
         for row in rows:
             self._inbox.rebind(row)
+
+    def _go_on_with_life(self, instance: int) -> None:
+        """Nothing of a commit that failed was told, so no new life begins: a store that is short of room fails often,
+        and rows about lives would fill what is left of it."""
+        self.shared.ledger.instance = instance
+        ended = self._ended_life
+        if ended is not None and ended[0] == tables.numbered(tables.INSTANCE, instance):
+            self._ended_life = None
+
+    def spare_dead_letters(self) -> None:
+        """Until the turn ends no dead letter is kept, and for each the oldest goes: the store has no room for it."""
+        self._dead.spared = True
 
     def _new_channel(self, name: str, no: int) -> Channel:
         channel = Channel(self.shared, self._outbox, self._inbox, name, no, self._wake_channel)
@@ -564,6 +577,7 @@ class Engine:
         if shared.options.durability == "relaxed":
             self._hold_back(effects)
         shared.effects = Effects()
+        self._dead.spared = False
         return effects
 
     def _run_timers(self) -> None:

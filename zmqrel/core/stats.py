@@ -17,7 +17,7 @@ COUNTERS = {
     "recalled": "received messages, or ones still on their way, that were recalled before a hand-over",
     "expired": "received messages whose deadline passed here before a hand-over",
     "dead": "messages that became dead letters",
-    "dead_dropped": "dead letters dropped because of dead_max_bytes",
+    "dead_dropped": "dead letters dropped because of dead_max_bytes, or because the store had no room for any",
     "dead_expired": "dead letters dropped after dead_retention_s",
     "dead_retried": "dead letters made into new messages",
     "dead_purged": "dead letters purged by the application",

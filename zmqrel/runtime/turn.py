@@ -23,6 +23,12 @@ from zmqrel.errors import StoreFull
 
 PROBE_US = 500_000
 """How often a full store is asked whether there is room again."""
+_HEADROOM_US = 3_000_000
+"""How long the headroom stays in use for a turn that needed it and took nothing in: its frames come once more, over new
+connections."""
+_PATIENCE_US = 60_000_000
+"""How long not even the headroom may be enough before dead letters give way; and how long it is remembered."""
+_NEVER = -_PATIENCE_US, -_PATIENCE_US
 _LEAST_PAUSE_US = 10_000
 _FLUSH_SHARE = 20
 """Under "relaxed" the pause between two flushes is so many times as long as a flush took: a fast disk shortens it, and
@@ -98,6 +104,8 @@ class Turns:
         """Not even the headroom was enough: only time can help."""
         self._full = False
         self._probe_at_us = 0
+        self._pressed = _NEVER
+        """When not even the headroom was enough, for the first and the last time."""
         self._redial: dict[str, None] = {}
         """Peers for which no socket was to be had."""
         self._redial_at_us = 0
@@ -161,7 +169,7 @@ class Turns:
             self._retry_stalled(now, wall_us, work, results)
             return
         try:
-            effects = self._step(now, wall_us, work, results)
+            effects = self._step(now, wall_us, work, results, spare=self._dead_letters_give_way(now))
             self.store.commit()
         except StoreFull as error:
             self._after_full(now, wall_us, work, results, error)
@@ -170,13 +178,20 @@ class Turns:
             self._widen_intake()
         self._apply(effects)
 
-    def _step(self, now: Now, wall_us: int, work: Work, results: Results, *, flush: bool = True) -> Effects:
-        """What came in, by the core. After `_reload` not with a flush: it would forget what that has written."""
+    def _step(
+        self, now: Now, wall_us: int, work: Work, results: Results, *, flush: bool = True, spare: bool = False
+    ) -> Effects:
+        """What came in, by the core. After `_reload` not with a flush: it would forget what that has written.
+
+        To `spare` is to keep no dead letters.
+        """
         engine = self.engine
         flush_at_us = self._flush_due_us(now)
         flush = flush and flush_at_us is not None and flush_at_us <= now.mono_us
         engine.begin(now, wall_us)
         engine.limit_intake(self._intake_bytes)
+        if spare:
+            engine.spare_dead_letters()
         if flush:
             self.store.flush()
             engine.flushed()
@@ -257,8 +272,11 @@ class Turns:
     def _after_full(self, now: Now, wall_us: int, work: Work, results: Results, error: StoreFull) -> None:
         """Nothing of the turn was kept: load anew, use the headroom, and do over what frees room."""
         results = _one_by_one(results)
+        if self._full:
+            self._note_pressure(now)
         self._full = True
         self._probe_at_us = now.mono_us + PROBE_US
+        took_in = self.engine.intake_bytes
         if self.engine.intake_bytes:
             self._intake_bytes = max(1, self.engine.intake_bytes // 2)
         self.store.abort()
@@ -268,14 +286,42 @@ class Turns:
         for command in sends:
             self._world.reply(command, error)
         try:
-            self._reload(now, wall_us, results)
-            effects = self._step(now, wall_us, Work(others), results, flush=False)
-            self.store.commit()
+            effects = self._do_over(now, wall_us, Work(others), results)
         except StoreFull as still_full:
+            self._note_pressure(now)
             self._stall(Work(others), results, still_full)
             self._look_back(now, wall_us)
             return
+        if not sends and not took_in:
+            self._probe_at_us = now.mono_us + _HEADROOM_US
         self._apply(effects)
+
+    def _do_over(self, now: Now, wall_us: int, work: Work, results: RowResults) -> Effects:
+        try:
+            return self._try_over(now, wall_us, work, results)
+        except StoreFull:
+            if not self._dead_letters_give_way(now):
+                raise
+            self.store.abort()
+            return self._try_over(now, wall_us, work, results, spare=True)
+
+    def _try_over(self, now: Now, wall_us: int, work: Work, results: RowResults, *, spare: bool = False) -> Effects:
+        self._reload(now, wall_us, results)
+        effects = self._step(now, wall_us, work, results, flush=False, spare=spare)
+        self.store.commit()
+        return effects
+
+    def _note_pressure(self, now: Now) -> None:
+        first_us, last_us = self._pressed
+        self._pressed = (first_us if now.mono_us - last_us < _PATIENCE_US else now.mono_us), now.mono_us
+
+    def _dead_letters_give_way(self, now: Now) -> bool:
+        """Else what ends as a dead letter might never end: a letter takes more room than the message did.
+
+        Not at once: the disk may only have failed, or someone may make room.
+        """
+        first_us, last_us = self._pressed
+        return self._full and last_us - first_us >= _PATIENCE_US > now.mono_us - last_us
 
     def _reload(self, now: Now, wall_us: int, results: RowResults) -> None:
         # What is still running is told by its buffer; what was withdrawn at the door is with nobody.
@@ -337,6 +383,8 @@ class Turns:
             return
         self._stalled = False
         self._after_full(now, wall_us, work, results, error)
+        if not self._stalled:
+            self._pressed = _NEVER  # the disk takes something again: letters too, it may be
 
     def _probe(self, now: Now) -> None:
         self._probe_at_us = now.mono_us + PROBE_US
