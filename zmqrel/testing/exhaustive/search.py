@@ -1,6 +1,6 @@
 """Breadth first through every state of a case: no promise is broken in any, and from each everything comes to its end.
 
-States are told apart by 128 bits of BLAKE2b. Breadth first, so that the path to what is found is as short as any.
+Breadth first, so that the path to what is found is as short as any.
 
 **Which orders are looked at.** An action of one process changes nothing at the other but that frames are added behind
 those under way to it (wire.py, and each process has a clock of its own). So two actions of two processes give the same
@@ -15,16 +15,15 @@ from __future__ import annotations
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from hashlib import blake2b
-from struct import Struct
 
 from zmqrel.testing.broken import PromiseBroken
-from zmqrel.testing.exhaustive.case import MOST_ROUNDS, NAMES, SETTLE, A, Action, B, Case, Moves, Side, State
+from zmqrel.testing.exhaustive.case import MOST_ROUNDS, SETTLE, A, B, Case, Moves
+from zmqrel.testing.exhaustive.local import CONTEXT_BITS, SIDE_BITS, Local, split
 
 _REPORT_S = 10.0
-_PACK = Struct("<qIIIqIIIB?I").pack
+_LOOK_AT_CLOCK_EVERY = 1 << 12
 
 
 @dataclass(slots=True)
@@ -63,29 +62,29 @@ class Search:
         """
         self.moves = Moves(case)
         self.found = Found()
+        self._local = Local(self.moves)
         self._limit = limit
         self._settle_every = settle_every
         self._reduce = reduce
-        self._numbers: tuple[dict[object, int], dict[object, int], dict[object, int]] = ({}, {}, {})
-        self._known: set[bytes] = set()
-        self._ends: dict[bytes, str] = {}
-        """Followed states, by digest, and what became of the messages."""
+        self._known: set[int] = set()
+        self._ends: dict[int, str] = {}
+        """Followed states, and what became of the messages."""
         self._parents = array("L")
         self._actions = array("H")
-        self._names: dict[str, int] = {}
 
     def run(self, report: Callable[[Found], None] = lambda _found: None) -> Found:
         """Search. `report` is called every ten seconds."""
         started = reported = time.monotonic()
         found = self.found
         try:
-            level = self._enter(self.moves.first, 0, "")
+            level = [self._local.pack(self.moves.first)]
+            self._enter(level[0], 0, 0)
             first_of_level = 0
             while level and not self._is_full():
-                following: list[State] = []
+                following: list[int] = []
                 for number, state in enumerate(level, first_of_level):
                     self._expand(number, state, following)
-                    if time.monotonic() - reported > _REPORT_S:
+                    if not number % _LOOK_AT_CLOCK_EVERY and time.monotonic() - reported > _REPORT_S:
                         reported = time.monotonic()
                         self._count(reported - started)
                         report(found)
@@ -112,56 +111,42 @@ class Search:
 
     # ---------------------------------------------------------------------------------------------- one state
 
-    def _expand(self, number: int, state: State, following: list[State]) -> None:
+    def _expand(self, number: int, state: int, following: list[int]) -> None:
+        local, known = self._local, self._known
+        a, b, context = split(state)
         busy = False
-        for name, act in self._to_look_at(state):
-            busy = busy or name in _SOON
-            try:
-                after = act()
-            except PromiseBroken as broken:
-                raise _BrokenAt(number, name, str(broken)) from broken
-            self.found.transitions += 1
-            following += self._enter(after, number, name)
+        for at in self._to_look_at(a, b):
+            own, other = (a, b) if at == A else (b, a)
+            choices = local.choices(at, own, context)
+            busy = busy or choices.is_busy
+            for action, side, sent, new_context in choices.choices:
+                beside = local.with_arrivals(1 - at, other, sent) if sent else other
+                sides = (side << SIDE_BITS) | beside if at == A else (beside << SIDE_BITS) | side
+                after = sides << CONTEXT_BITS | new_context
+                if after not in known:
+                    self._enter(after, number, action)
+                    following.append(after)
+            self.found.transitions += len(choices.choices)
+            if choices.broken is not None:
+                raise _BrokenAt(number, *choices.broken)
         if not busy:
             self._settle(number, state)
 
-    def _to_look_at(self, state: State) -> Iterator[tuple[str, Action]]:
+    def _to_look_at(self, a: int, b: int) -> tuple[int, ...]:
         if self._reduce:
-            for at in (A, B):
-                if state.sides[at].end.arrivals:
-                    return self.moves.of(state, at)
-        return self.moves.all(state)
+            if self._local.has_arrivals[A][a]:
+                return (A,)
+            if self._local.has_arrivals[B][b]:
+                return (B,)
+        return (A, B)
 
-    def _enter(self, state: State, parent: int, action: str) -> list[State]:
-        """The state, if it is new."""
-        digest = self._digest(state)
-        if digest in self._known:
-            return []
-        self._known.add(digest)
+    def _enter(self, state: int, parent: int, action: int) -> None:
+        self._known.add(state)
         self._parents.append(parent)
-        self._actions.append(self._names.setdefault(action, len(self._names)))
-        return [state]
-
-    def _digest(self, state: State) -> bytes:
-        a, b = state.sides
-        packed = _PACK(*self._numbered(a), *self._numbered(b), state.faults, state.recalled, self._history(state))
-        return blake2b(packed, digest_size=16).digest()
-
-    def _numbered(self, side: Side) -> tuple[int, int, int, int]:
-        ends, budgets, _ = self._numbers
-        return (
-            side.now_us,
-            side.process,
-            ends.setdefault(side.end, len(ends)),
-            budgets.setdefault(side.budget, len(budgets)),
-        )
-
-    def _history(self, state: State) -> int:
-        histories = self._numbers[2]
-        return histories.setdefault(state.histories, len(histories))
+        self._actions.append(action)
 
     def _path_to(self, number: int) -> list[str]:
-        names = list(self._names)
+        names = self._local.actions
         path: list[str] = []
         while number:
             path.append(names[self._actions[number]])
@@ -170,7 +155,7 @@ class Search:
 
     # ------------------------------------------------------------------------------------------------ the end
 
-    def _settle(self, number: int, state: State) -> None:
+    def _settle(self, number: int, state: int) -> None:
         """Without faults, and with time, everything must come to its end from here."""
         self.found.quiet += 1
         if self.found.quiet % self._settle_every:
@@ -178,15 +163,16 @@ class Search:
         self.found.settled += 1
         self.found.outcomes[self._end_of(number, state)] += 1
 
-    def _end_of(self, number: int, state: State) -> str:
-        state = self.moves.without_faults(state)
-        on_the_way: list[bytes] = []
+    def _end_of(self, number: int, packed: int) -> str:
+        local = self._local
+        state = self.moves.without_faults(local.unpack(packed))
+        on_the_way: list[int] = []
         while True:
-            digest = self._digest(state)
-            end = self._ends.get(digest)
+            packed = local.pack(state)
+            end = self._ends.get(packed)
             if end is None and self.moves.is_over(state):
                 end = " ".join(history.outcome for history in state.histories)
-            on_the_way.append(digest)
+            on_the_way.append(packed)
             if end is not None:
                 self._ends.update(dict.fromkeys(on_the_way, end))
                 return end
@@ -206,8 +192,3 @@ class _BrokenAt(Exception):
         self.number = number
         self.action = action
         self.what = what
-
-
-_AT_ONCE = "start", "frame", "send", "lose", "take", "finish", "turn"
-_SOON = {f"{name}.{action}" for name in NAMES for action in _AT_ONCE}
-"""What happens without anybody's doing and without any time passing, and what the application does first of all."""
