@@ -10,6 +10,7 @@ from tests.sim.helpers import Seen, leftovers, outcomes, pair, settled
 from zmqrel import OutboxFull, Outcome, Reject, Retry, RetryLater, StoreFull, Verdict
 from zmqrel.store import MemoryStore
 from zmqrel.testing import Delivery, LinkFaults, Moving, Network
+from zmqrel.testing.peer import SimulatedReceipt
 
 FAST = Retry.fixed(0.1, max_attempts=3)
 
@@ -568,24 +569,66 @@ def test_a_full_store_refuses_lets_recall_and_goes_on() -> None:
     assert leftovers(network) == {}
 
 
-def test_what_cannot_become_a_dead_letter_for_want_of_room_ends_all_the_same() -> None:
+@pytest.mark.parametrize("delay_s", [(0.001, 0.002), (0.3, 0.4)])
+def test_what_cannot_become_a_dead_letter_for_want_of_room_ends_all_the_same(delay_s: tuple[float, float]) -> None:
     """A letter takes more room than the message did: of a store full of small ones, all of which end at once, not even
     the headroom holds the letters."""
     network = Network(3)
-    network.links.faults = LinkFaults(delay_s=(0.3, 0.4))  # what failed does not come again in half a second
+    network.links.faults = LinkFaults(delay_s=(0.3, 0.4))  # they are sent before it is known that nobody is there
     network.peer("shop", {"bank": True}, capacity=60_000, give_up_after_s=30)
     network.peer("bank", {"shop": False})
     network.advance(2)
     network.close("bank")
-    receipts = []
+    receipts: list[SimulatedReceipt] = []
     while not (receipts and receipts[-1].error):
         receipts.append(network.send("shop", "bank", b"", id=f"{len(receipts)}"))
         network.advance(0.01)
     network.advance(40)
+    network.links.faults = LinkFaults(delay_s=delay_s)
     network.restart("bank")
     assert settled(network, receipts[:-1], 300)
     assert outcomes(receipts[:-1]) == ["EXHAUSTED"] * (len(receipts) - 1)
     assert network.peers["shop"].engine.stats()["dead_dropped"]
+
+
+def test_withdrawals_leave_room_for_their_answers() -> None:
+    network = Network(3)
+    network.peer("shop", {"bank": True}, capacity=60_000, give_up_after_s=30)
+    network.peer("bank", {"shop": False})
+    seen = Seen()
+    network.handler("bank", "default", seen)
+    network.advance(2)
+    network.partition("shop", "bank")
+    receipts: list[SimulatedReceipt] = []
+    while not (receipts and receipts[-1].error):
+        receipts.append(network.send("shop", "bank", b"", id=f"{len(receipts)}"))
+        network.advance(0.01)
+    network.advance(40)
+    network.heal()
+    assert settled(network, receipts[:-1], 60)
+    assert set(outcomes(receipts[:-1])) <= {"EXHAUSTED", "HANDLED"}
+    assert len(seen.bodies) == outcomes(receipts).count("HANDLED")
+
+
+def test_a_full_receiver_whose_handlers_fail_goes_on_when_they_do_not() -> None:
+    """What an attempt leaves in the store must not take the room without which nothing can be settled."""
+    network = Network(3)
+    network.peer("shop", {"bank": True})
+    network.peer("bank", {"shop": False}, capacity=60_000)
+    receipts = [network.send("shop", "bank", b"", id=str(n), ttl=5000) for n in range(600)]
+    network.advance(5)
+    down = [True]
+
+    def handle(_delivery: Delivery) -> None:
+        if down:
+            raise ConnectionError("the database is down")
+
+    network.handler("bank", "default", handle, workers=4, duration=0.001, retry=Retry.fixed(20, max_attempts=1000))
+    network.advance(600)
+    assert outcomes(receipts) == [None] * len(receipts)
+    down.clear()
+    assert settled(network, receipts, 300)
+    assert outcomes(receipts) == ["HANDLED"] * len(receipts)
 
 
 def test_a_full_receiver_settles_frees_and_goes_on() -> None:

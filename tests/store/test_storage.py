@@ -210,6 +210,25 @@ def test_a_full_store_that_grows_takes_turns_that_do_not(make_store: MakeStore) 
     assert store.commit()
 
 
+def test_it_says_when_half_of_the_headroom_is_gone(make_store: MakeStore) -> None:
+    store = make_store(MIB)
+    numbers = count()
+    fill(store, numbers, 3_000)
+    store.set_growing(False)
+    assert not store.scarce()
+    written = 0
+    while not store.scarce():
+        store.put(b"\x13" + next(numbers).to_bytes(8, "big"), bytes(1_000))
+        store.commit()
+        written += 1
+    assert written >= 10
+    for _ in range(written // 4):  # what makes room may need some first
+        store.put(b"\x13" + next(numbers).to_bytes(8, "big"), bytes(1_000))
+        store.commit()
+    drain(store)
+    assert not store.scarce()
+
+
 def test_one_turn_beyond_all_room(make_store: MakeStore) -> None:
     store = make_store(MIB)
     store.put(b"\x10a", b"1")

@@ -306,6 +306,14 @@ class Buffer:
             return sum([not row.returned for row in [*self._running.values(), *of_spans]])
 
     @property
+    def is_idle(self) -> bool:
+        """True if no worker has a row, or had one whose result was not collected, and none is there for any."""
+        with self._lock:
+            if any(row.place is not Place.GONE for row in self._rows):
+                return False
+        return not self.handed_over()
+
+    @property
     def acknowledged(self) -> int:
         """How many messages of spans were acknowledged and not collected."""
         with self._lock:

@@ -35,6 +35,8 @@ _MOST_AHEAD_BYTES = 4 << 20
 """Of one lane, kept at hand as they arrive."""
 _MOST_PROMOTED = 10_000
 _EXAMINED_PER_TURN = 4096
+_FIRST_PAUSE_US = 1_000_000
+_LONGEST_PAUSE_US = 3_600_000_000
 
 
 class Claims:
@@ -53,6 +55,9 @@ class Claims:
         """Nothing else is handed to workers meanwhile."""
         self._held: set[str] = set()
         """Queues of which nothing is, until one of their workers is free for a suspect."""
+        self._pause_us = 0
+        self._resume_us = 0
+        """While room is scarce: until when, since an attempt failed, no message is handed over for the first time."""
 
     def load(self) -> None:
         """Read the suspects."""
@@ -142,11 +147,41 @@ class Claims:
                 self._claim_queue(queue, queue.buffer)
 
     def _is_held(self, queue: Queue) -> bool:
-        """Whether nothing of a queue is handed over now, since a suspect is to be alone."""
+        """Whether nothing of a queue is handed over now, since a suspect is to be alone, or room is scarce."""
+        if self._shared.scarce and queue.buffer is not None and not queue.buffer.is_idle:
+            return True
         return cast(Policy, queue.policy).push and (self._suspect_out is not None or queue.name in self._held)
 
+    def be_wary(self, scarce: bool) -> None:
+        """Room has become scarce: messages are handed over one at a time; or there is enough again."""
+        if scarce:
+            self._take_back_all({queue.name for queue in self._rows.queues.values() if queue.buffer is not None})
+        else:
+            self.relieve()
+            self.examine_all()
+
+    def relieve(self) -> None:
+        """An attempt made room."""
+        self._pause_us = self._resume_us = 0
+
+    def pause(self) -> None:
+        """An attempt failed while room is scarce, and took some: the more of them in a row, the longer the pause."""
+        self._pause_us = min(max(2 * self._pause_us, _FIRST_PAUSE_US), _LONGEST_PAUSE_US)
+        self._resume_us = self._shared.now.store_us + self._pause_us
+        for name, queue in self._rows.queues.items():
+            if queue.buffer is not None:
+                self._shared.clock_timers.set_earlier(("waiting", name), self._resume_us)
+
+    def take_over(self, other: Claims) -> None:
+        """The commit of a turn failed, and this takes the place of `other`."""
+        self._pause_us, self._resume_us = other._pause_us, other._resume_us
+
+    @property
+    def _only_retries(self) -> bool:
+        return self._shared.scarce and self._shared.now.store_us < self._resume_us
+
     def _claim_queue(self, queue: Queue, buffer: Buffer) -> None:
-        room, room_bytes = buffer.room(), buffer.room_bytes()
+        room, room_bytes = 1 if self._shared.scarce else buffer.room(), buffer.room_bytes()
         rows: list[Row | Span] = []
         examined = 0
         while room > 0 and room_bytes > 0 and examined < _EXAMINED_PER_TURN:
@@ -173,7 +208,7 @@ class Claims:
 
     def _only_source(self, queue: Queue) -> InLane | None:
         """The lane that all rows come from now, if there is just one with rows ahead: then nothing is to be merged."""
-        if len(queue.heap) != 1 or queue.waiting or queue.promoted:
+        if len(queue.heap) != 1 or queue.waiting or queue.promoted or self._only_retries:
             return None
         if self._shared.now.store_us >= queue.waiting_next_us:
             return None
@@ -251,9 +286,9 @@ class Claims:
         """
         while True:
             self._read_waiting(queue)
-            natural = queue.heap[0] if queue.heap else (NEVER, 0)
+            natural = queue.heap[0] if queue.heap and not self._only_retries else (NEVER, 0)
             waiting = queue.waiting[0] if queue.waiting else (NEVER, 0, 0)
-            promoted = queue.promoted[0] if queue.promoted else (NEVER, 0, 0)
+            promoted = queue.promoted[0] if queue.promoted and not self._only_retries else (NEVER, 0, 0)
             if natural[0] <= waiting[0] and natural[0] <= promoted[0]:
                 if natural[0] == NEVER:
                     return None

@@ -78,6 +78,9 @@ class DeadLetters:
             shared.counters["dead_dropped"] += 1 + self._pop(*_ALL, 1)
             return
         data = pack(tuple(letter))
+        if shared.scarce and not self._make_room(len(data)):
+            shared.counters["dead_dropped"] += 1
+            return
         shared.journal.put(tables.numbered(tables.DEAD, ledger.next_dead), data)
         ledger.next_dead += 1
         ledger.dead_messages += 1
@@ -86,6 +89,14 @@ class DeadLetters:
         self._drop_beyond_limit()
         at_us = shared.now.store_us + int(shared.options.dead_retention_s * 1e6)
         shared.clock_timers.set_earlier("dead", at_us)
+
+    def _make_room(self, size: int) -> bool:
+        """Drop the oldest letters for a new one of `size` bytes. False if there are too few."""
+        ledger = self._shared.ledger
+        left = ledger.dead_bytes - size
+        while ledger.dead_bytes > left and self._pop(*_ALL, 1):
+            self._shared.counters["dead_dropped"] += 1
+        return ledger.dead_bytes <= left
 
     def _drop_beyond_limit(self) -> None:
         shared = self._shared

@@ -223,6 +223,7 @@ class Engine:
         self._held, self._released = other._held, _joined(other._telling, other._released)
         self._counted = other._counted
         self.shared.counters.update(other._counted)
+        self._inbox.claims.take_over(other._inbox.claims)
         self._outbox.take_over(other._outbox)
         self._forgetting.take_over(other._forgetting)
         for row in rows:
@@ -277,6 +278,16 @@ class Engine:
     def set_accepting(self, accepting: bool) -> None:
         """Whether the store has room: without it nothing new is taken in."""
         self.shared.accepting = accepting
+
+    def set_scarce(self, scarce: bool) -> None:
+        """Whether the rest of the room is kept for what makes room; in each turn.
+
+        Else asking receivers for what ran out of time, or noting which attempt failed, would fill a store to the last
+        byte, and nothing could ever be settled.
+        """
+        if scarce != self.shared.scarce:
+            self.shared.scarce = scarce
+            self._inbox.claims.be_wary(scarce)
 
     def serve(self, queue: str, buffer: Buffer, policy: Policy) -> None:
         """A handler, or the callers of `receive`, take this queue's rows from `buffer`."""

@@ -52,6 +52,10 @@ if TYPE_CHECKING:
     from zmqrel.core.channel import Channel
 
 _SCANNED_PER_TURN = 2000
+_JUDGED_PER_TURN = 1000
+_JUDGED_WHEN_FULL = 50
+"""A withdrawal takes room until it is answered."""
+_ASK_AGAIN_US = 1_000_000
 
 
 class Withdrawal(NamedTuple):
@@ -121,6 +125,8 @@ class Outbox:
         self._add_local = add_local
         self.to_withdraw: dict[tuple[OutLane, Cause], list[int]] = {}
         """What `write_withdrawals` is to append."""
+        self._left_upto = b""
+        """While room is scarce: key in OUT_DEADLINE behind what has run out and is asked for later."""
         self.searches: list[RecallSearch] = []
         """Those under way, for `work`."""
         self._searches_before: list[RecallSearch] = []
@@ -430,19 +436,29 @@ class Outbox:
         """End or withdraw what is past its deadline and not received."""
         shared = self._shared
         first, end = tables.table_bounds(tables.OUT_DEADLINE)
-        for key in shared.journal.keys(first, end, 1000):
+        most = _JUDGED_PER_TURN if shared.accepting else _JUDGED_WHEN_FULL
+        keys = shared.journal.keys(self._left_upto or first, end, most)
+        for key in keys:
             at_us = int.from_bytes(key[1:9], "big")
             if at_us >= shared.now.store_us:
                 shared.clock_timers.set_earlier("out_deadline", at_us + 1)
-                return
-            shared.journal.delete(key)
+                break
             lane_no, seq = tables.split_lane_seq(key)
             lane = shared.out_lanes.get(lane_no)
+            if shared.scarce and lane is not None and lane.acked < seq <= lane.sent_upto:
+                self._left_upto = key + b"\0"
+                continue
+            shared.journal.delete(key)
             entry = shared.outbox_runs.get(lane_no, seq)
             if lane is not None and entry is not None:
                 self._judge_message(lane, seq, entry.record)
-        if shared.journal.keys(first, end, 1):
-            shared.clock_timers.set_earlier("out_deadline", shared.now.store_us)
+        else:
+            if shared.journal.keys(self._left_upto or first, end, 1):
+                shared.clock_timers.set_earlier("out_deadline", shared.now.store_us)
+                return
+        if self._left_upto:
+            self._left_upto = b""
+            shared.clock_timers.set_earlier("out_deadline", shared.now.store_us + _ASK_AGAIN_US)
 
     def _judge_message(self, lane: OutLane, seq: int, record: bytes) -> None:
         if not verify(record):

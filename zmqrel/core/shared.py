@@ -110,6 +110,8 @@ class Shared:
     """What other peers may do here, None: everything."""
     accepting: bool = True
     """False while the store is full: nothing new is taken in."""
+    scarce: bool = False
+    """True while a full store has so little left that nothing may be written which does not make room soon."""
     intake_bytes: int = 0
     """Bytes of messages that this turn took in from peers."""
     most_intake_bytes: int | None = None

@@ -132,6 +132,10 @@ class Store(Storage, Protocol):
         """
         ...
 
+    def scarce(self) -> bool:
+        """Return whether less than half of the headroom is left: what is left is for what makes room."""
+        ...
+
     def close(self, clean: bool = True) -> None:
         """Abort an open transaction and close the store; calling it again does nothing.
 

@@ -106,8 +106,10 @@ class Turns:
         self._probe_at_us = 0
         self._pressed = _NEVER
         """When not even the headroom was enough, for the first and the last time."""
+        self._rest_until_us = 0
+        """Until then frames are dropped: see `_rest`."""
         self._redial: dict[str, None] = {}
-        """Peers for which no socket was to be had."""
+        """Peers for which no socket was to be had, or which are to be dialled after a rest."""
         self._redial_at_us = 0
         self._intake_bytes: int | None = None
         """What a turn may take in from peers: a store that was full is approached in small steps, or the same batch
@@ -165,6 +167,8 @@ class Turns:
         if self._redial and now.mono_us >= self._redial_at_us:
             self._dial_again(now)
         results = [(buffer, buffer.finished()) for buffer, _ in self._served.values() if buffer.unsettled]
+        if now.mono_us < self._rest_until_us:
+            work = Work(work.commands, [], work.links_down, work.no_frames)
         if self._stalled:
             self._retry_stalled(now, wall_us, work, results)
             return
@@ -190,6 +194,7 @@ class Turns:
         flush = flush and flush_at_us is not None and flush_at_us <= now.mono_us
         engine.begin(now, wall_us)
         engine.limit_intake(self._intake_bytes)
+        engine.set_scarce(self._full and self.store.scarce())
         if spare:
             engine.spare_dead_letters()
         if flush:
@@ -272,7 +277,8 @@ class Turns:
     def _after_full(self, now: Now, wall_us: int, work: Work, results: Results, error: StoreFull) -> None:
         """Nothing of the turn was kept: load anew, use the headroom, and do over what frees room."""
         results = _one_by_one(results)
-        if self._full:
+        had_headroom = self._full
+        if had_headroom:
             self._note_pressure(now)
         self._full = True
         self._probe_at_us = now.mono_us + PROBE_US
@@ -294,7 +300,15 @@ class Turns:
             return
         if not sends and not took_in:
             self._probe_at_us = now.mono_us + _HEADROOM_US
+        if had_headroom:
+            self._rest(now, effects)
         self._apply(effects)
+
+    def _rest(self, now: Now, effects: Effects) -> None:
+        """Connected at once, others would send at once what does not fit, and begin anew a hundred times a second."""
+        self._rest_until_us = self._redial_at_us = now.mono_us + PROBE_US
+        self._redial = dict.fromkeys(effects.dial)
+        effects.dial.clear()
 
     def _do_over(self, now: Now, wall_us: int, work: Work, results: RowResults) -> Effects:
         try:
@@ -334,6 +348,7 @@ class Turns:
         for link in self._links.values():
             self._world.hang_up(link)
         self._links.clear()
+        self._redial.clear()  # all are to be dialled
         failed = self.engine
         self.engine = self._make_engine(now)
         self.engine.begin(now, wall_us)

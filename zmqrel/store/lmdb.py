@@ -277,6 +277,10 @@ class LmdbStore:
         """Return whether there is room for new rows with the headroom untouched."""
         return self._open and self._space.admits(self._in_use, margin=True)
 
+    def scarce(self) -> bool:
+        """Return whether less than half of the headroom is left."""
+        return self._space.scarce(self._in_use)
+
     @property
     def clock_ahead_us(self) -> int | None:
         """How far the store clock was ahead of the boot-time clock in the life before, None if in another boot."""

@@ -162,6 +162,10 @@ class MemoryStore:
         """Return whether there is room for new rows with the headroom untouched."""
         return self.capacity is None or self._admits(self._size + self.capacity // 16)
 
+    def scarce(self) -> bool:
+        """Return whether less than half of the headroom is left."""
+        return self.capacity is not None and self._size + self.capacity // 16 > self.capacity
+
     def close(self, clean: bool = True) -> None:
         """End this life; `clean` flushes, and decides what the next life finds in `previous`."""
         self.abort()

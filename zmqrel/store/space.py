@@ -69,6 +69,10 @@ class Space:
         wanted = in_use + self.headroom(in_use) + more
         return wanted <= self.limit and wanted - self._allocated <= self._free
 
+    def scarce(self, in_use: int) -> bool:
+        """Whether a store with `in_use` bytes of pages has less than half of its headroom left."""
+        return in_use + self.headroom(in_use) // 2 > min(self.limit, self._allocated)
+
     def lead(self, end: int, in_use: int) -> None:
         """Try to have the headroom allocated behind `end`, the end of the last page used so far."""
         self._allocate(min(end + self.headroom(in_use), self.limit))
