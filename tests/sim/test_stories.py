@@ -982,7 +982,7 @@ def test_a_peer_that_cannot_commit_tells_of_itself_what_is_committed() -> None:
     assert seen.bodies == [1]
     assert (bank.stats()["inbox_messages"], bank.stats()["in_hand"], bank.stats()["handled"]) == (1, 1, 0)
     network.fail_commits("bank", 0)
-    network.advance(2)
+    network.advance(4)
     assert (bank.stats()["inbox_messages"], bank.stats()["in_hand"], bank.stats()["handled"]) == (0, 0, 1)
     assert (shop.stats()["outbox_messages"], shop.stats()["settled"]) == (1, 0)
     assert receipts[0].outcome is None

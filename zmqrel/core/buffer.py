@@ -95,6 +95,7 @@ class Buffer:
     """Claimed rows of one queue, in order, for the workers of one handler or the callers of `receive`."""
 
     __slots__ = (
+        "_aside",
         "_closed",
         "_done",
         "_handed_us",
@@ -152,6 +153,7 @@ class Buffer:
         self._seen = 0
         """How many of these had been taken at the last claim."""
         self._done: deque[tuple[Row, Result]] = deque()
+        self._aside: list[tuple[Row, Result]] = []
         self._open: list[Span] = []
         """Spans of which something was handed over, until all of it is collected."""
         self._news = False
@@ -257,7 +259,8 @@ class Buffer:
     def finished(self) -> list[Finished]:
         """What workers have finished since the last call."""
         done = self._done
-        results: list[Finished] = [done.popleft() for _ in range(len(done))]
+        results: list[Finished] = [*self._aside, *(done.popleft() for _ in range(len(done)))]
+        self._aside.clear()
         if self._news:
             with self._lock:
                 self._news = False
@@ -269,6 +272,10 @@ class Buffer:
     def put_back(self, results: list[tuple[Row, Result]]) -> None:
         """The commit of these results failed: they are to be settled again."""
         self._done.extendleft(reversed(results))
+
+    def put_aside(self, results: list[tuple[Row, Result]]) -> None:
+        """These are to be settled some time later: they are no reason for a turn."""
+        self._aside += results
 
     def close(self) -> None:
         """Hand over nothing more."""
@@ -294,7 +301,8 @@ class Buffer:
     def handed_over(self) -> list[Row]:
         """Rows that workers have, or had and whose results were not collected."""
         with self._lock:
-            done = [row for row, result in self._done if not isinstance(result, Left | Returned)]
+            results = [*self._aside, *self._done]
+            done = [row for row, result in results if not isinstance(result, Left | Returned)]
             of_spans = [span.row(at) for span in self._open for at in sorted(span.running)]
             return [row for row in self._running.values() if row.place is not Place.GONE] + of_spans + done
 
@@ -306,12 +314,15 @@ class Buffer:
             return sum([not row.returned for row in [*self._running.values(), *of_spans]])
 
     @property
-    def is_idle(self) -> bool:
-        """True if no worker has a row, or had one whose result was not collected, and none is there for any."""
+    def has_aside(self) -> bool:
+        """True if results were put aside."""
+        return bool(self._aside)
+
+    @property
+    def has_claimed(self) -> bool:
+        """True if there is a row for the next worker that is free."""
         with self._lock:
-            if any(row.place is not Place.GONE for row in self._rows):
-                return False
-        return not self.handed_over()
+            return any(row.place is not Place.GONE for row in self._rows)
 
     @property
     def acknowledged(self) -> int:

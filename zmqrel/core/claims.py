@@ -36,7 +36,8 @@ _MOST_AHEAD_BYTES = 4 << 20
 _MOST_PROMOTED = 10_000
 _EXAMINED_PER_TURN = 4096
 _FIRST_PAUSE_US = 1_000_000
-_LONGEST_PAUSE_US = 3_600_000_000
+_LONGEST_PAUSE_US = 600_000_000
+_MOST_SKIPPED = 1000
 
 
 class Claims:
@@ -55,9 +56,6 @@ class Claims:
         """Nothing else is handed to workers meanwhile."""
         self._held: set[str] = set()
         """Queues of which nothing is, until one of their workers is free for a suspect."""
-        self._pause_us = 0
-        self._resume_us = 0
-        """While room is scarce: until when, since an attempt failed, no message is handed over for the first time."""
 
     def load(self) -> None:
         """Read the suspects."""
@@ -148,7 +146,7 @@ class Claims:
 
     def _is_held(self, queue: Queue) -> bool:
         """Whether nothing of a queue is handed over now, since a suspect is to be alone, or room is scarce."""
-        if self._shared.scarce and queue.buffer is not None and not queue.buffer.is_idle:
+        if self._shared.scarce and queue.buffer is not None and queue.buffer.has_claimed:
             return True
         return cast(Policy, queue.policy).push and (self._suspect_out is not None or queue.name in self._held)
 
@@ -157,28 +155,33 @@ class Claims:
         if scarce:
             self._take_back_all({queue.name for queue in self._rows.queues.values() if queue.buffer is not None})
         else:
-            self.relieve()
+            for queue in self._rows.queues.values():
+                self.relieve(queue)
             self.examine_all()
 
-    def relieve(self) -> None:
+    def relieve(self, queue: Queue) -> None:
         """An attempt made room."""
-        self._pause_us = self._resume_us = 0
+        if queue.resume_us:
+            queue.pause_us = queue.resume_us = 0
+            queue.examine = True
 
-    def pause(self) -> None:
-        """An attempt failed while room is scarce, and took some: the more of them in a row, the longer the pause."""
-        self._pause_us = min(max(2 * self._pause_us, _FIRST_PAUSE_US), _LONGEST_PAUSE_US)
-        self._resume_us = self._shared.now.store_us + self._pause_us
-        for name, queue in self._rows.queues.items():
-            if queue.buffer is not None:
-                self._shared.clock_timers.set_earlier(("waiting", name), self._resume_us)
+    def pause(self, queue: Queue) -> None:
+        """A first attempt failed while room is scarce, and took some."""
+        if self.pauses(queue):
+            return  # it began with the one before
+        queue.pause_us = min(max(2 * queue.pause_us, _FIRST_PAUSE_US), _LONGEST_PAUSE_US)
+        queue.resume_us = self._shared.now.store_us + queue.pause_us
+
+    def pauses(self, queue: Queue) -> bool:
+        """Whether nothing of it is handed over for the first time."""
+        return self._shared.scarce and self._shared.now.store_us < queue.resume_us
 
     def take_over(self, other: Claims) -> None:
         """The commit of a turn failed, and this takes the place of `other`."""
-        self._pause_us, self._resume_us = other._pause_us, other._resume_us
-
-    @property
-    def _only_retries(self) -> bool:
-        return self._shared.scarce and self._shared.now.store_us < self._resume_us
+        for name, queue in other._rows.queues.items():
+            if queue.resume_us and name in self._rows.queues:
+                mine = self._rows.queues[name]
+                mine.pause_us, mine.resume_us = queue.pause_us, queue.resume_us
 
     def _claim_queue(self, queue: Queue, buffer: Buffer) -> None:
         room, room_bytes = 1 if self._shared.scarce else buffer.room(), buffer.room_bytes()
@@ -196,6 +199,8 @@ class Claims:
             examined += 1
             if row is None:
                 queue.examine = False
+                if self.pauses(queue):
+                    self._shared.clock_timers.set_earlier(("waiting", queue.name), queue.resume_us)
                 break
             if self._claimable(queue, row):
                 row.place = Place.CLAIMED
@@ -208,7 +213,7 @@ class Claims:
 
     def _only_source(self, queue: Queue) -> InLane | None:
         """The lane that all rows come from now, if there is just one with rows ahead: then nothing is to be merged."""
-        if len(queue.heap) != 1 or queue.waiting or queue.promoted or self._only_retries:
+        if len(queue.heap) != 1 or queue.waiting or queue.promoted or queue.skipped or self.pauses(queue):
             return None
         if self._shared.now.store_us >= queue.waiting_next_us:
             return None
@@ -284,24 +289,33 @@ class Claims:
 
         It is the earliest of the lanes' rows ahead, waiting rows and promoted rows.
         """
-        while True:
+        pauses = self.pauses(queue)
+        if queue.skipped and not pauses:
+            queue.waiting.extendleft(reversed(queue.skipped))
+            queue.skipped.clear()
+        while len(queue.skipped) < _MOST_SKIPPED:
             self._read_waiting(queue)
-            natural = queue.heap[0] if queue.heap and not self._only_retries else (NEVER, 0)
+            natural = queue.heap[0] if queue.heap and not pauses else (NEVER, 0)
             waiting = queue.waiting[0] if queue.waiting else (NEVER, 0, 0)
-            promoted = queue.promoted[0] if queue.promoted and not self._only_retries else (NEVER, 0, 0)
+            promoted = queue.promoted[0] if queue.promoted and not pauses else (NEVER, 0, 0)
             if natural[0] <= waiting[0] and natural[0] <= promoted[0]:
                 if natural[0] == NEVER:
                     return None
                 return self._pop_ahead(queue, room)
-            _, lane_no, seq = queue.waiting.popleft() if waiting[0] < promoted[0] else heappop(queue.promoted)
+            item = queue.waiting.popleft() if waiting[0] < promoted[0] else heappop(queue.promoted)
+            _, lane_no, seq = item
             lane = self._shared.in_lanes.get(lane_no)
             if lane is None or seq in lane.rows:
                 continue
             row = self._rows.read(lane_no, seq)
             # It may have been claimed from its other place meanwhile, and wait for another attempt now.
             if row is not None and row.queue == queue.name and row.waiting_at_us <= self._shared.now.store_us:
+                if pauses and not row.stated:
+                    queue.skipped.append(item)
+                    continue
                 lane.rows[seq] = row
                 return row
+        return None
 
     def _pop_ahead(self, queue: Queue, room: int) -> Row | Span:
         lane = self._shared.in_lanes[queue.heap[0][1]]
@@ -391,6 +405,7 @@ class Claims:
         """Look at the queue again from its start: rows that were passed over may be claimed now."""
         queue.passed = False
         queue.waiting.clear()
+        queue.skipped.clear()
         queue.promoted.clear()
         queue.waiting_from = b""
         queue.waiting_next_us = 0
@@ -497,6 +512,8 @@ class Claims:
         only then, for who holds everything back may have to wait for somebody who waits for a message.
         """
         for (lane_no, seq), sole in list(self._suspects.items()):
+            if self._is_in_hand(lane_no, seq):
+                continue  # what its handler made of it waits for room
             row = self._rows.read(lane_no, seq)
             if row is None:
                 self.clear_suspect(lane_no, seq)
@@ -529,6 +546,11 @@ class Claims:
                 # Nobody may ever call `receive` again: it holds back its own queue only, by being first there. So it
                 # is offered while another is out too, or it would be claimed as any other row, and be out twice.
                 self.clear_suspect(lane_no, seq)
+
+    def _is_in_hand(self, lane_no: int, seq: int) -> bool:
+        lane = self._shared.in_lanes.get(lane_no)
+        row = None if lane is None else lane.rows.get(seq)
+        return row is not None and row.place in (Place.RUNNING, Place.DONE)
 
     def _hold_alone(self, row: Row) -> None:
         """Take the place of a row that was looked ahead at."""

@@ -91,12 +91,14 @@ class DeadLetters:
         shared.clock_timers.set_earlier("dead", at_us)
 
     def _make_room(self, size: int) -> bool:
-        """Drop the oldest letters for a new one of `size` bytes. False if there are too few."""
+        """Drop the oldest letters for a new one of `size` bytes. False if all together are smaller."""
         ledger = self._shared.ledger
         left = ledger.dead_bytes - size
+        if left < 0:
+            return False
         while ledger.dead_bytes > left and self._pop(*_ALL, 1):
             self._shared.counters["dead_dropped"] += 1
-        return ledger.dead_bytes <= left
+        return True
 
     def _drop_beyond_limit(self) -> None:
         shared = self._shared

@@ -289,6 +289,15 @@ class Engine:
             self.shared.scarce = scarce
             self._inbox.claims.be_wary(scarce)
 
+    def pauses(self, queue: str) -> bool:
+        """Whether nothing of a queue is handed over for the first time now, since attempts fail and room is scarce."""
+        known = self._inbox.rows.queues.get(queue)
+        return known is not None and self._inbox.claims.pauses(known)
+
+    def drop_searches(self) -> list[c.RecallWhere]:
+        """Give up what searches for messages to recall; returns the commands, to be answered."""
+        return self._outbox.drop_searches()
+
     def serve(self, queue: str, buffer: Buffer, policy: Policy) -> None:
         """A handler, or the callers of `receive`, take this queue's rows from `buffer`."""
         self._inbox.claims.serve(queue, buffer, policy)

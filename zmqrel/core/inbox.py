@@ -361,7 +361,7 @@ class Inbox:
     def _end_neighbours(self, lane: InLane, first: int, records: list[bytes], handed_us: int) -> None:
         """HANDLED, at the first attempt, for neighbours of one lane; `handed_us` is when the last was handed over."""
         last = first + len(records) - 1
-        self.claims.relieve()
+        self.claims.relieve(self.rows.queue(lane.queue))
         self._shared.inbox_runs.discard(lane.no, first, last)
         self._count(lane, -len(records), -sum(map(len, records)))
         settled = Settled(first, last, _HANDLED, None, 1, handed_us, self._shared.now.store_us, False)
@@ -382,7 +382,7 @@ class Inbox:
         self._free(row)
         if isinstance(result, Handled):
             self._shared.counters["handled"] += 1
-            self.claims.relieve()
+            self.claims.relieve(self.rows.queue(row.queue))
             self._end(row, outcome_of(stage_at_receiver(row), Event.ACKNOWLEDGED), None, row.attempts)
         elif isinstance(result, Rejected):
             outcome = outcome_of(stage_at_receiver(row), Event.REJECTED)
@@ -460,8 +460,8 @@ class Inbox:
         state = RowState(row.attempts, row.first_handed_us, at_us, flags, moved_to, happened, 0, row.keyed_us)
         self.rows.put_state(row.lane.no, row.seq, state)
         self.claims.pass_over(row)
-        if self._shared.scarce:
-            self.claims.pause()
+        if self._shared.scarce and not row.stated:
+            self.claims.pause(self.rows.queue(row.queue))
 
     def _move(self, row: Row, to: str) -> None:
         """The same message in another queue: attempts start again, its key is a key of that queue."""

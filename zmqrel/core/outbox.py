@@ -402,9 +402,21 @@ class Outbox:
         self.searches = [search.as_before(lanes) for search in other._searches_before]
         self.begin_turn()
 
+    def drop_searches(self) -> list[RecallWhere]:
+        """Give them up; returns their commands."""
+        dropped = [search.command for search in self.searches]
+        self.searches.clear()
+        self._searches_before.clear()
+        return dropped
+
     def work(self) -> None:
         """Go on with the searches, within the bounds of a turn."""
         for search in self.searches[:1]:
+            if self._shared.scarce and search.command.withdraw:
+                self.searches.remove(search)
+                error = StoreFull("the store is all but full, and asking others takes room until they answer")
+                self._shared.effects.replies.append((search.command, error))
+                continue
             part = search.next_part()
             if part is None:
                 self.searches.remove(search)

@@ -100,6 +100,12 @@ class Queue:
     """When the next waiting row that was not read is due; 0: not known."""
     promoted: list[tuple[int, int, int]] = field(default_factory=list)
     """(order, lane number, seq) of rows that were passed over and whose key is free now."""
+    resume_us: int = 0
+    """While room is scarce: until when, since an attempt failed, no message is handed over for the first time."""
+    pause_us: int = 0
+    """How long that is, since it is twice as long after each failure."""
+    skipped: list[tuple[int, int, int]] = field(default_factory=list)
+    """Rows out of `waiting` that were never handed over, until then."""
     passed: bool = False
     """Rows were passed over for another reason than their key."""
     awake: dict[str, Queue] = field(default_factory=dict, repr=False)
@@ -107,7 +113,7 @@ class Queue:
 
     def has_nothing_ahead(self, now_us: int) -> bool:
         """Whether nothing is at hand that could be looked at, and no waiting row is due that was not read."""
-        return not (self.heap or self.waiting or self.promoted) and now_us < self.waiting_next_us
+        return not (self.heap or self.waiting or self.skipped or self.promoted) and now_us < self.waiting_next_us
 
     @property
     def examine(self) -> bool:

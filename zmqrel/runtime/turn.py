@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from zmqrel.core import commands as c
-from zmqrel.core.buffer import Buffer, Finished, Left, Result, Returned, one_by_one
+from zmqrel.core.buffer import Buffer, Failed, Finished, Left, MoveTo, Result, RetryAt, Returned, one_by_one
 from zmqrel.core.effects import Effects, Event, ReceiptNotice
 from zmqrel.core.engine import FLUSH_US, Engine
 from zmqrel.core.row import Row, is_overdue
@@ -29,6 +29,9 @@ connections."""
 _PATIENCE_US = 60_000_000
 """How long not even the headroom may be enough before dead letters give way; and how long it is remembered."""
 _NEVER = -_PATIENCE_US, -_PATIENCE_US
+_FAILURES_WHEN_FULL = 64
+_FAILURES_WHEN_SCARCE = 4
+_TAKING_ROOM = Failed, RetryAt, MoveTo
 _LEAST_PAUSE_US = 10_000
 _FLUSH_SHARE = 20
 """Under "relaxed" the pause between two flushes is so many times as long as a flush took: a fast disk shortens it, and
@@ -106,6 +109,8 @@ class Turns:
         self._probe_at_us = 0
         self._pressed = _NEVER
         """When not even the headroom was enough, for the first and the last time."""
+        self._results_at_us = 0
+        """While the store is full: when results of workers are looked at again."""
         self._rest_until_us = 0
         """Until then frames are dropped: see `_rest`."""
         self._redial: dict[str, None] = {}
@@ -166,7 +171,7 @@ class Turns:
             self._probe(now)
         if self._redial and now.mono_us >= self._redial_at_us:
             self._dial_again(now)
-        results = [(buffer, buffer.finished()) for buffer, _ in self._served.values() if buffer.unsettled]
+        results = self._collect(now)
         if now.mono_us < self._rest_until_us:
             work = Work(work.commands, [], work.links_down, work.no_frames)
         if self._stalled:
@@ -194,12 +199,12 @@ class Turns:
         flush = flush and flush_at_us is not None and flush_at_us <= now.mono_us
         engine.begin(now, wall_us)
         engine.limit_intake(self._intake_bytes)
-        engine.set_scarce(self._full and self.store.scarce())
-        if spare:
-            engine.spare_dead_letters()
         if flush:
             self.store.flush()
             engine.flushed()
+        engine.set_scarce(self._full and self.store.scarce())
+        if spare:
+            engine.spare_dead_letters()
         if self._to_serve:
             for queue in self._to_serve:
                 engine.serve(queue, *self._served[queue])
@@ -253,6 +258,7 @@ class Turns:
             self._dial(name)
 
     def _dial(self, name: str) -> None:
+        self._redial.pop(name, None)
         endpoint = self._endpoints.get(name)
         if endpoint is None:
             return
@@ -287,6 +293,7 @@ class Turns:
             self._intake_bytes = max(1, self.engine.intake_bytes // 2)
         self.store.abort()
         self.store.set_growing(False)
+        results = self._few_failures(results)
         sends = [command for command in work.commands if isinstance(command, c.Send)]
         others = [command for command in work.commands if not isinstance(command, c.Send)]
         for command in sends:
@@ -295,7 +302,7 @@ class Turns:
             effects = self._do_over(now, wall_us, Work(others), results)
         except StoreFull as still_full:
             self._note_pressure(now)
-            self._stall(Work(others), results, still_full)
+            self._stall(Work(others), still_full)
             self._look_back(now, wall_us)
             return
         if not sends and not took_in:
@@ -311,19 +318,63 @@ class Turns:
         effects.dial.clear()
 
     def _do_over(self, now: Now, wall_us: int, work: Work, results: RowResults) -> Effects:
-        try:
-            return self._try_over(now, wall_us, work, results)
-        except StoreFull:
-            if not self._dead_letters_give_way(now):
-                raise
-            self.store.abort()
-            return self._try_over(now, wall_us, work, results, spare=True)
+        """With half as many results of workers each time it does not fit, none at last; the rest is put aside.
 
-    def _try_over(self, now: Now, wall_us: int, work: Work, results: RowResults, *, spare: bool = False) -> Effects:
-        self._reload(now, wall_us, results)
-        effects = self._step(now, wall_us, work, results, flush=False, spare=spare)
-        self.store.commit()
-        return effects
+        For as long as it takes to connect again nothing of workers is settled then: what others acknowledge may make
+        room. Raises StoreFull if nothing fits at all.
+        """
+        spare = False
+        while True:
+            try:
+                self._reload(now, wall_us, results)
+                effects = self._step(now, wall_us, work, results, flush=False, spare=spare)
+                self.store.commit()
+                return effects
+            except StoreFull:
+                self.store.abort()
+                if not spare and self._dead_letters_give_way(now):
+                    spare = True
+                    continue
+                if not results:
+                    raise
+                results, rest = _halved(results)
+                self._put_aside(rest)
+                self._results_at_us = now.mono_us + _HEADROOM_US
+
+    def _collect(self, now: Now) -> Results:
+        """What workers have finished and is to be settled now."""
+        buffers = [buffer for buffer, _ in self._served.values() if buffer.unsettled or buffer.has_aside]
+        results: Results = [(buffer, buffer.finished()) for buffer in buffers]
+        if not self._full:
+            return results
+        if now.mono_us < self._results_at_us:
+            self._put_aside(_one_by_one(results))
+            return []
+        return self._few_failures(results)
+
+    @staticmethod
+    def _put_aside(results: RowResults) -> None:
+        for buffer, finished in results:
+            buffer.put_aside(finished)
+
+    def _few_failures(self, results: Results) -> RowResults:
+        """Only some of the first attempts that failed are noted in a turn, for each takes room; none while their queue
+        pauses. The others stay in hand.
+        """
+        chosen: RowResults = []
+        most = _FAILURES_WHEN_SCARCE if self.store.scarce() else _FAILURES_WHEN_FULL
+        for buffer, finished in _one_by_one(results):
+            left = 0 if self.engine.pauses(buffer.queue) else most
+            taken: list[tuple[Row, Result]] = []
+            kept: list[tuple[Row, Result]] = []
+            for row, result in finished:
+                # A suspect holds others back until it is settled.
+                takes_room = isinstance(result, _TAKING_ROOM) and not (row.stated or row.suspect)
+                (kept if takes_room and left <= 0 else taken).append((row, result))
+                left -= takes_room
+            buffer.put_aside(kept)
+            chosen = [*chosen, (buffer, taken)]
+        return chosen
 
     def _note_pressure(self, now: Now) -> None:
         first_us, last_us = self._pressed
@@ -379,12 +430,11 @@ class Turns:
             if self._intake_bytes > _ENOUGH_INTAKE_BYTES:
                 self._intake_bytes = None
 
-    def _stall(self, work: Work, results: Results, error: StoreFull) -> None:
+    def _stall(self, work: Work, error: StoreFull) -> None:
         self._stalled = True
         self.store.abort()
-        for command in work.commands:
+        for command in [*work.commands, *self.engine.drop_searches()]:
             self._world.reply(command, error)
-        self._put_back(results)
 
     @staticmethod
     def _put_back(results: Results) -> None:
@@ -394,7 +444,8 @@ class Turns:
     def _retry_stalled(self, now: Now, wall_us: int, work: Work, results: Results) -> None:
         error = StoreFull("the store is full, its headroom too: nothing can be written until there is room")
         if now.mono_us < self._probe_at_us:
-            self._stall(work, results, error)
+            self._stall(work, error)
+            self._put_back(results)
             return
         self._stalled = False
         self._after_full(now, wall_us, work, results, error)
@@ -428,6 +479,11 @@ class Turns:
     def stalled(self) -> bool:
         """True while nothing can be written, so that a turn before the next wake does nothing."""
         return self._stalled
+
+    @property
+    def has_put_aside(self) -> bool:
+        """True while what workers made of some messages waits for room."""
+        return any(buffer.has_aside for buffer, _ in self._served.values())
 
     def next_wake_us(self, now: Now) -> int | None:
         """The monotonic time at which a turn is due though nothing comes in."""
@@ -508,6 +564,20 @@ class Turns:
             return self._last_turn(now, wall_us, results, running, flush=False)
         except StoreFull:
             return []
+
+
+def _halved(results: RowResults) -> tuple[RowResults, RowResults]:
+    """Those to begin with, what makes room first, and the rest; none of a single one."""
+    first = [(buffer, *item) for buffer, finished in results for item in finished]
+    first.sort(key=lambda item: isinstance(item[2], _TAKING_ROOM))
+    half = len(first) // 2
+    parts = []
+    for part in (first[:half], first[half:]):
+        by_buffer: dict[Buffer, list[tuple[Row, Result]]] = {}
+        for buffer, row, result in part:
+            by_buffer.setdefault(buffer, []).append((row, result))
+        parts.append(list(by_buffer.items()))
+    return parts[0], parts[1]
 
 
 def _one_by_one(results: Results) -> RowResults:

@@ -367,7 +367,7 @@ class LmdbStore:
         least = self._in_use + self._space.headroom(self._in_use)
         if least > self._map_size:
             self._txn.abort()
-            self._map_size = least
+            self._map_size = self._space.map_bytes = least
             self._env.set_mapsize(least)
             self._begin()
 

@@ -42,6 +42,8 @@ class Space:
         Raises OSError.
         """
         self.limit = limit
+        self.map_bytes = limit
+        """Larger than the limit for a store that was fuller before."""
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         disk = os.fstatvfs(self._fd)
         self.most_headroom = min(_HEADROOM_BYTES, limit // 4, disk.f_blocks * disk.f_frsize // 8)
@@ -71,7 +73,8 @@ class Space:
 
     def scarce(self, in_use: int) -> bool:
         """Whether a store with `in_use` bytes of pages has less than half of its headroom left."""
-        return in_use + self.headroom(in_use) // 2 > min(self.limit, self._allocated)
+        wanted = in_use + self.headroom(in_use) // 2
+        return wanted > self.map_bytes or not self._allocate(wanted)
 
     def lead(self, end: int, in_use: int) -> None:
         """Try to have the headroom allocated behind `end`, the end of the last page used so far."""

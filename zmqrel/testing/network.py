@@ -462,9 +462,9 @@ class Network:
         return 0.0
 
     def stalled(self, name: str) -> bool:
-        """True while the store of a peer takes nothing."""
+        """True while the store of a peer takes nothing, or not all that its handlers decided."""
         turns = self.peers[name].turns
-        return turns is not None and turns.stalled
+        return turns is not None and (turns.stalled or turns.has_put_aside)
 
     def was_found_old(self, name: str, by: str, since: float) -> bool:
         """True if a peer reported, after that time, that the other called its store an old copy."""

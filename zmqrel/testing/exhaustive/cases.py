@@ -29,6 +29,11 @@ CASES: dict[str, tuple[str, Case]] = {
     ),
     "two-crash-a": ("the same two messages; their sender crashes", Case(faults=1, budgets=(_CRASH, _CALM))),
     "two-crash-b": ("the same two messages; their receiver crashes", Case(faults=1, budgets=(_CALM, _CRASH))),
+    "one-twice": ("one message that is recalled and expires, two faults of any kind", Case(messages=1, faults=2)),
+    "two-crashes": (
+        "two messages, the first one is recalled, the second one expires; each side crashes",
+        Case(faults=2, budgets=(_CRASH, _CRASH)),
+    ),
     "all": (
         "the same two messages; each side may crash, lose a frame, see one twice, and connect anew, in one run",
         Case(faults=_ALL_FAULTS, budgets=(_EACH, _EACH)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import zlib
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -52,12 +53,13 @@ def take(root: Any) -> bytes:
     """Return the bytes of everything that hangs on `root`."""
     buffer = io.BytesIO()
     _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(root)
-    return buffer.getvalue()
+    # A search keeps as many as it meets states of processes: hundreds of thousands.
+    return zlib.compress(buffer.getvalue(), 1)
 
 
 def restore(snapshot: bytes) -> Any:
     """Return a copy of what was taken, in this process."""
-    return pickle.loads(snapshot)
+    return pickle.loads(zlib.decompress(snapshot))
 
 
 class _Pickler(pickle.Pickler):
