@@ -86,24 +86,22 @@ class DeadLetters:
         ledger.dead_messages += 1
         ledger.dead_bytes += len(data)
         shared.counters["dead"] += 1
-        self._drop_beyond_limit()
+        self._drop_beyond(shared.options.dead_max_bytes)
         at_us = shared.now.store_us + int(shared.options.dead_retention_s * 1e6)
         shared.clock_timers.set_earlier("dead", at_us)
 
     def _make_room(self, size: int) -> bool:
         """Drop the oldest letters for a new one of `size` bytes. False if all together are smaller."""
-        ledger = self._shared.ledger
-        left = ledger.dead_bytes - size
+        left = self._shared.ledger.dead_bytes - size
         if left < 0:
             return False
-        while ledger.dead_bytes > left and self._pop(*_ALL, 1):
-            self._shared.counters["dead_dropped"] += 1
+        self._drop_beyond(left)
         return True
 
-    def _drop_beyond_limit(self) -> None:
-        shared = self._shared
-        while shared.ledger.dead_bytes > shared.options.dead_max_bytes and self._pop(*_ALL, 1):
-            shared.counters["dead_dropped"] += 1
+    def _drop_beyond(self, most_bytes: int) -> None:
+        """Drop the oldest until no more than so many bytes are left."""
+        while self._shared.ledger.dead_bytes > most_bytes and self._pop(*_ALL, 1):
+            self._shared.counters["dead_dropped"] += 1
 
     def _pop(self, first: bytes, end: bytes, limit: int) -> int:
         """Remove letters; returns how many."""
@@ -115,7 +113,7 @@ class DeadLetters:
     def expire(self) -> None:
         """Drop what was kept for `dead_retention_s`, and what a limit that is lower than it was leaves no room for."""
         shared = self._shared
-        self._drop_beyond_limit()
+        self._drop_beyond(shared.options.dead_max_bytes)
         retention_us = int(shared.options.dead_retention_s * 1e6)
         for _ in range(_PURGED_AT_ONCE):
             found = shared.journal.scan(*_ALL, 1)

@@ -361,7 +361,7 @@ class Turns:
         """Only some of the first attempts that failed are noted in a turn, for each takes room; none while their queue
         pauses. The others stay in hand.
         """
-        chosen: RowResults = []
+        chosen: list[tuple[Buffer, list[tuple[Row, Result]]]] = []
         most = _FAILURES_WHEN_SCARCE if self.store.scarce() else _FAILURES_WHEN_FULL
         for buffer, finished in _one_by_one(results):
             left = 0 if self.engine.pauses(buffer.queue) else most
@@ -373,7 +373,7 @@ class Turns:
                 (kept if takes_room and left <= 0 else taken).append((row, result))
                 left -= takes_room
             buffer.put_aside(kept)
-            chosen = [*chosen, (buffer, taken)]
+            chosen.append((buffer, taken))
         return chosen
 
     def _note_pressure(self, now: Now) -> None:

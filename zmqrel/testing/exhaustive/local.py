@@ -97,7 +97,7 @@ class Local:
         """The number of a state."""
         a, b = (self._number(at, side) for at, side in enumerate(state.sides))
         context = self._contexts.number(Context(state.faults, state.recalled, state.histories))
-        return ((a << SIDE_BITS) | b) << CONTEXT_BITS | context
+        return join(a, b, context)
 
     def unpack(self, number: int) -> State:
         """The state of a number."""
@@ -149,6 +149,11 @@ class Local:
             known = self._number(at, own._replace(end=own.end._replace(arrivals=arrivals)))
             self._added[at][(side, sent)] = known
         return known
+
+
+def join(a: int, b: int, context: int) -> int:
+    """The number of a state, of those of its two sides and of the context."""
+    return (a << SIDE_BITS | b) << CONTEXT_BITS | context
 
 
 def split(number: int) -> tuple[int, int, int]:

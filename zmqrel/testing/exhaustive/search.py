@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from zmqrel.testing.broken import PromiseBroken
 from zmqrel.testing.exhaustive.case import MOST_ROUNDS, SETTLE, A, B, Case, Moves
-from zmqrel.testing.exhaustive.local import CONTEXT_BITS, SIDE_BITS, Local, split
+from zmqrel.testing.exhaustive.local import Local, join, split
 
 _REPORT_S = 10.0
 _LOOK_AT_CLOCK_EVERY = 1 << 12
@@ -121,8 +121,7 @@ class Search:
             busy = busy or choices.is_busy
             for action, side, sent, new_context in choices.choices:
                 beside = local.with_arrivals(1 - at, other, sent) if sent else other
-                sides = (side << SIDE_BITS) | beside if at == A else (beside << SIDE_BITS) | side
-                after = sides << CONTEXT_BITS | new_context
+                after = join(side, beside, new_context) if at == A else join(beside, side, new_context)
                 if after not in known:
                     self._enter(after, number, action)
                     following.append(after)
